@@ -1,0 +1,87 @@
+# Everything runs in .venv, made on first use. Needs bash, and Python 3.11, 3.12 or 3.13; set PYTHON=... to choose one.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+# A half-made environment must not look finished.
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := out
+# Test processes at a time; each runs its engines on one thread.
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+PYTEST_ARGS ?=
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	if "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; \
+	then command -v "$$p"; break; fi; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo build test lint format check clean
+help: ## what each target does
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /make \1\t/' | expand -t 16
+
+# One pip command per set, so that torch and the packages that want it are resolved together. The lines shown are
+# the large downloads; everything else is in the log.
+define install
+	@echo "Installing lcr-edge[$(1)] and what it needs into $(VENV) (log: $(VENV)/pip-$(1).log)"
+	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e ".[$(1)]" 2>&1 \
+		| tee $(VENV)/pip-$(1).log \
+		| { grep --line-buffered -E '^ *(Downloading|Using cached) .*(MB|GB)\)|^Installing|^Building|^ERROR' || true; } \
+		| cut -c1-110 \
+		|| { tail -n 20 $(VENV)/pip-$(1).log; echo "The installation failed; the end of the log is above."; exit 1; }
+endef
+
+$(VENV)/pyvenv.cfg:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 found. Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv)," \
+			"or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		package="python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing the system package $$package (virtual environments for $(PYTHON))"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package" >/dev/null; \
+		else \
+			echo "$(PYTHON) cannot make virtual environments. Install its venv module" \
+				"(Debian, Ubuntu: apt-get install $$package, as root) and call make again."; exit 1; fi; fi
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+
+# The demo needs a part of the environment; test, lint and check complete it in place.
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(call install,demo)
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(call install,dev)
+	@touch $(VENV)/.demo-installed $@
+
+build: $(VENV)/.dev-installed ## the whole environment for work on lcr_edge, in .venv
+
+demo: $(VENV)/.demo-installed ## export the packaged network to OpenVINO, verify it, run it on a rendered clip
+	$(BIN)/lcr-edge render --label "Swiping Left" --seed 1 --out $(OUT)/clip.mp4
+	$(BIN)/python -m lcr_edge.export --target openvino --out $(OUT)
+	$(BIN)/lcr-edge run $(OUT)/lcr_nano-openvino-fp32 --source $(OUT)/clip.mp4
+
+test: $(VENV)/.dev-installed ## all tests
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev-installed ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev-installed ## let ruff repair what lint reports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
+check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
+	@rm -rf build
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/check .
+	@ln -s ../../tests build/check/tests
+	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		-p lcr_edge -p tests
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) build dist $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

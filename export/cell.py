@@ -1,0 +1,221 @@
+"""The exported step: one frame of one stream, rewritten for static graphs and small engines.
+
+:class:`StepCell` computes what :meth:`lcr_edge.model.network.LCR.step` computes, from constants folded in float64:
+
+- pixel normalisation goes into the patch embedding, each LayerNorm's scale and shift into the projection behind it,
+  the forget gate's bias into the edge prompts;
+- R and G are one matrix product, so are K and V, and so are the prompts of all layers;
+- the quarter turn of the rotary positions is extra columns of the same product, so that turning R and K costs two
+  multiplications and no slicing;
+- decay tables are constants, dense or in chunks of tokens, whichever is smaller and safe in float32.
+
+There is no batch axis, so that products are plain matrices; no tensor has more than four axes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lcr_edge.config import Config
+from lcr_edge.errors import UnsafeDecayError
+from lcr_edge.kernels.wkv import MAX_EXPONENT, WkvTables, is_safe, make_tables, wkv_with_tables
+from lcr_edge.model.embed import PatchEmbed
+from lcr_edge.model.layer import Layer
+from lcr_edge.model.network import LCR
+
+# Up to this many tokens one dense chunk is faster on every engine (benchmarked at 17, 50 and 197 tokens).
+DENSE_TOKENS = 64
+CHUNK = 33
+
+
+def choose_chunk(log_w: Tensor, tokens: int) -> int:
+    """Tokens a chunk of the WKV for these decays (log w, any shape): the fastest that float32 can hold.
+
+    Dense up to ``DENSE_TOKENS`` tokens, else near ``CHUNK``; smaller where the decays are so fast that a larger one would
+    overflow, and of such a size that padding the tokens to whole chunks wastes little. Raises UnsafeDecayError
+    where not even one token a chunk is safe.
+    """
+    wanted = tokens if tokens <= DENSE_TOKENS else CHUNK
+    while wanted > 1 and not is_safe(log_w, wanted):
+        wanted -= 1
+    if not is_safe(log_w, wanted):
+        raise UnsafeDecayError(
+            f"the fastest decay, log w = {float(log_w.min()):.3g}, is beyond {-2 * MAX_EXPONENT:g}, the end of float32 "
+            "for any chunk: the checkpoint's decays have diverged; train again with a smaller learning rate"
+        )
+    chunks = math.ceil(tokens / wanted)
+    return math.ceil(tokens / chunks)
+
+
+class StepCell(nn.Module):
+    """One step with the edges computed inside: see :meth:`forward`. Built from a trained network, in its own memory.
+
+    dtype: float32 to export; float64 shows that the rewriting itself is exact. chunk: tokens a WKV chunk,
+    by default :func:`choose_chunk` per layer. Raises UnsafeDecayError.
+    """
+
+    edge_row: Tensor
+    frame_row: Tensor
+
+    def __init__(self, model: LCR, *, dtype: torch.dtype = torch.float32, chunk: int | None = None) -> None:
+        super().__init__()
+        config = model.config
+        self.config = config
+        self.edge_graph = model.edge_graph
+        self.embed = _patch_linear(model.embed, 2.0 / 255.0, -1.0, dtype)
+        self.embed_edge = _patch_linear(model.embed_edge, 1.0, 0.0, dtype)
+        self.register_buffer("frame_row", model.embed.class_token.detach().to(dtype).reshape(1, -1))
+        self.register_buffer("edge_row", model.embed_edge.class_token.detach().to(dtype).reshape(1, -1))
+        bias = torch.cat([_exact(layer.forget_bias) for layer in _layers(model)])
+        self.prompt = _linear(_exact(model.prompt.weight), _exact(model.prompt.bias) + bias, dtype)
+        self.layers = nn.ModuleList(_LayerCell(layer, model, dtype, chunk) for layer in _layers(model))
+        self.classify = _fold(model.norm_head, model.classify, dtype)
+
+    def forward(self, frame: Tensor, state_h_in: Tensor, state_c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """frame uint8 [1, H, W, 3], states [L, N+1, C] -> logits [1, classes], next states [L, N+1, C]."""
+        return self.step(frame, self.edge_graph(frame), state_h_in, state_c_in)
+
+    def step(self, frame: Tensor, edge: Tensor, h_in: Tensor, c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with the edges given: {0, 1}, any dtype, [1, H, W]."""
+        config = self.config
+        patches = _cut(frame, config, 3).to(h_in.dtype)
+        x = torch.cat([self.frame_row, self.embed(patches)])
+        e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
+        forget = (config.fmax * torch.sigmoid(self.prompt(e))).split(config.dim, dim=1)
+        states_h, states_c = [], []
+        for index, layer in enumerate(self.layers):
+            h, c = layer(x, e, forget[index], h_in[index], c_in[index])
+            states_h.append(h)
+            states_c.append(c)
+            x = h
+        return self._head(h, c), torch.stack(states_h), torch.stack(states_c)
+
+    def _head(self, h: Tensor, c: Tensor) -> Tensor:
+        if self.config.head == "cls":
+            pooled = torch.cat([h[:1], c[:1]], dim=1)
+        else:
+            pooled = torch.cat([h.mean(0, keepdim=True), c.mean(0, keepdim=True)], dim=1)
+        logits: Tensor = self.classify(_normalise(pooled))
+        return logits
+
+
+class HostEdgeCell(nn.Module):
+    """:class:`StepCell` with the edges as an input."""
+
+    def __init__(self, cell: StepCell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.config = cell.config
+
+    def forward(
+        self, frame: Tensor, edge: Tensor, state_h_in: Tensor, state_c_in: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`StepCell.forward`, with edge uint8 [1, H, W] in {0, 1}."""
+        return self.cell.step(frame, edge, state_h_in, state_c_in)
+
+
+class _LayerCell(nn.Module):
+    """One layer; the letters are those of :class:`lcr_edge.model.layer.Layer`."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, layer: Layer, model: LCR, dtype: torch.dtype, chunk: int | None) -> None:
+        super().__init__()
+        config = model.config
+        self.dim, self.heads, self.head_dim = config.dim, config.heads, config.head_dim
+        self.hidden, self.cell, self.kv_source = layer.hidden, config.cell, config.kv
+        turn = _quarter_turn(config)
+        r, g = _exact(layer.rg.weight).split(config.dim)
+        k, v = _exact(layer.kv_projection.weight).split(config.dim)
+        self.rg = _fold(layer.norm_rg, torch.cat([r, turn @ r, g]), dtype)
+        self.kv = _fold(layer.norm_kv, torch.cat([k, turn @ k, v]), dtype)
+        self.mix_in = _fold(layer.norm_mix, layer.mix_in, dtype)
+        self.attend = _linear(_exact(layer.attend.weight), None, dtype)
+        self.mix_out = _linear(_exact(layer.mix_out.weight), None, dtype)
+        self.register_buffer("y_scale", layer.norm_y.weight.detach().to(dtype))
+        self.register_buffer("y_shift", layer.norm_y.bias.detach().to(dtype))
+        self.y_eps = layer.norm_y.eps
+        self.register_buffer("cos", model.cos.to(dtype).repeat(1, config.heads))
+        self.register_buffer("sin", model.sin.to(dtype).repeat(1, config.heads))
+        log_w = -torch.exp(_exact(layer.decay))
+        tables = make_tables(log_w, _exact(layer.bonus), config.tokens, chunk or choose_chunk(log_w, config.tokens))
+        for name, table in tables._asdict().items():
+            self.register_buffer(f"wkv_{name}", table if table.dtype == torch.bool else table.to(dtype))
+
+    def forward(self, x: Tensor, e: Tensor, forget: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """x, e, forget and the states h, c, all [N+1, C], to the next h, c."""
+        r, r_turned, g = self.rg(_normalise(torch.cat([x, h], dim=1))).split(self.dim, dim=1)
+        z = e if self.kv_source == "edge" else x + e
+        k, k_turned, v = self.kv(_normalise(z)).split(self.dim, dim=1)
+        r, k = r * self.cos + r_turned * self.sin, k * self.cos + k_turned * self.sin
+        y = wkv_with_tables(self._split(r), self._split(k), self._split(v), self._tables())
+        y = F.layer_norm(y, (self.head_dim,), eps=self.y_eps).transpose(0, 1).reshape(-1, self.dim)
+        x = x + self.attend(F.silu(g) * (y * self.y_scale + self.y_shift))
+        gate, key = self.mix_in(_normalise(x)).split([self.dim, self.hidden], dim=1)
+        key = torch.relu(key)
+        a = x + torch.sigmoid(gate) * self.mix_out(key * key)
+        update = forget * (c + torch.tanh(a))
+        c = update + c if self.cell == "residual" else update
+        return torch.sigmoid(a) * torch.tanh(c), c
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[N+1, C] -> [h, N+1, d]."""
+        return x.reshape(-1, self.heads, self.head_dim).transpose(0, 1)
+
+    def _tables(self) -> WkvTables:
+        return WkvTables(*(getattr(self, f"wkv_{name}") for name in WkvTables._fields))
+
+
+def _layers(model: LCR) -> list[Layer]:
+    return [layer for layer in model.layers if isinstance(layer, Layer)]
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().double()
+
+
+def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear.requires_grad_(False)
+
+
+def _fold(norm: nn.LayerNorm, after: nn.Linear | Tensor, dtype: torch.dtype) -> nn.Linear:
+    """after(norm(x)) as one Linear of the normalised x: W diag(scale) and W shift + b."""
+    weight = _exact(after.weight if isinstance(after, nn.Linear) else after)
+    bias = weight @ _exact(norm.bias)
+    if isinstance(after, nn.Linear) and after.bias is not None:
+        bias = bias + _exact(after.bias)
+    return _linear(weight * _exact(norm.weight), bias, dtype)
+
+
+def _patch_linear(embed: PatchEmbed, scale: float, shift: float, dtype: torch.dtype) -> nn.Linear:
+    """The patch projection of pixels that still need ``pixel * scale + shift``."""
+    weight = _exact(embed.projection.weight)
+    return _linear(weight * scale, _exact(embed.projection.bias) + weight.sum(1) * shift, dtype)
+
+
+def _quarter_turn(config: Config) -> Tensor:
+    """[C, C]: channel c of the first half of a head becomes minus channel c + d/2, that one becomes channel c."""
+    half = torch.eye(config.head_dim // 2, dtype=torch.float64)
+    none = torch.zeros_like(half)
+    turn = torch.cat([torch.cat([none, -half], dim=1), torch.cat([half, none], dim=1)])
+    return torch.block_diag(*[turn] * config.heads)
+
+
+def _cut(image: Tensor, config: Config, channels: int) -> Tensor:
+    """[1, H, W(, channels)] to patches [N, patch * patch * channels], before any conversion: bytes are moved."""
+    (rows, columns), patch = config.grid, config.patch
+    return image.reshape(rows, patch, columns, patch * channels).transpose(1, 2).reshape(rows * columns, -1)
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])

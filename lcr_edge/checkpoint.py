@@ -1,0 +1,171 @@
+"""Checkpoints: safetensors files that hold the weights, the config and the labels, and nothing that runs code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcr_edge.config import Config, get_config
+from lcr_edge.data.labels import JESTER
+from lcr_edge.errors import CheckpointError, MissingExtraError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from lcr_edge.model.network import LCR
+
+FORMAT = "lcr_edge checkpoint 1"
+PACKAGED = Path(__file__).resolve().parent / "checkpoints" / "lcr_nano.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with what its users need to know of it. ``sha256`` is the file's, or names the random seed."""
+
+    model: LCR
+    config: Config
+    labels: tuple[str, ...]
+    sha256: str
+    training: dict[str, Any]
+    path: Path | None = None
+
+
+def build_model(config: str | Config, *, classes: int | None = None, variant: str = "default") -> LCR:
+    """A freshly initialised network. Raises UsageError, or MissingExtraError without torch."""
+    if isinstance(config, str):
+        config = get_config(config, classes=classes, variant=variant)
+    _require_torch()
+    from lcr_edge.model.network import LCR
+
+    return LCR(config)
+
+
+def random_checkpoint(config: Config, seed: int) -> Checkpoint:
+    """A network whose every parameter is random, those that training starts at zero or one included.
+
+    For tests and benchmarks: it decides nothing useful, but no part of it is trivially zero. Deterministic per seed.
+    """
+    model = build_model(config)
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("decay"):
+                parameter.add_(0.1 * noise)
+            elif parameter.ndim == 2 and not name.endswith("bonus"):
+                parameter.copy_(noise / parameter.shape[1] ** 0.5)
+            else:
+                parameter.add_(0.2 * noise)
+    digest = hashlib.sha256(f"random weights, seed {seed}, {json.dumps(config.to_dict(), sort_keys=True)}".encode())
+    training = {"random_seed": seed}
+    return Checkpoint(model.eval(), config, default_labels(config.classes), digest.hexdigest(), training)
+
+
+def default_labels(classes: int) -> tuple[str, ...]:
+    """The Jester names for 27 classes, else numbered ones."""
+    return JESTER if classes == len(JESTER) else tuple(f"class {i}" for i in range(classes))
+
+
+def save(path: str | Path, model: LCR, labels: tuple[str, ...], training: dict[str, Any]) -> None:
+    """Write atomically: the old file stays whole until the new one is complete. Raises OutputError.
+
+    training: anything JSON holds about how the weights came to be; ends up in the file's metadata.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(model.config.to_dict()),
+        "labels": json.dumps(list(labels)),
+        "training": json.dumps(training),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        save_file(tensors, temporary, metadata)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except Exception as error:  # safetensors has an error class of its own for a full disk
+        raise OutputError(
+            f"cannot write checkpoint {path}: {error}. Free space or choose another folder; "
+            "a file that was there before is unchanged"
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def load(path: str | Path | None = None) -> Checkpoint:
+    """Read and check a checkpoint; the packaged lcr_nano without ``path``.
+
+    Raises CheckpointError (missing, truncated, not safetensors, not ours, tensors that do not fit, NaN or Inf) or
+    MissingExtraError.
+    """
+    _require_torch()
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingExtraError("safetensors", "train", "Reading checkpoints") from error
+
+    source = PACKAGED if path is None else Path(path)
+    if not source.is_file():
+        raise CheckpointError(f"checkpoint {source} does not exist; give the path of a .safetensors file")
+    try:
+        with safe_open(str(source), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{source} is not a whole safetensors file ({error}); copy it again, or train one with lcr-edge train"
+        ) from error
+    return _assemble(source, metadata, tensors, digest)
+
+
+def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], digest: str) -> Checkpoint:
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{source} is a safetensors file but not a checkpoint of this lcr_edge (its format says "
+            f"{metadata.get('format')!r}, expected {FORMAT!r}); train one with lcr-edge train"
+        )
+    try:
+        config = Config.from_dict(json.loads(metadata["config"]))
+        labels = tuple(str(name) for name in json.loads(metadata["labels"]))
+        training = dict(json.loads(metadata["training"]))
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise CheckpointError(f"{source}: its metadata cannot be read ({error}); the file was altered") from error
+    model = build_model(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if expected != found:
+        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{source}: tensors do not fit config {config.name}: {', '.join(odd[:3])}"
+            f"{' ...' if len(odd) > 3 else ''} (expected {expected.get(odd[0])}, found {found.get(odd[0])})"
+        )
+    broken = sorted(name for name, value in tensors.items() if not bool(value.isfinite().all()))
+    if broken:
+        raise CheckpointError(f"{source}: NaN or Inf in {', '.join(broken[:3])}; use an earlier checkpoint")
+    if len(labels) != config.classes:
+        raise CheckpointError(f"{source}: {len(labels)} labels for {config.classes} classes; the file was altered")
+    model.load_state_dict(tensors)
+    return Checkpoint(model.eval(), config, labels, digest, training, source)
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("torch", "train", "Building or loading the network") from error

@@ -1,0 +1,106 @@
+"""Print parameters, FLOPs per frame and per clip, and state bytes of a config or a bundle; needs no torch.
+
+A multiply-add counts as two FLOPs. Counted are matrix products and the WKV (in its linear form, one [d, d] state update
+and one read a token and direction); norms, activations and edge extraction are left out, as is usual.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
+from lcr_edge.errors import UsageError
+
+CLIP_FRAMES = 16
+
+
+def count_parameters(config: Config) -> int:
+    """Trained numbers in the network of this config; a test compares it with the real module."""
+    dim, hidden = config.dim, config.dim * config.ffn_mult
+    pixels = config.patch * config.patch
+    embed = (3 * pixels + 1) * dim + dim + (pixels + 1) * dim + dim  # two patch embeddings, each with a class token
+    prompt = (dim + 1) * config.layers * dim
+    matrices = 2 * dim * 2 * dim + dim * 2 * dim + dim * dim + dim * (dim + hidden) + hidden * dim
+    vectors = 4 * dim + 2 * dim + 2 * dim + 2 * dim  # the affine parts of the norms: rg, kv, heads, mix
+    vectors += dim + dim + dim  # decay, bonus, forget bias
+    head = 4 * dim + (2 * dim + 1) * config.classes
+    return embed + prompt + config.layers * (matrices + vectors) + head
+
+
+def count_flops(config: Config) -> int:
+    """FLOPs of one frame."""
+    dim, hidden, tokens = config.dim, config.dim * config.ffn_mult, config.tokens
+    patches, pixels = tokens - 1, config.patch * config.patch
+    multiply_adds = patches * 4 * pixels * dim  # RGB and edge patches
+    multiply_adds += tokens * dim * config.layers * dim  # prompts
+    matrices = 2 * dim * 2 * dim + dim * 2 * dim + dim * dim + dim * (dim + hidden) + hidden * dim
+    wkv = 2 * 2 * dim * config.head_dim + 2 * dim  # update and read, two directions; the token itself
+    multiply_adds += config.layers * tokens * (matrices + wkv)
+    multiply_adds += 2 * dim * config.classes
+    return 2 * multiply_adds
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """All figures of a config as plain numbers."""
+    return {
+        "config": config.name,
+        "frame": list(config.frame_shape),
+        "tokens": config.tokens,
+        "dim": config.dim,
+        "layers": config.layers,
+        "heads": config.heads,
+        "classes": config.classes,
+        "kv": config.kv,
+        "head": config.head,
+        "cell": config.cell,
+        "parameters": count_parameters(config),
+        "flops_per_frame": count_flops(config),
+        f"flops_per_{CLIP_FRAMES}_frame_clip": CLIP_FRAMES * count_flops(config),
+        "state_shape": list(config.state_shape),
+        "state_bytes": 2 * 4 * config.layers * config.tokens * config.dim,
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", help=f"a config ({', '.join(CONFIGS)}) or a bundle's folder")
+    parser.add_argument("--variant", default="default", help=f"of a config: {' or '.join(VARIANTS)} (default: default)")
+    parser.add_argument("--classes", type=int, default=None, help="of a config (default: 27)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    facts: dict[str, Any]
+    if args.what in CONFIGS:
+        facts = describe(get_config(args.what, classes=args.classes, variant=args.variant))
+    elif Path(args.what).is_dir():
+        if args.variant != "default" or args.classes is not None:
+            raise UsageError("--variant and --classes belong to configs; a bundle has its own")
+        from lcr_edge.runtimes.bundle import read_manifest
+
+        manifest = read_manifest(Path(args.what))
+        facts = describe(Config.from_dict(manifest["config"]))
+        facts.update({key: manifest[key] for key in ("target", "precision", "edges", "state_mode", "contract_version")})
+        facts["files"] = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+    else:
+        raise UsageError(f"{args.what!r} is neither a config ({', '.join(CONFIGS)}) nor a bundle's folder")
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    for key, value in facts.items():
+        print(f"{key.replace('_', ' '):26} {_readable(key, value)}")
+    return 0
+
+
+def _readable(key: str, value: Any) -> str:
+    if key == "parameters":
+        return f"{value:,} ({value / 1e6:.2f} M)"
+    if key.startswith("flops"):
+        return f"{value:,} ({value / 1e9:.3f} G)"
+    if key == "state_bytes":
+        return f"{value:,} ({value / 1024:.0f} KiB, H and C, float32)"
+    if key == "files":
+        return ", ".join(f"{name} {size:,} bytes" for name, size in value.items())
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)

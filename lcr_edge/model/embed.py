@@ -1,0 +1,52 @@
+"""From pixels to tokens: patch embedding and 2-D rotary positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Rotary angles run from 1 radian a patch down to 1 / ROTARY_BASE: slow enough for 14 x 14 patches.
+ROTARY_BASE = 100.0
+
+
+class PatchEmbed(nn.Module):
+    """Linear map of non-overlapping patches, with one learned class token in front.
+
+    Pixels arrive as [B, H, W * channels] (channels fastest, as in an HWC image), so that cutting out patches needs
+    one transpose of rank 4, which every exporter and engine handles.
+    """
+
+    def __init__(self, height: int, width: int, channels: int, patch: int, dim: int) -> None:
+        super().__init__()
+        self.rows, self.columns, self.patch, self.channels = height // patch, width // patch, patch, channels
+        self.projection = nn.Linear(patch * patch * channels, dim)
+        self.class_token = nn.Parameter(torch.randn(dim) * 0.02)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, H, W * channels] float -> [B, N + 1, C], class token first, patches in row order."""
+        batch, line = pixels.shape[0], self.patch * self.channels
+        cut = pixels.reshape(batch * self.rows, self.patch, self.columns, line).transpose(1, 2)
+        tokens = self.projection(cut.reshape(batch, self.rows * self.columns, self.patch * line))
+        first = self.class_token.to(tokens.dtype).expand(batch, 1, -1)
+        return torch.cat([first, tokens], dim=1)
+
+
+def rotary_tables(rows: int, columns: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos and sin, float64 [N + 1, d], of the 2-D rotary position encoding (RoPE, arXiv 2104.09864, per axis).
+
+    Channel c and channel c + d/2 form a pair; the first d/4 pairs turn with the patch's row, the others with its
+    column. The class token, in front, is not turned.
+    """
+    quarter = head_dim // 4
+    rate = ROTARY_BASE ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    row = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns).unsqueeze(1) * rate
+    column = torch.arange(columns, dtype=torch.float64).repeat(rows).unsqueeze(1) * rate
+    angle = torch.cat([row, column, row, column], dim=1)
+    angle = torch.cat([torch.zeros(1, head_dim, dtype=torch.float64), angle])
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., N + 1, d] turned by the tables of :func:`rotary_tables`."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin

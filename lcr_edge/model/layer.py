@@ -1,0 +1,102 @@
+"""One layer: the Cross RWKV gate, the channel mix and the LSTM cell with its edge-driven forget gate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lcr_edge.config import Config
+from lcr_edge.kernels.wkv import WkvTables, is_safe, make_tables, wkv_scan, wkv_with_tables
+from lcr_edge.model.embed import rotate
+
+# y is a sum over all tokens; its variance is far from zero, and a larger epsilon keeps runtimes together when it is not.
+GROUP_NORM_EPS = 1e-4
+
+
+class Layer(nn.Module):
+    """The equations of one layer; H, C are this layer's states of the previous frame, x the output of the layer below.
+
+        R, G = LN([x ; H]) W_r, LN([x ; H]) W_g                        rotary positions on R
+        K, V = LN(z) W_k, LN(z) W_v       z = x + e or e               rotary positions on K
+        y    = WKV(R, K, V, w, u),        w = exp(-exp(decay))         lcr_edge.kernels.wkv
+        x'   = x + (SiLU(G) * GroupNorm_heads(y)) W_a
+        A    = x' + sigmoid(LN(x') W_rc) * (relu(LN(x') W_kc)^2 W_vc)
+        f    = fmax * sigmoid(b_f + p)                                 p: edge prompt of this layer
+        C_t  = f * (C + tanh(A))          (cell="residual": f * (tanh(A) + C) + C)
+        H_t  = sigmoid(A) * tanh(C_t)     the layer's output
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        dim, hidden = config.dim, config.dim * config.ffn_mult
+        self.dim, self.heads, self.head_dim, self.hidden = dim, config.heads, config.head_dim, hidden
+        self.kv, self.cell, self.fmax = config.kv, config.cell, config.fmax
+        self.norm_rg = nn.LayerNorm(2 * dim)
+        self.rg = nn.Linear(2 * dim, 2 * dim, bias=False)
+        self.norm_kv = nn.LayerNorm(dim)
+        self.kv_projection = nn.Linear(dim, 2 * dim, bias=False)
+        self.decay = nn.Parameter(torch.linspace(-5.0, 0.5, config.head_dim).repeat(config.heads, 1))
+        self.bonus = nn.Parameter(torch.full((config.heads, config.head_dim), 0.5))
+        self.norm_y = nn.GroupNorm(config.heads, dim, eps=GROUP_NORM_EPS)
+        self.attend = nn.Linear(dim, dim, bias=False)
+        self.norm_mix = nn.LayerNorm(dim)
+        self.mix_in = nn.Linear(dim, dim + hidden, bias=False)  # W_rc and W_kc side by side
+        self.mix_out = nn.Linear(hidden, dim, bias=False)  # W_vc
+        self.forget_bias = nn.Parameter(torch.ones(dim))
+
+    def log_decay(self) -> Tensor:
+        """log w = -exp(decay), [h, d]."""
+        return -torch.exp(self.decay)
+
+    def tables(self, tokens: int) -> WkvTables | None:
+        """WKV tables for this layer's present decays, or None where only the scan form is safe in float32."""
+        log_w = self.log_decay()
+        return make_tables(log_w, self.bonus, tokens) if is_safe(log_w, tokens) else None
+
+    def keys_values(self, x: Tensor, e: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """K, V [B, h, N+1, d] from the layer's input x and the edge tokens e, both [B, N+1, C]; no state involved."""
+        z = e if self.kv == "edge" else x + e
+        k, v = self.kv_projection(self.norm_kv(z)).chunk(2, dim=-1)
+        return rotate(self.split_heads(k), cos, sin), self.split_heads(v)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(-3, -2)
+
+    def forward(
+        self,
+        x: Tensor,
+        kv: tuple[Tensor, Tensor],
+        prompt: Tensor,
+        state: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor],
+        tables: WkvTables | None,
+    ) -> tuple[Tensor, Tensor]:
+        """One frame: x, prompt, H, C [B, N+1, C] and K, V [B, h, N+1, d] to the next H, C."""
+        h, c = state
+        r, g = self.rg(self.norm_rg(torch.cat([x, h], dim=-1))).chunk(2, dim=-1)
+        y = self._wkv(rotate(self.split_heads(r), *rotary), *kv, tables)
+        x = x + self.attend(F.silu(g) * self.norm_heads(y))
+        a = self.channel_mix(x)
+        forget = self.fmax * torch.sigmoid(self.forget_bias + prompt)
+        update = forget * (c + torch.tanh(a))
+        c = update + c if self.cell == "residual" else update
+        return torch.sigmoid(a) * torch.tanh(c), c
+
+    def channel_mix(self, x: Tensor) -> Tensor:
+        gate, key = self.mix_in(self.norm_mix(x)).split([self.dim, self.hidden], dim=-1)
+        return x + torch.sigmoid(gate) * self.mix_out(torch.relu(key).square())
+
+    def norm_heads(self, y: Tensor) -> Tensor:
+        """GroupNorm over each head of each token: [B, h, N+1, d] -> [B, N+1, C]."""
+        normed = F.layer_norm(y, (self.head_dim,), eps=self.norm_y.eps).transpose(-3, -2).flatten(-2)
+        return normed * self.norm_y.weight + self.norm_y.bias
+
+    def _wkv(self, r: Tensor, k: Tensor, v: Tensor, tables: WkvTables | None) -> Tensor:
+        if torch.is_autocast_enabled(r.device.type):
+            # bfloat16 decays alone would cost several per cent: the WKV always runs in float32.
+            with torch.autocast(r.device.type, enabled=False):
+                return self._wkv(r.float(), k.float(), v.float(), tables)
+        if tables is None:
+            return wkv_scan(r, k, v, self.log_decay(), self.bonus)
+        return wkv_with_tables(r, k, v, tables)

@@ -1,0 +1,123 @@
+"""LCR: the whole network, over a clip (training) and over one frame (what is exported)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lcr_edge.config import Config
+from lcr_edge.edges.graph import EdgeGraph
+from lcr_edge.errors import FrameError
+from lcr_edge.model.embed import PatchEmbed, rotary_tables
+from lcr_edge.model.layer import Layer
+
+State = tuple[Tensor, Tensor]
+
+
+class LCR(nn.Module):
+    """LSTM CrossRWKV (arXiv 2411.05636): frames and a state in, logits and the next state out.
+
+    Frames are uint8 RGB [..., H, W, 3]; edges, where given, are {0, 1} [..., H, W] of any dtype, else they are computed
+    by :class:`lcr_edge.edges.graph.EdgeGraph`. A state is (H, C), each float [B, L, N+1, C], zeros at the start of a stream.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        size = (config.height, config.width)
+        self.edge_graph = EdgeGraph()
+        self.embed = PatchEmbed(*size, 3, config.patch, config.dim)
+        self.embed_edge = PatchEmbed(*size, 1, config.patch, config.dim)
+        # The zero convolution: training starts from a forget gate that does not depend on the edges.
+        self.prompt = nn.Linear(config.dim, config.layers * config.dim)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm_head = nn.LayerNorm(2 * config.dim)
+        self.classify = nn.Linear(2 * config.dim, config.classes)
+        for zeroed in (self.prompt, self.classify):
+            nn.init.zeros_(zeroed.weight)
+            nn.init.zeros_(zeroed.bias)
+        cos, sin = rotary_tables(*config.grid, config.head_dim)
+        self.register_buffer("cos", cos.float(), persistent=False)
+        self.register_buffer("sin", sin.float(), persistent=False)
+
+    def initial_state(self, batch: int = 1) -> State:
+        """Zeros: the state of a stream before its first frame, each [B, L, N+1, C]."""
+        zeros = self.cos.new_zeros(batch, *self.config.state_shape)
+        return zeros, zeros.clone()
+
+    def tokens(self, frames: Tensor, edges: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x, e [B, N+1, C] and the prompts p [B, N+1, L, C] of frames [B, H, W, 3]."""
+        if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != self.config.frame_shape:
+            raise FrameError(
+                f"frames must be uint8 [..., {', '.join(map(str, self.config.frame_shape))}] RGB, "
+                f"got {frames.dtype} {list(frames.shape)}"
+            )
+        edges = self.edge_graph(frames) if edges is None else edges
+        pixels = frames.to(self.cos.dtype).flatten(-2) * (2.0 / 255.0) - 1.0
+        e = self.embed_edge(edges.to(self.cos.dtype))
+        prompts = self.prompt(e).unflatten(-1, (self.config.layers, self.config.dim))
+        return self.embed(pixels), e, prompts
+
+    def head(self, h: Tensor, c: Tensor) -> Tensor:
+        """logits = W_class LN([H ; C]) of the last layer's states [B, N+1, C], averaged over tokens or the class token."""
+        both = torch.cat([h, c], dim=-1)
+        pooled = both[:, 0] if self.config.head == "cls" else both.mean(dim=1)
+        logits: Tensor = self.classify(self.norm_head(pooled))
+        return logits
+
+    def step(self, frame: Tensor, state: State, edge: Tensor | None = None) -> tuple[Tensor, State]:
+        """One frame of B streams: frame [B, H, W, 3], state (H, C) -> logits [B, classes], next state."""
+        x, e, prompts = self.tokens(frame, edge)
+        rotary = (self.cos, self.sin)
+        states = []
+        for index, layer in enumerate(self.layers):
+            before = (state[0][:, index], state[1][:, index])
+            kv = layer.keys_values(x, e, *rotary)
+            after = layer(x, kv, prompts[:, :, index], before, rotary, layer.tables(self.config.tokens))
+            states.append(after)
+            x = after[0]
+        h, c = (torch.stack(part, dim=1) for part in zip(*states))
+        return self.head(*states[-1]), (h, c)
+
+    def forward(
+        self, clip: Tensor, state: State | None = None, edges: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """T frames of B streams: clip [B, T, H, W, 3] -> logits [B, T, classes] of every frame, state after the last.
+
+        Equal to T calls of :meth:`step`, but layer by layer: keys and values do not depend on the state, so those of all
+        frames of a layer are computed at once, and only what meets the state runs frame by frame.
+        """
+        hidden, cells, state = self.features(clip, state, edges)
+        return self.head(hidden.flatten(0, 1), cells.flatten(0, 1)).unflatten(0, clip.shape[:2]), state
+
+    def features(
+        self, clip: Tensor, state: State | None = None, edges: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """The last layer's H and C of every frame, [B, T, N+1, C] each, and the state after the last frame."""
+        batch, time = clip.shape[:2]
+        h_in, c_in = self.initial_state(batch) if state is None else state
+        flat_edges = None if edges is None else edges.flatten(0, 1)
+        x, e, prompts = self.tokens(clip.flatten(0, 1), flat_edges)
+        rotary = (self.cos, self.sin)
+
+        def frame_by_frame(tokens: Tensor) -> tuple[Tensor, ...]:
+            # unbind, not indexing: the gradient of T slices would be T zero-filled copies of the whole.
+            return tokens.unflatten(0, (batch, time)).unbind(1)
+
+        finals: list[State] = []
+        for layer, prompt, h, c in zip(self.layers, prompts.unbind(2), h_in.unbind(1), c_in.unbind(1)):
+            tables = layer.tables(self.config.tokens)
+            keys, values = (frame_by_frame(part) for part in layer.keys_values(x, e, *rotary))
+            frames = []
+            for x_t, k_t, v_t, p_t in zip(frame_by_frame(x), keys, values, frame_by_frame(prompt)):
+                h, c = layer(x_t, (k_t, v_t), p_t, (h, c), rotary, tables)
+                frames.append((h, c))
+            finals.append((h, c))
+            x = torch.stack([h for h, _ in frames], dim=1).flatten(0, 1)
+
+        hidden, cells = (torch.stack(part, dim=1) for part in zip(*frames))
+        h, c = (torch.stack(part, dim=1) for part in zip(*finals))
+        return hidden, cells, (h, c)

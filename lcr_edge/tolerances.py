@@ -1,0 +1,30 @@
+"""The one table of numerical promises (docs: README, "What parity means here"). Tests hold no literals of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a bundle of one precision promises against the float PyTorch cell.
+
+    step_abs: max abs error of logits and of every state after one step from the reference state.
+    stream_abs: the same after each of 500 free-running frames, the bundle feeding its own state back.
+    top1: smallest share of free-running frames whose top-1 class equals the reference's, in [0, 1].
+    """
+
+    step_abs: float
+    stream_abs: float
+    top1: float
+
+
+PROMISES: dict[str, Promise] = {
+    "fp32": Promise(step_abs=1e-5, stream_abs=1e-4, top1=1.0),
+    "fp16": Promise(step_abs=1e-2, stream_abs=2e-2, top1=0.995),
+}
+
+# The network against itself: forward(clip) and T calls of step, per torch dtype name.
+FORWARD_EQUALS_STEPS = {"float64": 1e-10, "float32": 1e-5}
+# The WKV forms against the readable reference in float64, outputs and gradients.
+WKV_FORMS = 1e-12

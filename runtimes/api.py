@@ -1,0 +1,246 @@
+"""The one API over all engines: ``load`` a bundle, hold a ``State`` per camera, ``step`` frame by frame."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import threading
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.contract import CONTRACT_VERSION, EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
+from lcr_edge.errors import FrameError, StateError, UsageError
+from lcr_edge.runtimes.bundle import Bundle, compare_specs, read_bundle, write_atomically
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+PRECISION_HINTS = ("f32", "bf16", "f16")
+# One row per target: the module and class of its engine, imported when a bundle asks for it.
+_ENGINES = {
+    "onnx": ("lcr_edge.runtimes.onnx_engine", "OnnxEngine"),
+    "openvino": ("lcr_edge.runtimes.openvino_engine", "OpenVinoEngine"),
+    "tflite": ("lcr_edge.runtimes.tflite_engine", "TfliteEngine"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine shall run. threads: CPU threads of one step, None for the engine's own choice."""
+
+    threads: int | None = None
+    precision_hint: str = "f32"
+    providers: tuple[str, ...] | None = None
+
+
+class Engine(Protocol):
+    """What runtimes need of an engine. ``inputs`` and ``outputs`` are the model file's own, not the manifest's."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One step. The arrays given are only read; those returned belong to the caller."""
+
+
+class StatefulEngine(Engine, Protocol):
+    """An engine whose model keeps the states inside: ``run`` steps from given states, ``run_stream`` from its own."""
+
+    def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One step of the engine's own stream: logits only."""
+
+    def reset_stream(self) -> None:
+        """The engine's own stream starts again from zero states."""
+
+
+@dataclass(eq=False)
+class State:
+    """The memory of one stream: ``h`` and ``c``, float32 [L, N+1, C]. Zeros at a stream's start. One per camera."""
+
+    h: Floats
+    c: Floats
+
+    def copy(self) -> State:
+        """A state that shares no memory with this one."""
+        return State(self.h.copy(), self.c.copy())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .npz file, whole or not at all. Raises OutputError."""
+        buffer = io.BytesIO()
+        np.savez(buffer, h=self.h, c=self.c, contract_version=np.int64(CONTRACT_VERSION))
+        write_atomically(Path(path), buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> State:
+        """Read what :meth:`save` wrote; nothing is unpickled. Raises StateError."""
+        try:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                h, c, version = archive["h"], archive["c"], int(archive["contract_version"])
+        except FileNotFoundError:
+            raise StateError(f"state file {path} does not exist; start from model.initial_state()") from None
+        except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise StateError(f"state file {path} cannot be read ({error}); start from model.initial_state()") from error
+        if version != CONTRACT_VERSION:
+            raise StateError(
+                f"state file {path} is of contract version {version}, this lcr_edge speaks {CONTRACT_VERSION}; "
+                "start from model.initial_state()"
+            )
+        return cls(h, c)
+
+
+class Model:
+    """A loaded bundle. Keeps no stream's memory except the one of :meth:`step_stream`; safe to share by threads.
+
+    labels: class names in the order of the logits. frame_shape: (H, W, 3). manifest: the bundle's manifest.json.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self.labels = bundle.labels
+        self.manifest = bundle.manifest
+        self.frame_shape = bundle.config.frame_shape
+        self._state_shape = bundle.config.state_shape
+        self._stateful = cast(StatefulEngine, engine) if bundle.state_mode == "internal" else None
+        self._edges: Callable[[Array], Array] | None = None
+        if bundle.edges == "host":
+            self._edges = importlib.import_module("lcr_edge.edges.host").host_edges
+        self._stream: State | None = None
+        self._lock = threading.Lock()
+
+    def initial_state(self) -> State:
+        """Zeros: the state before a stream's first frame."""
+        return State(np.zeros(self._state_shape, np.float32), np.zeros(self._state_shape, np.float32))
+
+    def step(self, frame: Array, state: State) -> tuple[Floats, State]:
+        """One frame: (logits float32 [classes], the state after it).
+
+        frame: uint8 [H, W, 3], RGB. ``frame`` and ``state`` are only read; the results are new arrays, so states of
+        any number of streams may be stepped in any order. Raises FrameError and StateError.
+        """
+        feeds = self._frame_feeds(frame)
+        self._check_state(state)
+        feeds.update(zip(STATES_IN, (np.ascontiguousarray(state.h), np.ascontiguousarray(state.c))))
+        with self._lock:
+            results = self.engine.run(feeds)
+        h, c = (results[name] for name in STATES_OUT)
+        return results[LOGITS][0], State(h, c)
+
+    def step_stream(self, frame: Array) -> Floats:
+        """One frame of the model's own single stream: logits float32 [classes].
+
+        The fast way for one camera on an OpenVINO bundle exported with ``--state-mode internal``, where the states
+        never leave the engine; the same results elsewhere. :meth:`step` neither sees nor disturbs this stream.
+        """
+        if self._stateful is None:
+            logits, self._stream = self.step(frame, self._stream or self.initial_state())
+            return logits
+        feeds = self._frame_feeds(frame)
+        with self._lock:
+            stream_logits: Floats = self._stateful.run_stream(feeds)[LOGITS][0]
+        return stream_logits
+
+    def reset(self) -> None:
+        """Start the stream of :meth:`step_stream` again from zero states: after a cut, a gap, another scene."""
+        self._stream = None
+        if self._stateful is not None:
+            with self._lock:
+                self._stateful.reset_stream()
+
+    def _frame_feeds(self, frame: Any) -> dict[str, Array]:
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != self.frame_shape:
+            raise FrameError(self._frame_message(frame))
+        feeds: dict[str, Array] = {FRAME: np.ascontiguousarray(frame)[None]}
+        if self._edges is not None:
+            feeds[EDGE] = np.ascontiguousarray(self._edges(frame), dtype=np.uint8)[None]
+        return feeds
+
+    def _frame_message(self, frame: Any) -> str:
+        height, width, _ = self.frame_shape
+        wanted = f"this model takes uint8 [{height}, {width}, 3] RGB"
+        if not isinstance(frame, np.ndarray):
+            return f"a frame must be a numpy array, got {type(frame).__name__}; {wanted}: use numpy.asarray(frame)"
+        found = f"the frame is {frame.dtype} {list(frame.shape)}, {wanted}"
+        if frame.shape == (3, height, width):
+            return f"{found}: its channels come first, use frame.transpose(1, 2, 0)"
+        if frame.shape == (1, height, width, 3):
+            return f"{found}: it has a batch dimension, use frame[0]"
+        if frame.ndim == 2:
+            return f"{found}: it is grey, use numpy.repeat(frame[..., None], 3, axis=2)"
+        if frame.ndim == 3 and frame.shape[2] == 4:
+            return f"{found}: it has an alpha channel, use frame[..., :3]"
+        if frame.ndim != 3 or frame.shape[2] != 3:
+            return f"{found}: give one frame, channels last"
+        if frame.dtype != np.uint8:
+            return f"{found}: give pixel values 0..255, for 0..1 floats (frame * 255).round().astype(numpy.uint8)"
+        return f"{found}: use lcr_edge.frames.letterbox(frame, {height}, {width}) or center_crop"
+
+    def _check_state(self, state: State) -> None:
+        for name in ("h", "c"):
+            array = getattr(state, name, None)
+            if not isinstance(array, np.ndarray):
+                raise StateError(f"a state needs numpy arrays h and c, got {type(state).__name__}; use initial_state()")
+            if array.shape != self._state_shape or array.dtype != np.float32:
+                raise StateError(
+                    f"state {name} is {array.dtype} {list(array.shape)}, this model's is float32 "
+                    f"{list(self._state_shape)}; states of other models do not fit: use model.initial_state()"
+                )
+            # NaN and Inf survive a sum, and a sum is the cheapest full read; only a suspicious one is looked at again.
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = float(array.sum())
+            if not np.isfinite(total) and not np.isfinite(array).all():
+                raise StateError(f"state {name} holds NaN or Inf; this stream is lost: use model.initial_state()")
+
+
+def load(
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    precision_hint: str = "f32",
+    providers: Sequence[str] | None = None,
+) -> Model:
+    """Check a bundle and load it on the engine that its manifest names.
+
+    threads: CPU threads of one step, None for the engine's own choice. precision_hint: OpenVINO's arithmetic, one of
+    f32, bf16, f16; anything but f32 leaves the parity promises. providers: onnxruntime execution providers, the CPU
+    by default. Raises BundleError, MissingExtraError, UsageError.
+    """
+    _check_threads(threads)
+    if precision_hint not in PRECISION_HINTS:
+        raise UsageError(f"precision_hint must be one of {', '.join(PRECISION_HINTS)}, got {precision_hint!r}")
+    if isinstance(providers, str):
+        raise UsageError(f"providers must be a list of names, got the string {providers!r}; use [{providers!r}]")
+    bundle = read_bundle(path)
+    if precision_hint != "f32" and bundle.target != "openvino":
+        raise UsageError(f"precision_hint is OpenVINO's; {bundle.folder} is for {bundle.target}: leave it out")
+    if providers is not None and bundle.target != "onnx":
+        raise UsageError(f"providers are onnxruntime's; {bundle.folder} is for {bundle.target}: leave them out")
+    options = Options(threads, precision_hint, None if providers is None else tuple(providers))
+    module, name = _ENGINES[bundle.target]
+    engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
+    compare_specs(engine.inputs, bundle.inputs, f"{bundle.folder / bundle.model_files[0]}, inputs")
+    compare_specs(engine.outputs, bundle.outputs, f"{bundle.folder / bundle.model_files[0]}, outputs")
+    return Model(bundle, engine)
+
+
+def _check_threads(threads: Any) -> None:
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads must be a whole number of at least 1 or None, got {threads!r}")
+
+
+def clip_decision(logits: Array) -> int:
+    """The class of a whole clip: argmax of the mean logits over the second half of its steps.
+
+    logits: [T, classes], T >= 1. The first half is left out because the states are still filling; with odd T the
+    middle step counts. Raises UsageError for another shape.
+    """
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise UsageError(f"clip_decision takes logits [T, classes] with T >= 1, got shape {list(logits.shape)}")
+    return int(logits[len(logits) // 2 :].mean(axis=0).argmax())

@@ -1,0 +1,295 @@
+"""The bundle on disk: its manifest, sealed by the exporter and checked by every loader, and its golden clip."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.config import Config
+from lcr_edge.contract import CONTRACT_VERSION, EDGE_MODES, STATE_MODES, TensorSpec, input_specs, output_specs
+from lcr_edge.errors import BundleError, OutputError, UsageError
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+TARGETS = ("onnx", "openvino", "tflite")
+_SEAL = "manifest_sha256"
+_BLANK = "0" * 64
+_AGAIN = "export the bundle again, or copy the whole folder again"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle. ``manifest`` is the parsed manifest.json; the other fields are its parts, typed."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    config: Config
+    target: str
+    precision: str
+    edges: str
+    state_mode: str
+    labels: tuple[str, ...]
+    model_files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def producer(self, package: str) -> str:
+        """Version of a package that made the bundle, "unknown" when the manifest does not tell."""
+        return str(self.manifest["producer"].get(package, "unknown"))
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A short clip and what the float PyTorch cell answered, starting from zero states.
+
+    frames uint8 [T, H, W, 3]; edges uint8 [T, H, W] in {0, 1}; logits float32 [T, classes];
+    state_h, state_c float32 [T, L, N+1, C]: the states after each step.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    edges: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
+    state_h: npt.NDArray[np.float32]
+    state_c: npt.NDArray[np.float32]
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """``{"sha256": hex digest, "bytes": size}`` of one file, as the manifest's table ``files`` holds it."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return {"sha256": digest.hexdigest(), "bytes": size}
+
+
+def tensor_table(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
+    """Tensor specs as the manifest's ``inputs`` and ``outputs`` hold them."""
+    return [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
+
+
+def seal(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of manifest.json with ``manifest_sha256`` filled in.
+
+    The value is the sha256 of these very bytes with 64 zeros in its place, so that any changed byte is noticed.
+    A ``manifest_sha256`` already in ``manifest`` is replaced. Raises ValueError for NaN or Inf (not JSON).
+    """
+    content = {key: value for key, value in manifest.items() if key != _SEAL}
+    content[_SEAL] = _BLANK
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    # The seal is the last key, so the last blank is its own even if another value should be 64 zeros too.
+    head, tail = text.rsplit(_BLANK, 1)
+    return (head + digest + tail).encode()
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and check a bundle folder: version, digests, sizes, names and shapes. Nothing is unpickled or executed.
+
+    Raises BundleError; its message names the file and the way out.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file; give the bundle's folder" if folder.exists() else "does not exist"
+        raise BundleError(
+            f"bundle {folder} {what}. Make one with: python -m lcr_edge.export --target {{{','.join(TARGETS)}}}"
+        )
+    manifest = _read_manifest(folder / MANIFEST)
+    bundle = _typed(folder, manifest)
+    _check_files(folder, manifest["files"])
+    return bundle
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path.parent} holds no {MANIFEST}: not a bundle, or copied in part; {_AGAIN}") from None
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    try:
+        manifest = json.loads(raw.decode())
+    except (ValueError, RecursionError):
+        raise BundleError(f"{path} is not JSON: damaged or edited; {_AGAIN}") from None
+    version = manifest.get("contract_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BundleError(f"{path} names no contract version: not a manifest of lcr_edge, or damaged; {_AGAIN}")
+    # Before the seal: a future version may seal in another way, and its user should read "upgrade".
+    if version != CONTRACT_VERSION:
+        way_out = "upgrade lcr-edge on this device" if version > CONTRACT_VERSION else "export it again"
+        raise BundleError(f"{path}: contract version {version}; this lcr_edge speaks {CONTRACT_VERSION}: {way_out}")
+    value = manifest.get(_SEAL)
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise BundleError(f"{path} is not sealed ({_SEAL} is missing or damaged); {_AGAIN}")
+    head, _, tail = raw.rpartition(value.encode())
+    if hashlib.sha256(head + _BLANK.encode() + tail).hexdigest() != value:
+        raise BundleError(f"{path} was changed after the export (its own digest differs); {_AGAIN}")
+    return dict(manifest)
+
+
+def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    where = folder / MANIFEST
+    try:
+        config = Config.from_dict(dict(_field(manifest, "config", dict, where)))
+    except (UsageError, TypeError) as error:
+        raise BundleError(f"{where}: {error}; {_AGAIN}") from error
+    target = _choice(manifest, "target", TARGETS, where)
+    edges = _choice(manifest, "edges", EDGE_MODES, where)
+    state_mode = _choice(manifest, "state_mode", STATE_MODES, where)
+    if state_mode == "internal" and target != "openvino":
+        raise BundleError(f"{where}: only OpenVINO bundles may keep their state inside, not {target}; {_AGAIN}")
+    inputs, outputs = input_specs(config, edges, state_mode), output_specs(config, state_mode)
+    for key, specs in (("inputs", inputs), ("outputs", outputs)):
+        compare_specs(_specs(_field(manifest, key, list, where), where), specs, f"{where}, {key}")
+    labels = _field(manifest, "labels", list, where)
+    if len(labels) != config.classes or not all(isinstance(label, str) for label in labels):
+        raise BundleError(f"{where}: labels must be {config.classes} strings, found {len(labels)} entries; {_AGAIN}")
+    frame = _field(manifest, "frame", dict, where)
+    wanted = {"height": config.height, "width": config.width, "colour": "RGB", "layout": "NHWC"}
+    wrong = [key for key, value in wanted.items() if frame.get(key) != value]
+    fps = frame.get("train_fps")
+    if wrong or isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
+        raise BundleError(f"{where}: frame does not fit the config ({', '.join(wrong) or 'train_fps'}); {_AGAIN}")
+    model_files = _field(manifest, "model_files", list, where)
+    files = _field(manifest, "files", dict, where)
+    if not model_files or any(name not in files for name in map(str, model_files)):
+        raise BundleError(f"{where}: model_files must name files of the bundle, found {model_files}; {_AGAIN}")
+    _field(manifest, "producer", dict, where)
+    return Bundle(
+        folder=folder,
+        manifest=manifest,
+        config=config,
+        target=target,
+        precision=_field(manifest, "precision", str, where),
+        edges=edges,
+        state_mode=state_mode,
+        labels=tuple(labels),
+        model_files=tuple(map(str, model_files)),
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _field(manifest: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
+    value = manifest.get(key)
+    if not isinstance(value, kind):
+        raise BundleError(f"{where}: {key!r} is missing or no JSON {kind.__name__}; {_AGAIN}")
+    return value
+
+
+def _choice(manifest: Mapping[str, Any], key: str, allowed: Sequence[str], where: Path) -> str:
+    value = manifest.get(key)
+    if not isinstance(value, str) or value not in allowed:
+        raise BundleError(f"{where}: {key} must be one of {', '.join(allowed)}, found {value!r}; upgrade lcr-edge")
+    return value
+
+
+def _specs(table: list[Any], where: Path) -> tuple[TensorSpec, ...]:
+    try:
+        return tuple(
+            TensorSpec(str(row["name"]), str(row["dtype"]), tuple(int(size) for size in row["shape"])) for row in table
+        )
+    except (TypeError, KeyError, ValueError):
+        raise BundleError(f"{where}: its tensor tables are damaged; {_AGAIN}") from None
+
+
+def compare_specs(found: Sequence[TensorSpec], expected: Sequence[TensorSpec], where: str) -> None:
+    """BundleError, naming the first difference, unless both hold the same tensors in the same order."""
+    for position, (have, want) in enumerate(zip(found, expected)):
+        if have != want:
+            raise BundleError(
+                f"{where}: tensor {position} is {_describe(have)}, the step contract wants {_describe(want)}; {_AGAIN}"
+            )
+    if len(found) != len(expected):
+        raise BundleError(
+            f"{where}: {len(found)} tensors ({', '.join(spec.name for spec in found)}), the step contract wants "
+            f"{len(expected)} ({', '.join(spec.name for spec in expected)}); {_AGAIN}"
+        )
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {list(spec.shape)}"
+
+
+def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
+    found = {entry.name for entry in folder.iterdir()} - {MANIFEST}
+    missing, extra = sorted(set(files) - found), sorted(found - set(files))
+    if missing:
+        raise BundleError(f"bundle {folder} lacks {', '.join(missing)}; {_AGAIN}")
+    if extra:
+        raise BundleError(
+            f"bundle {folder} holds files that its manifest does not know: {', '.join(extra)}; remove them"
+        )
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{path} is no file; {_AGAIN}")
+        try:
+            actual = file_record(path)
+        except OSError as error:
+            raise BundleError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+        if actual != record:
+            raise BundleError(
+                f"{path} differs from what was exported ({actual['bytes']} bytes, "
+                f"sha256 {actual['sha256'][:12]}...): changed, truncated or half copied; {_AGAIN}"
+            )
+
+
+def read_golden(bundle: Bundle) -> Golden:
+    """The bundle's golden clip. Raises BundleError when it is missing or its arrays do not fit the config."""
+    path = bundle.folder / GOLDEN
+    config = bundle.config
+    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+        "frames": ("uint8", config.frame_shape),
+        "edges": ("uint8", config.frame_shape[:2]),
+        "logits": ("float32", (config.classes,)),
+        "state_h": ("float32", config.state_shape),
+        "state_c": ("float32", config.state_shape),
+    }
+    try:
+        # numpy leaves a file open that it opened by name and found broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in wanted}
+    except FileNotFoundError:
+        raise BundleError(f"bundle {bundle.folder} has no {GOLDEN} to check itself with; {_AGAIN}") from None
+    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} cannot be read ({error}); {_AGAIN}") from error
+    steps = len(arrays["frames"]) if arrays["frames"].ndim else 0
+    for name, (dtype, shape) in wanted.items():
+        array = arrays[name]
+        if str(array.dtype) != dtype or array.shape != (steps, *shape) or steps < 2:
+            raise BundleError(
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, wanted {dtype} [T >= 2, "
+                f"{', '.join(map(str, shape))}]; {_AGAIN}"
+            )
+    return Golden(**arrays)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary neighbour, then a rename. Raises OutputError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; check the folder, its permissions and the free space"
+        ) from error

@@ -1,0 +1,66 @@
+"""ONNX bundles on onnxruntime."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.contract import TensorSpec
+from lcr_edge.errors import BundleError, MissingExtraError, UsageError
+from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.bundle import Bundle
+
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+class OnnxEngine:
+    """One onnxruntime session. Raises MissingExtraError, BundleError (model too new), UsageError (providers)."""
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        try:
+            ort: Any = importlib.import_module("onnxruntime")
+        except ImportError as error:
+            raise MissingExtraError("onnxruntime", "onnx", "Running an ONNX bundle") from error
+        self.name = f"onnxruntime {ort.__version__}"
+        providers = options.providers or ("CPUExecutionProvider",)
+        unknown = sorted(set(providers) - set(ort.get_available_providers()))
+        if unknown:
+            raise UsageError(
+                f"this onnxruntime has no {', '.join(unknown)}; choose from {', '.join(ort.get_available_providers())}"
+            )
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads or 0
+        # A step is one chain of small operators: a second pool of threads for parallel branches only costs.
+        settings.inter_op_num_threads = 1
+        settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        settings.log_severity_level = 3
+        path = bundle.folder / bundle.model_files[0]
+        try:
+            self._session = ort.InferenceSession(str(path), settings, providers=list(providers))
+        except Exception as error:
+            raise BundleError(
+                f"{self.name} cannot load {path}: {_first_line(error)}; the bundle was made with onnxruntime "
+                f"{bundle.producer('onnxruntime')}: upgrade this one or export again"
+            ) from error
+        self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
+        self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
+        self._output_names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """One step; onnxruntime reads the arrays in place and allocates the results anew."""
+        results: list[npt.NDArray[Any]] = self._session.run(self._output_names, dict(feeds))
+        return {name: np.asarray(array) for name, array in zip(self._output_names, results)}
+
+
+def _spec(item: Any) -> TensorSpec:
+    # A dynamic dimension is a name or None here; -1 differs from every static size and is refused.
+    shape = tuple(size if isinstance(size, int) else -1 for size in item.shape)
+    return TensorSpec(item.name, _DTYPES.get(item.type, item.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

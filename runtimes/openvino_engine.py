@@ -1,0 +1,116 @@
+"""OpenVINO bundles, with the state at the boundary or inside the model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.contract import LOGITS, STATE_NAMES, STATES_IN, STATES_OUT, TensorSpec
+from lcr_edge.errors import BundleError, MissingExtraError
+from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.bundle import Bundle
+
+Array = npt.NDArray[Any]
+
+
+class OpenVinoEngine:
+    """One compiled model on the CPU device and one infer request (two when the model keeps its state inside).
+
+    OpenVINO's default arithmetic on many CPUs is bf16 or f16, whose error a fed-back state compounds: the hint is
+    always set. Raises MissingExtraError and BundleError (model too new, state variables that do not fit).
+    """
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        try:
+            self._ov: Any = importlib.import_module("openvino")
+        except ImportError as error:
+            raise MissingExtraError("openvino", "openvino", "Running an OpenVINO bundle") from error
+        self.name = f"openvino {str(self._ov.__version__).split('-')[0]}"
+        properties: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": options.precision_hint,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if options.threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = options.threads
+        path = bundle.folder / bundle.model_files[0]
+        try:
+            compiled = self._ov.Core().compile_model(str(path), "CPU", properties)
+            self._request = compiled.create_infer_request()
+        except Exception as error:
+            raise BundleError(
+                f"{self.name} cannot load {path}: {_last_line(error)}; the bundle was made with openvino "
+                f"{bundle.producer('openvino')}: upgrade this one or export again"
+            ) from error
+        self.inputs = _specs(compiled.inputs, [spec.name for spec in bundle.inputs])
+        self.outputs = _specs(compiled.outputs, [spec.name for spec in bundle.outputs])
+        self._output_names = [spec.name for spec in self.outputs]
+        self._internal = bundle.state_mode == "internal"
+        if self._internal:
+            self._shape = bundle.config.state_shape
+            self._variables = _variables(self._request, str(path), self._shape)
+            self._stream = compiled.create_infer_request()
+            self._stream.reset_state()
+        elif self._request.query_state():
+            raise BundleError(f"{path} keeps a state inside, its manifest says explicit; export the bundle again")
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One step from the states in ``feeds``."""
+        if not self._internal:
+            return self._infer(self._request, feeds)
+        boundary = dict(feeds)
+        for variable, name in zip(self._variables, STATES_IN):
+            variable.state = self._ov.Tensor(np.asarray(boundary.pop(name), np.float32))
+        results = self._infer(self._request, boundary)
+        for variable, name in zip(self._variables, STATES_OUT):
+            results[name] = np.array(variable.state.data, np.float32).reshape(self._shape)
+        return results
+
+    def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One step from the states that a request of its own keeps inside: logits only."""
+        return self._infer(self._stream, feeds)
+
+    def reset_stream(self) -> None:
+        """That request's states back to zeros."""
+        self._stream.reset_state()
+
+    def _infer(self, request: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        # Shared inputs are read in place; shared outputs would be views that the next step overwrites.
+        results = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
+        return {name: results[index] for index, name in enumerate(self._output_names)}
+
+
+def _specs(ports: Any, wanted: list[str]) -> tuple[TensorSpec, ...]:
+    """The ports in the model's order. A port may carry several names; the contract's is preferred."""
+    specs = []
+    for port in ports:
+        names = sorted(port.get_names())
+        name = next((name for name in wanted if name in names), ", ".join(names) or "(no name)")
+        shape = tuple(size.get_length() if size.is_static else -1 for size in port.get_partial_shape())
+        specs.append(TensorSpec(name, np.dtype(port.get_element_type().to_dtype()).name, shape))
+    return tuple(specs)
+
+
+def _variables(request: Any, path: str, shape: tuple[int, ...]) -> list[Any]:
+    """The state variables in contract order, known by their names' beginnings: state_h..., state_c..."""
+    found = request.query_state()
+    ordered = []
+    for prefix in STATE_NAMES:
+        matches = [variable for variable in found if variable.name.startswith(prefix)]
+        if len(matches) != 1 or len(found) != len(STATE_NAMES) or tuple(matches[0].state.shape) != shape:
+            have = ", ".join(f"{variable.name} {list(variable.state.shape)}" for variable in found) or "none"
+            raise BundleError(
+                f"{path}: state variables are {have}; wanted one {prefix}... {list(shape)} each of "
+                f"{', '.join(STATE_NAMES)}, beside {LOGITS}; export the bundle again"
+            )
+        ordered.append(matches[0])
+    return ordered
+
+
+def _last_line(error: Exception) -> str:
+    # OpenVINO's messages start with source positions; what went wrong stands at the end.
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,90 @@
+"""TFLite bundles on ai-edge-litert or tflite-runtime, whichever is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.contract import TensorSpec
+from lcr_edge.errors import BundleError, MissingExtraError
+from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.bundle import Bundle
+
+# ai-edge-litert first: it is newer and, where both are installed, faster.
+_PACKAGES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
+_SIGNATURE = "serving_default"
+
+
+class TfliteEngine:
+    """One interpreter, called by its signature so that tensors are matched by name, never by position.
+
+    Raises MissingExtraError and BundleError (model too new for the interpreter, no such signature).
+    """
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        interpreter_class, package, version = _find_interpreter()
+        self.name = f"{package} {version}"
+        path = bundle.folder / bundle.model_files[0]
+        try:
+            interpreter = interpreter_class(model_path=str(path), num_threads=options.threads)
+            signatures = interpreter.get_signature_list()
+            self._runner = interpreter.get_signature_runner(_SIGNATURE) if _SIGNATURE in signatures else None
+        except Exception as error:
+            raise BundleError(
+                f"{self.name} cannot load {path}: {_first_line(error)}; the bundle was made with ai-edge-litert "
+                f"{bundle.producer('ai-edge-litert')}: upgrade the interpreter or export again"
+            ) from error
+        if self._runner is None:
+            raise BundleError(f"{path} has no signature {_SIGNATURE!r}, only {sorted(signatures)}; export it again")
+        # A signature is a table by name without an order of its own: the contract's order is taken where names agree.
+        self.inputs = _specs(self._runner.get_input_details(), [spec.name for spec in bundle.inputs])
+        self.outputs = _specs(self._runner.get_output_details(), [spec.name for spec in bundle.outputs])
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """One step; the signature runner copies in and out."""
+        runner: Any = self._runner
+        results: dict[str, npt.NDArray[Any]] = runner(**feeds)
+        return results
+
+
+def _find_interpreter() -> tuple[Any, str, str]:
+    for module, package in _PACKAGES:
+        if importlib.util.find_spec(module) is None:
+            continue
+        version = _version(package)
+        if module == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
+            # It imports, and fails only later with a message that does not tell why.
+            raise BundleError(
+                f"{package} {version} was built for numpy 1, this is numpy {np.__version__}: "
+                'pip install "numpy<2", or install ai-edge-litert beside it'
+            )
+        try:
+            return importlib.import_module(f"{module}.interpreter").Interpreter, package, version
+        except ImportError as error:
+            raise BundleError(f"{package} {version} does not import ({error}): reinstall it") from error
+    raise MissingExtraError("ai-edge-litert", "tflite", "Running a TFLite bundle")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(unknown version)"
+
+
+def _specs(details: Mapping[str, Any], wanted: list[str]) -> tuple[TensorSpec, ...]:
+    names = [name for name in wanted if name in details] + sorted(set(details) - set(wanted))
+    return tuple(
+        TensorSpec(name, np.dtype(details[name]["dtype"]).name, tuple(int(size) for size in details[name]["shape"]))
+        for name in names
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,128 @@
+"""Checkpoints: a round trip, and every kind of file that must be refused with the fix named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import lcr_edge
+from lcr_edge.checkpoint import FORMAT, load, random_checkpoint, save
+from lcr_edge.config import get_config
+from lcr_edge.errors import CheckpointError, OutputError
+
+Parts = tuple[dict[str, torch.Tensor], dict[str, str]]
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    checkpoint = random_checkpoint(get_config("lcr_pico"), 0)
+    path = tmp_path / "good.safetensors"
+    save(path, checkpoint.model, checkpoint.labels, {"note": "random"})
+    return path
+
+
+def _parts(path: Path) -> Parts:
+    with safe_open(str(path), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+
+
+def test_round_trip(good: Path) -> None:
+    checkpoint = load(good)
+    original = random_checkpoint(get_config("lcr_pico"), 0)
+    assert checkpoint.config == original.config
+    assert checkpoint.labels == original.labels
+    assert checkpoint.training == {"note": "random"}
+    assert not checkpoint.model.training
+    for name, value in original.model.state_dict().items():
+        assert torch.equal(checkpoint.model.state_dict()[name], value)
+    assert isinstance(lcr_edge.load_checkpoint(good), type(original.model))
+
+
+def test_random_weights_are_deterministic_and_nowhere_zero() -> None:
+    one, two, other = (random_checkpoint(get_config("lcr_pico"), seed).model.state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(not torch.equal(one[name], other[name]) and bool(one[name].any()) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", "does not exist"),
+        ("truncated", "not a whole safetensors file"),
+        ("text", "not a whole safetensors file"),
+        ("folder", "does not exist"),
+        ("foreign", "not a checkpoint of this lcr_edge"),
+        ("nan", "NaN or Inf in norm_head.weight"),
+        ("config", "do not fit config lcr_pico"),
+        ("lost tensor", "do not fit config lcr_pico: norm_head.bias"),
+        ("metadata", "metadata cannot be read"),
+        ("labels", "3 labels for 27 classes"),
+    ],
+)
+def test_bad_files_are_refused(good: Path, tmp_path: Path, damage: str, message: str) -> None:
+    bad = tmp_path / "bad.safetensors"
+    tensors, metadata = _parts(good)
+    if damage == "truncated":
+        bad.write_bytes(good.read_bytes()[:-100])
+    elif damage == "text":
+        bad.write_text("PK this is not safetensors")
+    elif damage == "folder":
+        bad.mkdir()
+    elif damage != "missing":
+        if damage == "foreign":
+            metadata = {}
+        elif damage == "nan":
+            tensors["norm_head.weight"][3] = float("nan")
+        elif damage == "config":
+            metadata["config"] = json.dumps({**json.loads(metadata["config"]), "dim": 96})
+        elif damage == "lost tensor":
+            del tensors["norm_head.bias"]
+        elif damage == "metadata":
+            metadata["config"] = "{"
+        elif damage == "labels":
+            metadata["labels"] = json.dumps(["a", "b", "c"])
+        save_file(tensors, bad, metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load(bad)
+
+
+def test_a_failed_write_keeps_the_old_file(good: Path) -> None:
+    """A file size limit stands in for a full disk."""
+    before = good.read_bytes()
+    code = (
+        "import resource, signal, sys\n"
+        "from lcr_edge.checkpoint import random_checkpoint, save\n"
+        "from lcr_edge.config import get_config\n"
+        "from lcr_edge.errors import OutputError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "c = random_checkpoint(get_config('lcr_pico'), 1)\n"
+        "try:\n"
+        "    save(sys.argv[1], c.model, c.labels, {})\n"
+        "except OutputError as error:\n"
+        "    sys.exit(0 if 'Free space' in str(error) else 3)\n"
+        "sys.exit(4)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(good)], check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0
+    assert good.read_bytes() == before
+    assert [path.name for path in good.parent.iterdir()] == [good.name]
+
+
+def test_an_unwritable_folder_is_named(good: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    model = load(good).model
+    with pytest.raises(OutputError, match="choose another folder"):
+        save(blocked / "x.safetensors", model, (), {})
+
+
+def test_the_format_is_in_the_file(good: Path) -> None:
+    assert _parts(good)[1]["format"] == FORMAT

@@ -1,0 +1,170 @@
+"""The selftest passes what is right and names what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcr_edge.errors import BundleError, OutputError, ParityError
+from lcr_edge.runtimes import load
+from lcr_edge.runtimes import selftest as module
+from lcr_edge.runtimes.bundle import GOLDEN
+from lcr_edge.runtimes.selftest import SelftestReport, selftest
+from lcr_edge.tolerances import PROMISES
+from tests.runtimes.toy import KINDS, make_bundle, onnx_bytes, reseal
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle", "onnx")
+
+
+def change_golden(folder: Path, **changes: Any) -> None:
+    arrays = {**np.load(folder / GOLDEN), **changes}
+    np.savez(folder / GOLDEN, **arrays)
+    reseal(folder)
+
+
+def failed(report: SelftestReport, *hints: str) -> None:
+    assert not report.passed
+    for hint in hints:
+        assert any(hint in failure for failure in report.failures), (hint, report.failures)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_every_kind_of_bundle_passes(tmp_path: Path, kind: tuple[str, str, str]) -> None:
+    report = selftest(load(make_bundle(tmp_path / "bundle", *kind), threads=1))
+    assert report.passed, report.failures
+    assert report.frames == 6
+    assert report.top1 == 1.0
+    for name in ("logits", "state_h", "state_c"):
+        assert 0 <= report.step_error[name] <= PROMISES["fp32"].step_abs
+        assert 0 <= report.stream_error[name] <= PROMISES["fp32"].stream_abs
+    assert 0 < report.latency_ms < report.seconds * 1e3
+
+
+@pytest.mark.parametrize("name", ["logits", "state_h", "state_c"])
+def test_an_error_just_above_the_promise_is_a_miss(bundle: Path, name: str) -> None:
+    golden = np.load(bundle / GOLDEN)[name]
+    promise = PROMISES["fp32"]
+    off = golden.copy()
+    off[-1].flat[0] += promise.step_abs * 3  # the last frame's: no later step starts from it
+    change_golden(bundle, **{name: off})
+    report = selftest(bundle)
+    failed(report, f"one step: {name}")
+    assert not any("stream" in failure for failure in report.failures)
+    off[-1].flat[0] += promise.stream_abs * 3
+    change_golden(bundle, **{name: off})
+    failed(selftest(bundle), f"one step: {name}", f"stream: {name}")
+
+
+def test_nan_is_a_miss(bundle: Path) -> None:
+    golden = np.load(bundle / GOLDEN)["logits"]
+    golden[2, 1] = np.nan
+    change_golden(bundle, logits=golden)
+    failed(selftest(bundle), "one step: logits is off by nan", "stream: logits is off by nan")
+
+
+def test_another_class_is_a_miss(bundle: Path) -> None:
+    golden = np.load(bundle / GOLDEN)["logits"]
+    golden[3] = -golden[3]
+    change_golden(bundle, logits=golden)
+    failed(selftest(bundle), "the class is right in 83.3%")
+
+
+def _rewired(change: dict[str, str]) -> bytes:
+    """The toy's ONNX model with some node inputs taken from elsewhere."""
+    onnx: Any = pytest.importorskip("onnx")
+    model = onnx.load_from_string(onnx_bytes("graph"))
+    for node in model.graph.node:
+        node.input[:] = [change.get(name, name) for name in node.input]
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"state_h_in": "state_c_in"}, "state_h fed to a step makes no difference"),
+        ({"state_c_in": "state_h_in"}, "state_c fed to a step makes no difference"),
+    ],
+)
+def test_a_state_that_the_model_does_not_read(bundle: Path, change: dict[str, str], hint: str) -> None:
+    (bundle / "model.onnx").write_bytes(_rewired(change))
+    reseal(bundle)
+    failed(selftest(bundle), hint, "one step")
+
+
+def test_a_state_that_the_model_passes_through(bundle: Path) -> None:
+    onnx: Any = pytest.importorskip("onnx")
+    model = onnx.load_from_string(onnx_bytes("graph", {"state_h_out": "h_new"}))
+    next(item for item in model.graph.output if item.name == "h_new").name = "state_h_out"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["state_h_in"], ["state_h_out"]))
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    reseal(bundle)
+    failed(selftest(bundle), "state_h did not change", "stream: state_h")
+
+
+def test_host_edges_must_equal_the_reference(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", "onnx", "host")
+    edges = np.load(bundle / GOLDEN)["edges"]
+    edges[4, 7, 9] ^= 1
+    change_golden(bundle, edges=edges)
+    failed(selftest(bundle), "1 pixels of frame 4")
+
+
+def test_a_precision_without_a_promise(bundle: Path) -> None:
+    reseal(bundle, precision="int3")
+    with pytest.raises(BundleError, match="'int3' has no promise"):
+        selftest(bundle)
+
+
+def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report.json"
+    assert module.main([str(bundle), "--threads", "1", "--json", str(report)]) == 0
+    out = capsys.readouterr().out
+    assert "6 golden frames" in out
+    assert "passed in" in out
+    written = json.loads(report.read_text())
+    assert written["passed"] is True
+    assert written["precision"] == "fp32"
+    golden = np.load(bundle / GOLDEN)["logits"]
+    change_golden(bundle, logits=golden + np.float32(1))
+    assert module.main([str(bundle), "--json", str(report)]) == ParityError.exit_code == 1
+    assert "error: selftest failed: one step: logits" in capsys.readouterr().err
+    assert json.loads(report.read_text())["passed"] is False
+    assert module.main([str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    args = argparse.Namespace(bundle=str(bundle), threads=None, json=str(tmp_path / "missing" / "x.json"))
+    with pytest.raises(OutputError, match="cannot write"):
+        module.run(args)
+
+
+def test_without_torch_every_kind_steps(tmp_path: Path) -> None:
+    kinds = [kind for kind in KINDS if kind[1] == "graph"]
+    folders = [str(make_bundle(tmp_path / "-".join(kind), *kind)) for kind in kinds]
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'safetensors', 'lcr_edge.export', 'lcr_edge.model', 'lcr_edge.calibration'):\n"
+        "    sys.modules[name] = None\n"
+        "import lcr_edge.runtimes\n"
+        "heavy = {'onnxruntime', 'openvino', 'ai_edge_litert', 'cv2', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from lcr_edge.runtimes.selftest import selftest\n"
+        "for folder in sys.argv[1:]:\n"
+        "    report = selftest(folder, threads=1)\n"
+        "    assert report.passed, report\n"
+        "    print(report.engine)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *folders], cwd=root, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split("\n")) == len(kinds) + 1
