@@ -5,9 +5,7 @@
 - pixel normalisation goes into the patch embedding, each LayerNorm's scale and shift into the projection behind it,
   the forget gate's bias into the edge prompts;
 - R and G are one matrix product, so are K and V, and so are the prompts of all layers;
-- the quarter turn of the rotary positions is extra columns of the same product, so that turning R and K costs two
-  multiplications and no slicing;
-- decay tables are constants, dense or in chunks of tokens, whichever is smaller and safe in float32.
+- decay tables are constants, dense or in chunks of tokens, whichever is faster and safe in float32.
 
 There is no batch axis, so that products are plain matrices; no tensor has more than four axes.
 """
@@ -129,19 +127,18 @@ class _LayerCell(nn.Module):
         config = model.config
         self.dim, self.heads, self.head_dim = config.dim, config.heads, config.head_dim
         self.hidden, self.cell, self.kv_source = layer.hidden, config.cell, config.kv
-        turn = _quarter_turn(config)
-        r, g = _exact(layer.rg.weight).split(config.dim)
-        k, v = _exact(layer.kv_projection.weight).split(config.dim)
-        self.rg = _fold(layer.norm_rg, torch.cat([r, turn @ r, g]), dtype)
-        self.kv = _fold(layer.norm_kv, torch.cat([k, turn @ k, v]), dtype)
+        self.rg = _fold(layer.norm_rg, layer.rg, dtype)
+        self.kv = _fold(layer.norm_kv, layer.kv_projection, dtype)
         self.mix_in = _fold(layer.norm_mix, layer.mix_in, dtype)
         self.attend = _linear(_exact(layer.attend.weight), None, dtype)
         self.mix_out = _linear(_exact(layer.mix_out.weight), None, dtype)
         self.register_buffer("y_scale", layer.norm_y.weight.detach().to(dtype))
         self.register_buffer("y_shift", layer.norm_y.bias.detach().to(dtype))
         self.y_eps = layer.norm_y.eps
-        self.register_buffer("cos", model.cos.to(dtype).repeat(1, config.heads))
-        self.register_buffer("sin", model.sin.to(dtype).repeat(1, config.heads))
+        sign = torch.ones(config.head_dim, dtype=torch.float64)
+        sign[: config.head_dim // 2] = -1.0
+        self.register_buffer("cos", model.cos.to(dtype))
+        self.register_buffer("sin", (_exact(model.sin) * sign).to(dtype))
         log_w = -torch.exp(_exact(layer.decay))
         tables = make_tables(log_w, _exact(layer.bonus), config.tokens, chunk or choose_chunk(log_w, config.tokens))
         for name, table in tables._asdict().items():
@@ -149,11 +146,10 @@ class _LayerCell(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor, forget: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """x, e, forget and the states h, c, all [N+1, C], to the next h, c."""
-        r, r_turned, g = self.rg(_normalise(torch.cat([x, h], dim=1))).split(self.dim, dim=1)
+        r, g = self.rg(_normalise(torch.cat([x, h], dim=1))).split(self.dim, dim=1)
         z = e if self.kv_source == "edge" else x + e
-        k, k_turned, v = self.kv(_normalise(z)).split(self.dim, dim=1)
-        r, k = r * self.cos + r_turned * self.sin, k * self.cos + k_turned * self.sin
-        y = wkv_with_tables(self._split(r), self._split(k), self._split(v), self._tables())
+        k, v = self.kv(_normalise(z)).split(self.dim, dim=1)
+        y = wkv_with_tables(self._turn(self._split(r)), self._turn(self._split(k)), self._split(v), self._tables())
         y = F.layer_norm(y, (self.head_dim,), eps=self.y_eps).transpose(0, 1).reshape(-1, self.dim)
         x = x + self.attend(F.silu(g) * (y * self.y_scale + self.y_shift))
         gate, key = self.mix_in(_normalise(x)).split([self.dim, self.hidden], dim=1)
@@ -166,6 +162,11 @@ class _LayerCell(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         """[N+1, C] -> [h, N+1, d]."""
         return x.reshape(-1, self.heads, self.head_dim).transpose(0, 1)
+
+    def _turn(self, x: Tensor) -> Tensor:
+        """Rotary positions: ``embed.rotate``, its minus sign in the table of sines."""
+        first, second = x.chunk(2, dim=-1)
+        return x * self.cos + torch.cat([second, first], dim=-1) * self.sin
 
     def _tables(self) -> WkvTables:
         return WkvTables(*(getattr(self, f"wkv_{name}") for name in WkvTables._fields))
@@ -188,11 +189,11 @@ def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Linea
     return linear.requires_grad_(False)
 
 
-def _fold(norm: nn.LayerNorm, after: nn.Linear | Tensor, dtype: torch.dtype) -> nn.Linear:
+def _fold(norm: nn.LayerNorm, after: nn.Linear, dtype: torch.dtype) -> nn.Linear:
     """after(norm(x)) as one Linear of the normalised x: W diag(scale) and W shift + b."""
-    weight = _exact(after.weight if isinstance(after, nn.Linear) else after)
+    weight = _exact(after.weight)
     bias = weight @ _exact(norm.bias)
-    if isinstance(after, nn.Linear) and after.bias is not None:
+    if after.bias is not None:
         bias = bias + _exact(after.bias)
     return _linear(weight * _exact(norm.weight), bias, dtype)
 
@@ -201,14 +202,6 @@ def _patch_linear(embed: PatchEmbed, scale: float, shift: float, dtype: torch.dt
     """The patch projection of pixels that still need ``pixel * scale + shift``."""
     weight = _exact(embed.projection.weight)
     return _linear(weight * scale, _exact(embed.projection.bias) + weight.sum(1) * shift, dtype)
-
-
-def _quarter_turn(config: Config) -> Tensor:
-    """[C, C]: channel c of the first half of a head becomes minus channel c + d/2, that one becomes channel c."""
-    half = torch.eye(config.head_dim // 2, dtype=torch.float64)
-    none = torch.zeros_like(half)
-    turn = torch.cat([torch.cat([none, -half], dim=1), torch.cat([half, none], dim=1)])
-    return torch.block_diag(*[turn] * config.heads)
 
 
 def _cut(image: Tensor, config: Config, channels: int) -> Tensor:

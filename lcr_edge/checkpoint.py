@@ -48,9 +48,12 @@ def random_checkpoint(config: Config, seed: int) -> Checkpoint:
 
     For tests and benchmarks: it decides nothing useful, but no part of it is trivially zero. Deterministic per seed.
     """
-    model = build_model(config)
+    _require_torch()
     import torch
 
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -86,16 +89,17 @@ def save(path: str | Path, model: LCR, labels: tuple[str, ...], training: dict[s
         "training": json.dumps(training),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
+        temporary = Path(name)
         save_file(tensors, temporary, metadata)
-        with open(temporary, "rb") as written:
+        with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
         temporary = None
     except Exception as error:  # safetensors has an error class of its own for a full disk
         raise OutputError(
@@ -104,7 +108,7 @@ def save(path: str | Path, model: LCR, labels: tuple[str, ...], training: dict[s
         ) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path | None = None) -> Checkpoint:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Sequence
 
 from lcr_edge import __version__
 from lcr_edge.errors import LcrError, MissingExtraError

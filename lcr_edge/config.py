@@ -99,9 +99,7 @@ class Config:
         """Inverse of :meth:`to_dict`. UsageError names unknown or missing fields."""
         fields = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
-        missing = sorted(
-            name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in values
-        )
+        missing = sorted(name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in values)
         if unknown or missing:
             raise UsageError(
                 f"config does not fit this lcr_edge: unknown fields {unknown}, missing fields {missing}; "

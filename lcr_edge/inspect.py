@@ -78,9 +78,9 @@ def run(args: argparse.Namespace) -> int:
     elif Path(args.what).is_dir():
         if args.variant != "default" or args.classes is not None:
             raise UsageError("--variant and --classes belong to configs; a bundle has its own")
-        from lcr_edge.runtimes.bundle import read_manifest
+        from lcr_edge.runtimes.bundle import read_bundle
 
-        manifest = read_manifest(Path(args.what))
+        manifest = read_bundle(args.what).manifest
         facts = describe(Config.from_dict(manifest["config"]))
         facts.update({key: manifest[key] for key in ("target", "precision", "edges", "state_mode", "contract_version")})
         facts["files"] = {name: entry["bytes"] for name, entry in manifest["files"].items()}

@@ -1,8 +1,8 @@
 """Train a network on rendered gestures: ``lcr-edge train --config lcr_nano --out RUN``.
 
 What matters for a stream, and is done here: with probability one half a clip starts from the state that another clip
-left behind (detached), so the network learns to leave an old gesture; clips are played at two speeds; the loss counts
-every frame after the first quarter, the later the more.
+left behind (detached), so the network learns to leave an old gesture; clips are played at two speeds, more and more at
+the full frame rate; the loss counts every frame after the first quarter, the later the more.
 
 The renderer knows where the hand's joints are. A second head, used in training only, finds them among the patches and
 tells how far each moved since the last frame; without it the network learns faces and rooms by heart before hands.
@@ -33,7 +33,7 @@ from lcr_edge.errors import LcrError, OutputError, UsageError
 from lcr_edge.model.network import LCR, State
 
 CLIP_FRAMES = 16
-STRIDES = (2,)
+FULL_RATE = (0.2, 0.8)  # share of batches at full frame rate, first and last step; the others play at double speed
 FRACTION_IGNORED = 0.25
 MAX_SHIFT = 1 / 14  # of the frame's height
 CARRY = 0.5
@@ -41,6 +41,7 @@ WARMUP = 100
 CLIP_GRADIENT = 1.0
 LABEL_SMOOTHING = 0.05
 JOINTS = 21
+SAVE_EVERY = 500  # steps
 JOINT_WEIGHT = 0.5
 
 
@@ -48,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="lcr_nano", help=f"one of {', '.join(CONFIGS)} (default: lcr_nano)")
     parser.add_argument("--variant", default="default", help="default or paper")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint, metrics and rendered clips")
-    parser.add_argument("--per-class", type=int, default=300, help="rendered training clips a class (default: 300)")
-    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: 6000)")
+    parser.add_argument("--per-class", type=int, default=400, help="rendered training clips a class (default: 400)")
+    parser.add_argument("--steps", type=int, default=4500, help="optimiser steps (default: 4500)")
     parser.add_argument("--batch", type=int, default=24, help="clips a step (default: 24)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 2e-3)")
     parser.add_argument("--weight-decay", type=float, default=0.02, help="on matrices only (default: 0.02)")
@@ -70,15 +71,15 @@ def run(args: argparse.Namespace) -> int:
     data = training_set(args.out, args.per_class, args.seed, config, args.workers)
     model = build_model(config)
     started = time.monotonic()
-    losses = fit(model, data, args)
+    loss = fit(model, data, args)
     training = {
         "data": "rendered gestures",
         "minutes": round((time.monotonic() - started) / 60, 1),
-        "final_loss": round(losses, 4),
+        "final_loss": round(loss, 4),
         **{name: value for name, value in vars(args).items() if isinstance(value, (str, int, float)) and name != "out"},
     }
     save(args.out / f"{config.name}.safetensors", model, default_labels(config.classes), training)
-    print(f"wrote {args.out / config.name}.safetensors after {training['minutes']} minutes, loss {losses:.3f}")
+    print(f"wrote {args.out / config.name}.safetensors after {training['minutes']} minutes, loss {loss:.3f}")
     return 0
 
 
@@ -91,18 +92,25 @@ class TrainingSet(NamedTuple):
 def training_set(folder: Path, per_class: int, seed: int, config: Config, workers: int) -> TrainingSet:
     """Rendered clips, memory-mapped from a file in ``folder`` that is rendered once, their joints and labels."""
     path = folder / f"rendered-{config.height}-{per_class}-seed{seed}.npy"
-    shape = {"frames": CLIP_FRAMES, "fps": config.train_fps}
     if not path.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            clips, _ = render_set(per_class, seed, size=config.height, workers=workers, progress=True, **shape)
+            clips, _ = render_set(
+                per_class,
+                seed,
+                size=config.height,
+                frames=CLIP_FRAMES,
+                fps=config.train_fps,
+                workers=workers,
+                progress=True,
+            )
             temporary = path.with_suffix(".part.npy")
             np.save(temporary, clips)
             temporary.replace(path)
         except OSError as error:
             raise OutputError(f"cannot write rendered clips to {folder}: {error}; choose another --out") from error
     jobs = [(label, clip_seed(seed, index)) for index in range(per_class) for label in range(len(JESTER))]
-    joints = np.stack([clip_joints(label, number, **shape) for label, number in jobs])
+    joints = np.stack([clip_joints(label, n, frames=CLIP_FRAMES, fps=config.train_fps) for label, n in jobs])
     return TrainingSet(np.load(path, mmap_mode="r"), joints, np.array([label for label, _ in jobs]))
 
 
@@ -121,8 +129,10 @@ class Batches:
         self.random = np.random.default_rng(seed)
         self.order: list[int] = []
 
-    def next(self) -> Batch:
-        stride = int(self.random.choice(STRIDES))
+    def next(self, progress: float) -> Batch:
+        """progress: part of the training that is done, in [0, 1]."""
+        full_rate = FULL_RATE[0] + (FULL_RATE[1] - FULL_RATE[0]) * progress
+        stride = 1 if self.random.random() < full_rate else 2
         skip = int(self.random.integers(0, 3))
         shift = round(MAX_SHIFT * self.data.clips.shape[2])
         rows = []
@@ -130,9 +140,7 @@ class Batches:
             if not self.order:
                 self.order = self.random.permutation(len(self.data.clips)).tolist()
             i = self.order.pop()
-            rows.append(
-                augment(self.data.clips[i], self.data.joints[i], int(self.data.labels[i]), self.random, shift)
-            )
+            rows.append(augment(self.data.clips[i], self.data.joints[i], int(self.data.labels[i]), self.random, shift))
         frames = np.stack([clip[skip::stride] for clip, _, _ in rows])
         joints = np.stack([points[skip::stride] for _, points, _ in rows])
         edges = np.stack([[host_edges(frame) for frame in clip] for clip in frames])
@@ -159,7 +167,7 @@ class JointHead(nn.Module):
         read = self.read(self.norm(torch.cat([hidden, cells], dim=-1)[:, :, 1:])).float()  # [B, T, N, 63]
         where, motion = read.split([JOINTS, 2 * JOINTS], dim=-1)
         found = F.cross_entropy(where.permute(0, 2, 1, 3), target, reduction="none")
-        motion = motion.unflatten(-1, (JOINTS, 2))
+        motion = motion.reshape(*motion.shape[:-1], JOINTS, 2)
         index = target[:, :, None, :, None].expand(-1, -1, 1, -1, 2)
         moved = motion.gather(2, index).squeeze(2)[:, 1:]
         error = F.smooth_l1_loss(moved, place.diff(dim=1), reduction="none", beta=0.1).sum(-1)
@@ -183,7 +191,7 @@ def clip_loss(logits: Tensor, labels: Tensor) -> Tensor:
         reduction="none",
         label_smoothing=LABEL_SMOOTHING,
     )
-    return (per_frame.unflatten(0, (-1, time_steps)) * frame_weights(time_steps)).mean()
+    return (per_frame.reshape(-1, time_steps) * frame_weights(time_steps)).mean()
 
 
 def carried(state: State | None, batch: int, random: torch.Generator) -> State | None:
@@ -212,7 +220,7 @@ def fit(model: LCR, data: TrainingSet, args: argparse.Namespace) -> float:
     state: State | None = None
     smooth = math.log(model.config.classes)
     model.train()
-    with open(args.out / "metrics.csv", "w", newline="") as file:
+    with (args.out / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "accuracy", "joint_loss", "learning_rate"])
         bar = tqdm(range(args.steps), desc="training", unit="step", mininterval=5.0)
@@ -221,30 +229,30 @@ def fit(model: LCR, data: TrainingSet, args: argparse.Namespace) -> float:
             rate = args.lr * min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            batch = batches.next()
+            batch = batches.next(step / args.steps)
             with torch.autocast("cpu", torch.bfloat16, enabled=not args.fp32):
                 hidden, cells, state = model.features(batch.frames, carried(state, args.batch, random), batch.edges)
-                logits = model.head(hidden.flatten(0, 1), cells.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+                logits = model.head(hidden, cells)
                 joint_loss = joint_head.loss(hidden, cells, batch.joints)
             named = clip_loss(logits, batch.labels)
             loss = named + JOINT_WEIGHT * joint_loss
             if not math.isfinite(loss.item()):
                 raise LcrError(f"the loss became {loss.item()} at step {step}; lower --lr")
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(trained, CLIP_GRADIENT)
             optimiser.step()
             smooth += 0.02 * (named.item() - smooth)
             hits += int((logits[:, -1].argmax(-1) == batch.labels).sum())
             seen += args.batch
             if (step + 1) % 20 == 0:
-                writer.writerow([step + 1, f"{smooth:.4f}", f"{hits / seen:.4f}", f"{joint_loss.item():.4f}", f"{rate:.2e}"])
+                figures = (smooth, hits / seen, joint_loss.item())
+                writer.writerow([step + 1, *(f"{x:.4f}" for x in figures), f"{rate:.2e}"])
                 file.flush()
                 bar.set_postfix(loss=f"{smooth:.3f}", accuracy=f"{hits / seen:.3f}", refresh=False)
                 hits, seen = 0, 0
-            if (step + 1) % 500 == 0:
-                name = f"{model.config.name}-step{step + 1}.safetensors" if step + 1 < args.steps else None
-                if name is not None:
-                    save(args.out / name, model, default_labels(model.config.classes), {"step": step + 1})
+            if (step + 1) % SAVE_EVERY == 0 and step + 1 < args.steps:
+                name = f"{model.config.name}-step{step + 1}.safetensors"
+                save(args.out / name, model, default_labels(model.config.classes), {"step": step + 1})
     model.eval()
     return smooth

@@ -29,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix not in codecs:
         raise UsageError(f"--out must end in .mp4 or .avi, got {args.out}")
     frames = max(1, round(args.seconds * FPS))
-    clip = render_clip(
-        JESTER.index(args.label), args.seed, split="heldout", size=args.size, frames=frames, fps=FPS
-    )
+    clip = render_clip(JESTER.index(args.label), args.seed, split="heldout", size=args.size, frames=frames, fps=FPS)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -71,7 +71,8 @@ class EdgeGraph(nn.Module):
             return _spread(strong, weak, self.hysteresis or max(height, width))
         with torch.no_grad():
             # On a CPU a few frames at a time stay in its cache: about twice as fast as a large batch at once.
-            parts = frame.split(_CHUNK if frame.device.type == "cpu" else len(frame))
+            size = _CHUNK if frame.device.type == "cpu" else len(frame)
+            parts = [frame[i : i + size] for i in range(0, len(frame), size)]
             return torch.cat([_spread_all(*self._thin(part)) for part in parts])
 
     def _thin(self, frame: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,21 +10,21 @@ from lcr_edge.config import Config
 from lcr_edge.kernels.wkv import WkvTables, is_safe, make_tables, wkv_scan, wkv_with_tables
 from lcr_edge.model.embed import rotate
 
-# y is a sum over all tokens; its variance is far from zero, and a larger epsilon keeps runtimes together when it is not.
+# y sums over all tokens, so its variance is usually far from zero; where it is not, this keeps runtimes together.
 GROUP_NORM_EPS = 1e-4
 
 
 class Layer(nn.Module):
     """The equations of one layer; H, C are this layer's states of the previous frame, x the output of the layer below.
 
-        R, G = LN([x ; H]) W_r, LN([x ; H]) W_g                        rotary positions on R
-        K, V = LN(z) W_k, LN(z) W_v       z = x + e or e               rotary positions on K
-        y    = WKV(R, K, V, w, u),        w = exp(-exp(decay))         lcr_edge.kernels.wkv
-        x'   = x + (SiLU(G) * GroupNorm_heads(y)) W_a
-        A    = x' + sigmoid(LN(x') W_rc) * (relu(LN(x') W_kc)^2 W_vc)
-        f    = fmax * sigmoid(b_f + p)                                 p: edge prompt of this layer
-        C_t  = f * (C + tanh(A))          (cell="residual": f * (tanh(A) + C) + C)
-        H_t  = sigmoid(A) * tanh(C_t)     the layer's output
+    R, G = LN([x ; H]) W_r, LN([x ; H]) W_g                        rotary positions on R
+    K, V = LN(z) W_k, LN(z) W_v       z = x + e or e               rotary positions on K
+    y    = WKV(R, K, V, w, u),        w = exp(-exp(decay))         lcr_edge.kernels.wkv
+    x'   = x + (SiLU(G) * GroupNorm_heads(y)) W_a
+    A    = x' + sigmoid(LN(x') W_rc) * (relu(LN(x') W_kc)^2 W_vc)
+    f    = fmax * sigmoid(b_f + p)                                 p: edge prompt of this layer
+    C_t  = f * (C + tanh(A))          (cell="residual": f * (tanh(A) + C) + C)
+    H_t  = sigmoid(A) * tanh(C_t)     the layer's output
     """
 
     def __init__(self, config: Config) -> None:
@@ -61,7 +61,7 @@ class Layer(nn.Module):
         return rotate(self.split_heads(k), cos, sin), self.split_heads(v)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(-3, -2)
+        return x.reshape(*x.shape[:-1], self.heads, self.head_dim).transpose(-3, -2)
 
     def forward(
         self,
@@ -85,7 +85,8 @@ class Layer(nn.Module):
 
     def channel_mix(self, x: Tensor) -> Tensor:
         gate, key = self.mix_in(self.norm_mix(x)).split([self.dim, self.hidden], dim=-1)
-        return x + torch.sigmoid(gate) * self.mix_out(torch.relu(key).square())
+        mixed: Tensor = x + torch.sigmoid(gate) * self.mix_out(torch.relu(key).square())
+        return mixed
 
     def norm_heads(self, y: Tensor) -> Tensor:
         """GroupNorm over each head of each token: [B, h, N+1, d] -> [B, N+1, C]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,8 @@ class LCR(nn.Module):
     """LSTM CrossRWKV (arXiv 2411.05636): frames and a state in, logits and the next state out.
 
     Frames are uint8 RGB [..., H, W, 3]; edges, where given, are {0, 1} [..., H, W] of any dtype, else they are computed
-    by :class:`lcr_edge.edges.graph.EdgeGraph`. A state is (H, C), each float [B, L, N+1, C], zeros at the start of a stream.
+    by :class:`lcr_edge.edges.graph.EdgeGraph`. A state is (H, C), each float [B, L, N+1, C], zeros at the start of a
+    stream.
     """
 
     cos: Tensor
@@ -48,6 +51,10 @@ class LCR(nn.Module):
         zeros = self.cos.new_zeros(batch, *self.config.state_shape)
         return zeros, zeros.clone()
 
+    def blocks(self) -> list[Layer]:
+        """The layers, with their type."""
+        return [cast(Layer, layer) for layer in self.layers]
+
     def tokens(self, frames: Tensor, edges: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x, e [B, N+1, C] and the prompts p [B, N+1, L, C] of frames [B, H, W, 3]."""
         if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != self.config.frame_shape:
@@ -58,13 +65,13 @@ class LCR(nn.Module):
         edges = self.edge_graph(frames) if edges is None else edges
         pixels = frames.to(self.cos.dtype).flatten(-2) * (2.0 / 255.0) - 1.0
         e = self.embed_edge(edges.to(self.cos.dtype))
-        prompts = self.prompt(e).unflatten(-1, (self.config.layers, self.config.dim))
+        prompts = self.prompt(e).reshape(*e.shape[:-1], self.config.layers, self.config.dim)
         return self.embed(pixels), e, prompts
 
     def head(self, h: Tensor, c: Tensor) -> Tensor:
-        """logits = W_class LN([H ; C]) of the last layer's states [B, N+1, C], averaged over tokens or the class token."""
+        """logits = W_class LN([H ; C]), H and C [..., N+1, C] of the last layer: tokens' mean or the class token."""
         both = torch.cat([h, c], dim=-1)
-        pooled = both[:, 0] if self.config.head == "cls" else both.mean(dim=1)
+        pooled = both[..., 0, :] if self.config.head == "cls" else both.mean(dim=-2)
         logits: Tensor = self.classify(self.norm_head(pooled))
         return logits
 
@@ -73,7 +80,7 @@ class LCR(nn.Module):
         x, e, prompts = self.tokens(frame, edge)
         rotary = (self.cos, self.sin)
         states = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.blocks()):
             before = (state[0][:, index], state[1][:, index])
             kv = layer.keys_values(x, e, *rotary)
             after = layer(x, kv, prompts[:, :, index], before, rotary, layer.tables(self.config.tokens))
@@ -82,16 +89,14 @@ class LCR(nn.Module):
         h, c = (torch.stack(part, dim=1) for part in zip(*states))
         return self.head(*states[-1]), (h, c)
 
-    def forward(
-        self, clip: Tensor, state: State | None = None, edges: Tensor | None = None
-    ) -> tuple[Tensor, State]:
+    def forward(self, clip: Tensor, state: State | None = None, edges: Tensor | None = None) -> tuple[Tensor, State]:
         """T frames of B streams: clip [B, T, H, W, 3] -> logits [B, T, classes] of every frame, state after the last.
 
-        Equal to T calls of :meth:`step`, but layer by layer: keys and values do not depend on the state, so those of all
-        frames of a layer are computed at once, and only what meets the state runs frame by frame.
+        Equal to T calls of :meth:`step`, but layer by layer: keys and values do not depend on the state, so those of
+        all frames of a layer are computed at once, and only what meets the state runs frame by frame.
         """
         hidden, cells, state = self.features(clip, state, edges)
-        return self.head(hidden.flatten(0, 1), cells.flatten(0, 1)).unflatten(0, clip.shape[:2]), state
+        return self.head(hidden, cells), state
 
     def features(
         self, clip: Tensor, state: State | None = None, edges: Tensor | None = None
@@ -105,10 +110,10 @@ class LCR(nn.Module):
 
         def frame_by_frame(tokens: Tensor) -> tuple[Tensor, ...]:
             # unbind, not indexing: the gradient of T slices would be T zero-filled copies of the whole.
-            return tokens.unflatten(0, (batch, time)).unbind(1)
+            return tokens.reshape(batch, time, *tokens.shape[1:]).unbind(1)
 
         finals: list[State] = []
-        for layer, prompt, h, c in zip(self.layers, prompts.unbind(2), h_in.unbind(1), c_in.unbind(1)):
+        for layer, prompt, h, c in zip(self.blocks(), prompts.unbind(2), h_in.unbind(1), c_in.unbind(1)):
             tables = layer.tables(self.config.tokens)
             keys, values = (frame_by_frame(part) for part in layer.keys_values(x, e, *rotary))
             frames = []

@@ -59,7 +59,7 @@ def test_a_state_splits_a_clip_anywhere() -> None:
     torch.testing.assert_close(joined, final, rtol=0, atol=1e-10)
 
 
-def _reach(model: LCR, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+def _reach(model: LCR) -> dict[str, float]:
     """Largest |d logits / d input| of the second frame's step, for the frame, the edges and both states."""
     config = model.config
     clip = _clip(config, 1, 2)
@@ -81,14 +81,14 @@ def _reach(model: LCR, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return dict(zip(("frame", "edge", "h", "c"), (float(g.abs().max()) for g in gradients)))
 
 
-def test_every_input_reaches_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(gradient > 1e-8 for gradient in _reach(_random(SMALL).double(), monkeypatch).values())
+def test_every_input_reaches_the_logits() -> None:
+    assert all(gradient > 1e-8 for gradient in _reach(_random(SMALL).double()).values())
 
 
-def test_the_paper_variant_does_not_see_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_variant_does_not_see_the_frame() -> None:
     """Why it is not the default: with K, V from edges and a class-token head no pixel reaches the logits."""
     config = dataclasses.replace(SMALL, **VARIANTS["paper"])
-    reach = _reach(_random(config).double(), monkeypatch)
+    reach = _reach(_random(config).double())
     assert reach["frame"] == 0.0
     assert reach["edge"] > 1e-8
 

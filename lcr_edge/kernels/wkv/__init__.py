@@ -12,6 +12,8 @@ is passed instead of w because a w close to 1 has lost its digits.
     matmul      the same sums as a few matrix products over chunks of tokens: fast, static shapes, exportable
 """
 
+from __future__ import annotations
+
 from lcr_edge.kernels.wkv.matmul import MAX_EXPONENT, WkvTables, is_safe, make_tables, wkv_matmul, wkv_with_tables
 from lcr_edge.kernels.wkv.reference import wkv_reference
 from lcr_edge.kernels.wkv.scan import wkv_scan

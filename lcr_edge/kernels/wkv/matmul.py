@@ -2,7 +2,7 @@
 
 Inside a chunk, for j < i, the decay factors into a part of i and a part of j around the chunk's centre m:
 
-    w^(i-j-1) = lead_i lag_j,   lead_i = exp(log_w (i - m - 1/2)),   lag_j = exp(-log_w (j - m + 1/2)),   m = (Q - 1) / 2
+    w^(i-j-1) = lead_i lag_j,  lead_i = exp(log_w (i - m - 1/2)),  lag_j = exp(-log_w (j - m + 1/2)),  m = (Q - 1) / 2
 
 so that one product of scaled r with scaled k gives all scores of the triangle; for j > i the two tables swap places.
 Both reach exp(a Q / 2) with a = -log w, which is why a chunk is refused where a_max Q / 2 > MAX_EXPONENT. The unwanted
@@ -63,12 +63,12 @@ def make_tables(log_w: Tensor, u: Tensor, tokens: int, chunk: int | None = None)
             f"beyond exp({MAX_EXPONENT:g}) in float32: use chunks of at most {int(2 * MAX_EXPONENT / fastest)} tokens"
         )
     count = -(-tokens // size)
-    place = {"dtype": log_w.dtype, "device": log_w.device}
-    position = torch.arange(size, **place).view(size, 1)
+    dtype, device = log_w.dtype, log_w.device
+    position = torch.arange(size, dtype=dtype, device=device).view(size, 1)
     offset = position - (size - 1) / 2
     rate = log_w.unsqueeze(1)  # [h, 1, d]
     lower = position > position.T
-    index = torch.arange(count, **place).view(count, 1)
+    index = torch.arange(count, dtype=dtype, device=device).view(count, 1)
     gap = index - index.T - 1  # m - n - 1
     chunks = torch.exp(log_w[:, :, None, None] * (size * gap.clamp(min=0))) * (gap >= 0)
     return WkvTables(
