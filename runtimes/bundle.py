@@ -246,9 +246,12 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
             )
 
 
-def read_golden(bundle: Bundle) -> Golden:
-    """The bundle's golden clip. Raises BundleError when it is missing or its arrays do not fit the config."""
-    path = bundle.folder / GOLDEN
+def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
+    """The bundle's golden clip, or another one for the same checkpoint that ``lcr-edge verify --save-golden`` wrote.
+
+    Raises BundleError when it is missing or its arrays do not fit the config.
+    """
+    path = bundle.folder / GOLDEN if path is None else path
     config = bundle.config
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {
         "frames": ("uint8", config.frame_shape),
@@ -262,7 +265,7 @@ def read_golden(bundle: Bundle) -> Golden:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in wanted}
     except FileNotFoundError:
-        raise BundleError(f"bundle {bundle.folder} has no {GOLDEN} to check itself with; {_AGAIN}") from None
+        raise BundleError(f"there is no golden clip {path} to check with; {_AGAIN}") from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path} cannot be read ({error}); {_AGAIN}") from error
     steps = len(arrays["frames"]) if arrays["frames"].ndim else 0

@@ -8,13 +8,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.errors import UsageError
 from lcr_edge.frames import FITS
 from lcr_edge.runtimes.api import Floats, Model, clip_decision, load
 from lcr_edge.runtimes.video import Tick, VideoSource, resample
@@ -121,14 +120,3 @@ def _summary(model: Model, source: VideoSource, tally: _Tally, args: argparse.Na
     shortfall = source.shortfall()
     if shortfall:
         print(f"warning: {shortfall}", file=sys.stderr)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``lcr-edge run`` by itself. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="lcr-edge run", description="Run a bundle on a video, camera or stream.")
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except LcrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code

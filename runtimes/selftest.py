@@ -10,9 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lcr_edge.contract import LOGITS, STATE_NAMES
-from lcr_edge.errors import BundleError, LcrError, ParityError
+from lcr_edge.errors import BundleError, ParityError
 from lcr_edge.runtimes.api import Floats, Model, State, load
 from lcr_edge.runtimes.bundle import Golden, read_golden, write_atomically
 from lcr_edge.tolerances import PROMISES
@@ -54,15 +52,19 @@ class SelftestReport:
         return {"passed": self.passed, **dataclasses.asdict(self)}
 
 
-def selftest(bundle: str | os.PathLike[str] | Model, threads: int | None = None) -> SelftestReport:
+def selftest(
+    bundle: str | os.PathLike[str] | Model, threads: int | None = None, golden_file: Path | None = None
+) -> SelftestReport:
     """Step the golden clip and compare. ``threads`` counts only when ``bundle`` is a path.
+
+    golden_file: another clip with the reference's answers, from ``lcr-edge verify --save-golden``.
 
     Does not raise on a missed promise (see ``failures``); raises BundleError when the clip or the precision's promise
     is missing, and what :func:`lcr_edge.runtimes.load` raises.
     """
     started = time.perf_counter()
     model = bundle if isinstance(bundle, Model) else load(bundle, threads=threads)
-    golden = read_golden(model.bundle)
+    golden = read_golden(model.bundle, golden_file)
     promise = PROMISES.get(model.bundle.precision)
     if promise is None:
         raise BundleError(
@@ -170,12 +172,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge selftest``."""
     parser.add_argument("bundle", help="bundle folder, as export wrote it")
     parser.add_argument("--threads", type=int, help="CPU threads of one step (default: the engine's choice)")
+    parser.add_argument("--golden", type=Path, metavar="FILE", help="another clip, from lcr-edge verify --save-golden")
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Raises ParityError (exit 1) when a promise is missed."""
-    report = selftest(args.bundle, threads=args.threads)
+    report = selftest(args.bundle, threads=args.threads, golden_file=args.golden)
     promise = PROMISES[report.precision]
     print(f"{report.bundle} on {report.engine}: {report.frames} golden frames, {report.latency_ms:.2f} ms per step")
     print(f"{'max abs error':14}{'one step':>12}{'stream':>12}")
@@ -189,14 +192,3 @@ def run(args: argparse.Namespace) -> int:
         raise ParityError("selftest failed: " + "; ".join(report.failures))
     print(f"passed in {report.seconds:.2f} s")
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``lcr-edge selftest`` by itself. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="lcr-edge selftest", description="Check a bundle against its golden clip.")
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except LcrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code

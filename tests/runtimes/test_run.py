@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from lcr_edge.cli import main
 from lcr_edge.errors import UsageError, VideoError
 from lcr_edge.frames import letterbox
-from lcr_edge.runtimes import clip_decision, load, run
+from lcr_edge.runtimes import clip_decision, load
 from lcr_edge.runtimes.video import TimedFrame, VideoSource, resample
 from tests.clips import real_clip
 from tests.runtimes.toy import LABELS, make_bundle
@@ -149,7 +150,7 @@ def test_a_damaged_video_ends_with_a_warning(tmp_path: Path, bundle: Path, capsy
     writer.release()
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) // 2])
-    assert run.main([str(bundle), "--source", str(path)]) == 0
+    assert main(["run", str(bundle), "--source", str(path)]) == 0
     captured = capsys.readouterr()
     assert "clip: " in captured.out
     assert "announces 40 frames" in captured.err
@@ -163,7 +164,7 @@ def test_cameras_and_addresses_that_do_not_answer() -> None:
 
 
 def test_json_lines_equal_the_api(bundle: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main([str(bundle), "--source", str(video), "--json", "--threads", "1", "--top", "2"]) == 0
+    assert main(["run", str(bundle), "--source", str(video), "--json", "--threads", "1", "--top", "2"]) == 0
     captured = capsys.readouterr()
     lines = [json.loads(line) for line in captured.out.splitlines()]
     model = load(bundle, threads=1)
@@ -187,7 +188,7 @@ def test_json_lines_equal_the_api(bundle: Path, video: Path, capsys: pytest.Capt
 
 
 def test_text_and_stopping_early(bundle: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main([str(bundle), "--source", str(video), "--frames", "3", "--fit", "crop"]) == 0
+    assert main(["run", str(bundle), "--source", str(video), "--frames", "3", "--fit", "crop"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert len(lines) == 5
@@ -206,7 +207,7 @@ def test_an_internal_bundle_decides_as_the_explicit_one(
     tops = []
     for mode in ("explicit", "internal"):
         folder = make_bundle(tmp_path / mode, "openvino", "graph", mode)
-        assert run.main([str(folder), "--source", str(video), "--json"]) == 0
+        assert main(["run", str(folder), "--source", str(video), "--json"]) == 0
         tops.append([json.loads(line)["top"] for line in capsys.readouterr().out.splitlines()])
     for ours, theirs in zip(*tops):
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
@@ -215,7 +216,7 @@ def test_an_internal_bundle_decides_as_the_explicit_one(
 
 def test_a_gap_resets_the_state(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slow = write_video(tmp_path / "slow.mp4", 4, 0.5)  # 2 s between frames: every frame starts a stream
-    assert run.main([str(bundle), "--source", str(slow), "--json"]) == 0
+    assert main(["run", str(bundle), "--source", str(slow), "--json"]) == 0
     captured = capsys.readouterr()
     lines = [json.loads(line) for line in captured.out.splitlines()]
     assert [line["reset"] for line in lines] == [False, True, True, True]
@@ -230,7 +231,7 @@ def test_a_gap_resets_the_state(bundle: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_a_real_video(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = real_clip("bikes.mp4")
-    assert run.main([str(bundle), "--source", str(path), "--json"]) == 0
+    assert main(["run", str(bundle), "--source", str(path), "--json"]) == 0
     captured = capsys.readouterr()
     lines = [json.loads(line) for line in captured.out.splitlines()]
     capture = cv2.VideoCapture(str(path))
@@ -255,7 +256,7 @@ def test_a_real_video(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors_are_one_line(
     bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, hint: str
 ) -> None:
-    assert run.main([str(bundle), *arguments]) == status
+    assert main(["run", str(bundle), *arguments]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
@@ -264,7 +265,7 @@ def test_errors_are_one_line(
 
 
 def _start(bundle: Path, video: Path) -> subprocess.Popen[str]:
-    code = "import sys; from lcr_edge.runtimes.run import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from lcr_edge.cli import main; sys.exit(main(['run', *sys.argv[1:]]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, str(bundle), "--source", str(video)],
         cwd=ROOT,

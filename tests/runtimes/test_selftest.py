@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcr_edge.errors import BundleError, OutputError, ParityError
+from lcr_edge.cli import main
+from lcr_edge.errors import BundleError, ParityError
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes import selftest as module
 from lcr_edge.runtimes.bundle import GOLDEN
 from lcr_edge.runtimes.selftest import SelftestReport, selftest
 from lcr_edge.tolerances import PROMISES
@@ -127,7 +126,7 @@ def test_a_precision_without_a_promise(bundle: Path) -> None:
 
 def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.json"
-    assert module.main([str(bundle), "--threads", "1", "--json", str(report)]) == 0
+    assert main(["selftest", str(bundle), "--threads", "1", "--json", str(report)]) == 0
     out = capsys.readouterr().out
     assert "6 golden frames" in out
     assert "passed in" in out
@@ -136,14 +135,19 @@ def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert written["precision"] == "fp32"
     golden = np.load(bundle / GOLDEN)["logits"]
     change_golden(bundle, logits=golden + np.float32(1))
-    assert module.main([str(bundle), "--json", str(report)]) == ParityError.exit_code == 1
+    assert main(["selftest", str(bundle), "--json", str(report)]) == ParityError.exit_code == 1
     assert "error: selftest failed: one step: logits" in capsys.readouterr().err
     assert json.loads(report.read_text())["passed"] is False
-    assert module.main([str(tmp_path / "nowhere")]) == 2
+    other = tmp_path / "longer.npz"
+    other.write_bytes((bundle / GOLDEN).read_bytes())
+    change_golden(bundle, logits=golden)
+    assert main(["selftest", str(bundle), "--golden", str(other)]) == 1
+    assert main(["selftest", str(bundle)]) == 0
+    assert main(["selftest", str(bundle), "--golden", str(tmp_path / "none.npz")]) == 2
+    assert main(["selftest", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
-    args = argparse.Namespace(bundle=str(bundle), threads=None, json=str(tmp_path / "missing" / "x.json"))
-    with pytest.raises(OutputError, match="cannot write"):
-        module.run(args)
+    assert main(["selftest", str(bundle), "--json", str(tmp_path / "missing" / "x.json")]) == 2
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_without_torch_every_kind_steps(tmp_path: Path) -> None:

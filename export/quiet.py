@@ -1,0 +1,72 @@
+"""Silence around third-party converters: their output is kept back and shown only when they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from typing import IO, Iterator
+
+_SHOWN = 4000  # characters of a failed converter's output
+
+
+@contextlib.contextmanager
+def step(title: str, stream: IO[str] | None = None) -> Iterator[None]:
+    """Say on stderr that a long step starts, and how long it took."""
+    out = sys.stderr if stream is None else stream
+    print(f"{title} ...", end="", file=out, flush=True)
+    begin = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        print(" failed", file=out, flush=True)
+        raise
+    print(f" {time.perf_counter() - begin:.1f} s", file=out, flush=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back warnings, logging and everything written to file descriptors 1 and 2, C++ logs included.
+
+    When the body raises, the end of what was held back goes to stderr. Not for use by several threads at a time.
+    """
+    previous_level = logging.root.manager.disable
+    with tempfile.TemporaryFile() as held, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        _flush()
+        saved = os.dup(1), os.dup(2)
+        failed = False
+        try:
+            os.dup2(held.fileno(), 1)
+            os.dup2(held.fileno(), 2)
+            with contextlib.redirect_stdout(None), _python_stderr_to(2):
+                yield
+        except Exception:
+            failed = True
+            raise
+        finally:
+            _flush()
+            for descriptor, original in enumerate(saved, start=1):
+                os.dup2(original, descriptor)
+                os.close(original)
+            logging.disable(previous_level)
+            if failed:
+                held.seek(0)
+                print(held.read().decode(errors="replace")[-_SHOWN:], file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _python_stderr_to(descriptor: int) -> Iterator[None]:
+    with open(os.dup(descriptor), "w", encoding="utf-8", errors="replace") as out, contextlib.redirect_stderr(out):
+        yield
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()

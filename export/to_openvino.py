@@ -1,0 +1,63 @@
+"""The step cell as OpenVINO IR, by way of ONNX (the direct way from PyTorch loses tensor names and static shapes)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+from torch import nn
+
+from lcr_edge.contract import STATE_NAMES, input_specs, output_specs
+from lcr_edge.errors import LcrError
+from lcr_edge.export import to_onnx
+from lcr_edge.export.targets import Request
+
+
+def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
+    """Write model.xml and model.bin; returns the op types they need.
+
+    With fp16 the matrices come in half precision from the ONNX form; OpenVINO's own compression would take the decay
+    tables along, whose range float16 does not hold. state_mode "internal": the states become variables of the model.
+    """
+    onnx_file = folder / "from.onnx"
+    onnx_file.write_bytes(to_onnx.build(cell, request).SerializeToString())
+    model: Any = ov.convert_model(str(onnx_file))
+    onnx_file.unlink()
+    _check_names(model, request)
+    if request.state_mode == "internal":
+        model = _stateful(model, request)
+    model.set_friendly_name(request.config.name)
+    ov.save_model(model, str(folder / request.row.files[0]), compress_to_fp16=False)
+    return sorted({node.get_type_name() for node in model.get_ops()})
+
+
+def _check_names(model: Any, request: Request) -> None:
+    wanted = [spec.name for spec in (*input_specs(request.config, request.edges), *output_specs(request.config))]
+    ports = [*model.inputs, *model.outputs]
+    found = [sorted(port.get_names()) for port in ports]
+    static = all(port.get_partial_shape().is_static for port in ports)
+    if not static or len(wanted) != len(found) or any(name not in names for name, names in zip(wanted, found)):
+        raise LcrError(f"OpenVINO changed the tensors to {found}, wanted {wanted}; install the openvino of constraints.txt")
+
+
+def _stateful(model: Any, request: Request) -> Any:
+    """The same model with ReadValue and Assign in place of the state tensors; zeros at the start of a stream."""
+    sinks = []
+    for name in STATE_NAMES:
+        parameter = model.input(f"{name}_in").get_node()
+        start = ops.constant(np.zeros(request.config.state_shape, np.float32))
+        memory = ops.read_value(start, name, ov.Type.f32, ov.Shape(list(request.config.state_shape)))
+        for reader in parameter.output(0).get_target_inputs():
+            reader.replace_source_output(memory.output(0))
+        result = model.output(f"{name}_out").get_node()
+        sinks.append(ops.assign(result.input_value(0).get_node(), name))
+    kept = [parameter for parameter in model.get_parameters() if not _is_state(parameter.output(0))]
+    results = [result for result in model.get_results() if not _is_state(result.input_value(0))]
+    return ov.Model(results, sinks, kept, request.config.name)
+
+
+def _is_state(port: Any) -> bool:
+    return any(name.startswith(STATE_NAMES) for name in port.get_names())
