@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,33 @@ from lcr_edge.export.targets import Request
 def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
     """Write model.xml and model.bin; returns the op types they need.
 
-    With fp16 the matrices come in half precision from the ONNX form; OpenVINO's own compression would take the decay
-    tables along, whose range float16 does not hold. state_mode "internal": the states become variables of the model.
+    state_mode "internal": the states become variables of the model.
     """
     onnx_file = folder / "from.onnx"
-    onnx_file.write_bytes(to_onnx.build(cell, request).SerializeToString())
+    onnx_file.write_bytes(to_onnx.build(cell, dataclasses.replace(request, precision="fp32")).SerializeToString())
     model: Any = ov.convert_model(str(onnx_file))
     onnx_file.unlink()
     _check_names(model, request)
     if request.state_mode == "internal":
         model = _stateful(model, request)
+    if request.precision == "fp16":
+        _halve(model)
     model.set_friendly_name(request.config.name)
     ov.save_model(model, str(folder / request.row.files[0]), compress_to_fp16=False)
     return sorted({node.get_type_name() for node in model.get_ops()})
+
+
+def _halve(model: Any) -> None:
+    """Store the matrices of products as float16 with a conversion behind.
+
+    OpenVINO's own ``compress_to_fp16`` would take the decay tables along, whose range float16 does not hold.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant" and node.get_friendly_name().endswith(".weight"):
+            half = ops.constant(node.data.astype(np.float16))
+            whole = ops.convert(half, "f32")
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(whole.output(0))
 
 
 def _check_names(model: Any, request: Request) -> None:

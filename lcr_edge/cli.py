@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("lcr_edge.export.verify", "measure a bundle against the float PyTorch cell"),
     "selftest": ("lcr_edge.runtimes.selftest", "check a bundle on this device against its golden vectors, no torch"),
     "run": ("lcr_edge.runtimes.run", "run a bundle on a video file, camera or stream"),
+    "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
     "inspect": ("lcr_edge.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
     "render": ("lcr_edge.data.render", "write a rendered gesture clip as a video file"),
     "train": ("lcr_edge.train", "train a network on rendered gestures"),

@@ -6,6 +6,8 @@ comparison of whole numbers a > b is written clamp(a - b, 0, 1): engines vectori
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,6 +56,13 @@ class EdgeGraph(nn.Module):
         for name, value in constants.items():
             # Not persistent: constants of the definition, no part of a checkpoint.
             self.register_buffer(name, value.contiguous(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EdgeGraph:
+        """Follow ``to(device)`` but not ``double()``: the constants are exact in float32, and so is the arithmetic."""
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers():
+            setattr(self, name, buffer.float())
+        return self
 
     def forward(self, frame: Tensor) -> Tensor:
         """frame uint8 [B, H, W, 3] RGB to edges float32 [B, H, W] in {0, 1}.

@@ -1,0 +1,57 @@
+"""The step cell as one TFLite file: builtin operators, static shapes, called by the signature "serving_default"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import litert_torch
+from ai_edge_litert.interpreter import Interpreter
+from torch import Tensor, nn
+
+from lcr_edge.contract import output_specs
+from lcr_edge.errors import LcrError
+from lcr_edge.export.targets import Request
+from lcr_edge.export.to_onnx import example_inputs
+
+
+class _Named(nn.Module):
+    """Results by name: the signature takes its tensor names from keyword arguments and from this dict."""
+
+    def __init__(self, cell: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.cell, self.names = cell, names
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.cell(**inputs)))
+
+
+def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
+    """Write model.tflite; returns the op names it needs, all of them builtin."""
+    names = tuple(spec.name for spec in output_specs(request.config))
+    edge_model: Any = litert_torch.convert(_Named(cell, names).eval(), sample_kwargs=example_inputs(request))
+    path = folder / request.row.files[0]
+    edge_model.export(str(path))
+    if request.precision == "fp16":
+        path.write_bytes(_halved(path))
+    operators = sorted({str(op["op_name"]) for op in Interpreter(str(path))._get_ops_details()})
+    foreign = [name for name in operators if name == "CUSTOM" or name.startswith("Flex")]
+    if foreign:
+        raise LcrError(f"the TFLite model needs {', '.join(foreign)}, which devices lack; this network cannot go to TFLite")
+    return [name for name in operators if name != "DELEGATE"]
+
+
+def _halved(path: Path) -> bytes:
+    """The model with the matrices of its FULLY_CONNECTED operators stored as float16, the arithmetic in float32."""
+    from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_weight_only_config(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
+        num_bits=16,
+        algorithm_key=AlgorithmName.FLOAT_CASTING,
+    )
+    result: Any = quantizer.Quantizer(str(path), recipe.get_quantization_recipe()).quantize()
+    return bytes(result.quantized_model)
