@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 VENV := .venv
+# tflite-runtime was built for numpy 1, so it lives by itself; it has no release for Python 3.12 and newer.
+TFLITE_VENV := .venv-tflite-runtime
 BIN := $(VENV)/bin
 OUT := out
 # Test processes at a time; each runs its engines on one thread.
@@ -63,8 +65,16 @@ demo: $(VENV)/.demo-installed ## export the packaged network to OpenVINO, verify
 	$(BIN)/python -m lcr_edge.export --target openvino --out $(OUT)
 	$(BIN)/lcr-edge run $(OUT)/lcr_nano-openvino-fp32 --source $(OUT)/clip.mp4
 
-test: $(VENV)/.dev-installed ## all tests
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+$(TFLITE_VENV)/.installed: $(VENV)/.dev-installed
+	@rm -rf $(TFLITE_VENV)
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+		echo "Installing tflite-runtime into $(TFLITE_VENV)" && $(BIN)/python -m venv $(TFLITE_VENV) && \
+		$(TFLITE_VENV)/bin/python -m pip install --quiet tflite-runtime==2.14.0 numpy==1.26.4; \
+	else mkdir -p $(TFLITE_VENV); fi
+	@touch $@
+
+test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed ## all tests
+	LCR_TFLITE_RUNTIME_PYTHON="$(wildcard $(TFLITE_VENV)/bin/python)" $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -83,5 +93,5 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 		-p lcr_edge -p tests
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) build dist $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TFLITE_VENV) build dist $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

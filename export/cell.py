@@ -12,6 +12,7 @@ There is no batch axis, so that products are plain matrices; no tensor has more 
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -65,6 +66,7 @@ class StepCell(nn.Module):
         self.config = config
         self.edge_graph = model.edge_graph
         self.embed = _patch_linear(model.embed, 2.0 / 255.0, -1.0, dtype)
+        self.embed_norm = copy.deepcopy(model.embed.norm).to(dtype)
         self.embed_edge = _patch_linear(model.embed_edge, 1.0, 0.0, dtype)
         self.register_buffer("frame_row", model.embed.class_token.detach().to(dtype).reshape(1, -1))
         self.register_buffer("edge_row", model.embed_edge.class_token.detach().to(dtype).reshape(1, -1))
@@ -81,7 +83,7 @@ class StepCell(nn.Module):
         """The same with the edges given: {0, 1}, any dtype, [1, H, W]."""
         config = self.config
         patches = _cut(frame, config, 3).to(h_in.dtype)
-        x = torch.cat([self.frame_row, self.embed(patches)])
+        x = torch.cat([self.frame_row, self.embed_norm(self.embed(patches))])
         e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
         forget = (config.fmax * torch.sigmoid(self.prompt(e))).split(config.dim, dim=1)
         states_h, states_c = [], []

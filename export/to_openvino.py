@@ -24,7 +24,8 @@ def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
     """
     onnx_file = folder / "from.onnx"
     onnx_file.write_bytes(to_onnx.build(cell, dataclasses.replace(request, precision="fp32")).SerializeToString())
-    model: Any = ov.convert_model(str(onnx_file))
+    # Not ov.convert_model: it starts a telemetry process.
+    model: Any = ov.Core().read_model(str(onnx_file))
     onnx_file.unlink()
     _check_names(model, request)
     if request.state_mode == "internal":
@@ -42,7 +43,9 @@ def _halve(model: Any) -> None:
     OpenVINO's own ``compress_to_fp16`` would take the decay tables along, whose range float16 does not hold.
     """
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "Constant" and node.get_friendly_name().endswith(".weight"):
+        if node.get_type_name() != "Constant" or not node.get_friendly_name().endswith(".weight"):
+            continue
+        if len(node.get_output_shape(0)) == 2:  # not the scales of norms
             half = ops.constant(node.data.astype(np.float16))
             whole = ops.convert(half, "f32")
             for reader in node.output(0).get_target_inputs():
@@ -55,7 +58,9 @@ def _check_names(model: Any, request: Request) -> None:
     found = [sorted(port.get_names()) for port in ports]
     static = all(port.get_partial_shape().is_static for port in ports)
     if not static or len(wanted) != len(found) or any(name not in names for name, names in zip(wanted, found)):
-        raise LcrError(f"OpenVINO changed the tensors to {found}, wanted {wanted}; install the openvino of constraints.txt")
+        raise LcrError(
+            f"OpenVINO changed the tensors to {found}, wanted {wanted}; install the openvino of constraints.txt"
+        )
 
 
 def _stateful(model: Any, request: Request) -> Any:

@@ -37,7 +37,9 @@ def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
     operators = sorted({str(op["op_name"]) for op in Interpreter(str(path))._get_ops_details()})
     foreign = [name for name in operators if name == "CUSTOM" or name.startswith("Flex")]
     if foreign:
-        raise LcrError(f"the TFLite model needs {', '.join(foreign)}, which devices lack; this network cannot go to TFLite")
+        raise LcrError(
+            f"the TFLite model needs {', '.join(foreign)}, which devices lack; this network cannot go to TFLite"
+        )
     return [name for name in operators if name != "DELEGATE"]
 
 

@@ -21,7 +21,8 @@ def count_parameters(config: Config) -> int:
     """Trained numbers in the network of this config; a test compares it with the real module."""
     dim, hidden = config.dim, config.dim * config.ffn_mult
     pixels = config.patch * config.patch
-    embed = (3 * pixels + 1) * dim + dim + (pixels + 1) * dim + dim  # two patch embeddings, each with a class token
+    embed = (3 * pixels + 1) * dim + 2 * dim + (pixels + 1) * dim  # RGB with its norm, edges
+    embed += 2 * dim  # class tokens
     prompt = (dim + 1) * config.layers * dim
     matrices = 2 * dim * 2 * dim + dim * 2 * dim + dim * dim + dim * (dim + hidden) + hidden * dim
     vectors = 4 * dim + 2 * dim + 2 * dim + 2 * dim  # the affine parts of the norms: rg, kv, heads, mix

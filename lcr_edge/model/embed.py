@@ -10,23 +10,24 @@ ROTARY_BASE = 100.0
 
 
 class PatchEmbed(nn.Module):
-    """Linear map of non-overlapping patches, with one learned class token in front.
+    """Linear map of non-overlapping patches, normalised or not, with one learned class token in front.
 
     Pixels arrive as [B, H, W * channels] (channels fastest, as in an HWC image), so that cutting out patches needs
     one transpose of rank 4, which every exporter and engine handles.
     """
 
-    def __init__(self, height: int, width: int, channels: int, patch: int, dim: int) -> None:
+    def __init__(self, height: int, width: int, channels: int, patch: int, dim: int, normalise: bool) -> None:
         super().__init__()
         self.rows, self.columns, self.patch, self.channels = height // patch, width // patch, patch, channels
         self.projection = nn.Linear(patch * patch * channels, dim)
+        self.norm = nn.LayerNorm(dim) if normalise else nn.Identity()
         self.class_token = nn.Parameter(torch.randn(dim) * 0.02)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, H, W * channels] float -> [B, N + 1, C], class token first, patches in row order."""
         batch, line = pixels.shape[0], self.patch * self.channels
         cut = pixels.reshape(batch * self.rows, self.patch, self.columns, line).transpose(1, 2)
-        tokens = self.projection(cut.reshape(batch, self.rows * self.columns, self.patch * line))
+        tokens = self.norm(self.projection(cut.reshape(batch, self.rows * self.columns, self.patch * line)))
         first = self.class_token.to(tokens.dtype).expand(batch, 1, -1)
         return torch.cat([first, tokens], dim=1)
 

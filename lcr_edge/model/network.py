@@ -32,8 +32,8 @@ class LCR(nn.Module):
         self.config = config
         size = (config.height, config.width)
         self.edge_graph = EdgeGraph()
-        self.embed = PatchEmbed(*size, 3, config.patch, config.dim)
-        self.embed_edge = PatchEmbed(*size, 1, config.patch, config.dim)
+        self.embed = PatchEmbed(*size, 3, config.patch, config.dim, normalise=True)
+        self.embed_edge = PatchEmbed(*size, 1, config.patch, config.dim, normalise=False)
         # The zero convolution: training starts from a forget gate that does not depend on the edges.
         self.prompt = nn.Linear(config.dim, config.layers * config.dim)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))

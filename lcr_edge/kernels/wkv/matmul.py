@@ -53,7 +53,7 @@ def _fastest(log_w: Tensor) -> float:
 def make_tables(log_w: Tensor, u: Tensor, tokens: int, chunk: int | None = None) -> WkvTables:
     """Tables for ``tokens`` tokens in chunks of ``chunk`` (default: one dense chunk), differentiable in log_w and u.
 
-    log_w, u: [h, d], log_w <= 0. Raises UnsafeDecayError where float32 would overflow.
+    log_w, u: [h, d], log_w <= 0, best in float64; the tables have u's dtype. Raises UnsafeDecayError where float32 would overflow.
     """
     size = tokens if chunk is None else min(chunk, tokens)
     if not is_safe(log_w, size):
@@ -63,23 +63,25 @@ def make_tables(log_w: Tensor, u: Tensor, tokens: int, chunk: int | None = None)
             f"beyond exp({MAX_EXPONENT:g}) in float32: use chunks of at most {int(2 * MAX_EXPONENT / fastest)} tokens"
         )
     count = -(-tokens // size)
-    dtype, device = log_w.dtype, log_w.device
-    position = torch.arange(size, dtype=dtype, device=device).view(size, 1)
+    # exp(x) in float32 is off by x times the rounding error, far too much at x = 80: float64 until the last moment.
+    dtype, device, exact = u.dtype, log_w.device, torch.float64
+    log_w = log_w.to(exact)
+    position = torch.arange(size, dtype=exact, device=device).view(size, 1)
     offset = position - (size - 1) / 2
     rate = log_w.unsqueeze(1)  # [h, 1, d]
     lower = position > position.T
-    index = torch.arange(count, dtype=dtype, device=device).view(count, 1)
+    index = torch.arange(count, dtype=exact, device=device).view(count, 1)
     gap = index - index.T - 1  # m - n - 1
     chunks = torch.exp(log_w[:, :, None, None] * (size * gap.clamp(min=0))) * (gap >= 0)
     return WkvTables(
-        lead=torch.exp(rate * (offset - 0.5)),
-        lag=torch.exp(-rate * (offset + 0.5)),
+        lead=torch.exp(rate * (offset - 0.5)).to(dtype),
+        lag=torch.exp(-rate * (offset + 0.5)).to(dtype),
         u=u.unsqueeze(1),
         lower=lower,
         upper=lower.T,
-        head=torch.exp(rate * position).unsqueeze(1),
-        tail=torch.exp(rate * (size - 1 - position)).unsqueeze(1),
-        chunks=chunks,
+        head=torch.exp(rate * position).unsqueeze(1).to(dtype),
+        tail=torch.exp(rate * (size - 1 - position)).unsqueeze(1).to(dtype),
+        chunks=chunks.to(dtype),
     )
 
 

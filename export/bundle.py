@@ -1,0 +1,254 @@
+"""Writes bundle folders whole or not at all.
+
+A bundle is made in a temporary folder beside its place and renamed when it is complete; one that was there before is
+moved aside first and deleted last. A killed export leaves the old bundle or the new one, or, if it dies between two
+renames, the old one aside; the next export of that name restores or deletes what was left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import importlib.metadata
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+import numpy as np
+
+from lcr_edge import __version__
+from lcr_edge.calibration.rollout import Rollout
+from lcr_edge.checkpoint import Checkpoint
+from lcr_edge.contract import CONTRACT_VERSION, STATE_NAMES, input_specs, output_specs
+from lcr_edge.errors import LcrError, OutputError
+from lcr_edge.export.targets import Request
+from lcr_edge.runtimes.bundle import GOLDEN, MANIFEST, file_record, seal, tensor_table
+
+_NEW, _OLD = ".new", ".old"
+_STORAGE = (
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+)
+_PRODUCERS = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+)
+_HINTS: dict[str, dict[str, Any]] = {
+    "onnx": {"intra_op_num_threads": "physical cores, at most 4", "inter_op_num_threads": 1},
+    "openvino": {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"},
+    "tflite": {"signature": "serving_default", "num_threads": "physical cores, at most 4"},
+}
+
+
+@contextlib.contextmanager
+def staged(out: Path, name: str) -> Iterator[Path]:
+    """A temporary folder that becomes ``out / name`` when the body ends, and vanishes when it raises.
+
+    Raises OutputError where the disk or the permissions do not allow it, and when another process is just writing
+    the same bundle.
+    """
+    with _storage_errors(out / name):
+        out.mkdir(parents=True, exist_ok=True)
+        _clean(out, name)
+        folder = out / f".{name}.{os.getpid()}{_NEW}"
+        folder.mkdir()
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with _storage_errors(out / name, folder):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+            for path in folder.iterdir():
+                _sync(path)
+            _sync(folder)
+            _swap(folder, out / name)
+            _sync(out)
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap(new: Path, place: Path) -> None:
+    """Put ``new`` at ``place``. Rename cannot replace a folder that is not empty, hence the way over ``old``."""
+    old = place.with_name(f".{place.name}.{os.getpid()}{_OLD}")
+    replaced = place.exists() or place.is_symlink()
+    if replaced:
+        os.rename(place, old)
+    try:
+        os.rename(new, place)
+    except BaseException:
+        if replaced:
+            os.rename(old, place)
+        raise
+    if replaced:
+        _remove(old)
+
+
+def _clean(out: Path, name: str) -> None:
+    """Bring away what killed exports of this bundle left; put an old bundle back where no new one took its place."""
+    for left in sorted(out.glob(f".{name}.*")):
+        middle, suffix = left.name[len(name) + 2 :].rpartition(".")[::2]
+        if not middle.isdigit():
+            continue
+        if f".{suffix}" == _OLD:
+            if (out / name).exists():
+                _remove(left)
+            else:
+                os.rename(left, out / name)
+        elif f".{suffix}" == _NEW:
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(f"another export (process {middle}) is writing {out / name}: wait for it") from None
+            finally:
+                os.close(lock)
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _storage_errors(place: Path, folder: Path | None = None) -> Iterator[None]:
+    """Turn what the operating system says of disk and permissions into an OutputError.
+
+    Converters have errors of their own for a full disk: after any of them, a small write shows whether that was it.
+    """
+    try:
+        yield
+    except LcrError:
+        if folder is not None:
+            _probe(place, folder)
+        raise
+    except OSError as error:
+        if error.errno in _STORAGE or isinstance(error, (FileExistsError, NotADirectoryError)):
+            raise _unwritable(place, error) from error
+        raise
+    except Exception:
+        if folder is not None:
+            _probe(place, folder)
+        raise
+
+
+def _probe(place: Path, folder: Path) -> None:
+    try:
+        with (folder / "probe").open("wb") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / "probe").unlink()
+    except OSError as error:
+        raise _unwritable(place, error) from error
+
+
+def _unwritable(place: Path, error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        way_out = "free some space (or raise the limit on file sizes), or choose another folder with --out"
+    else:
+        way_out = "choose another folder with --out, or change the permissions"
+    return OutputError(
+        f"cannot write {place}: {error.strerror or error}; {way_out}. Nothing was left behind, "
+        "a bundle that was there before is unchanged"
+    )
+
+
+def write_golden(folder: Path, rollout: Rollout) -> None:
+    """golden.npz: the clip and the reference's answers, as ``lcr_edge.runtimes.bundle.Golden`` describes them."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        frames=rollout.frames,
+        edges=rollout.edges,
+        logits=rollout.logits,
+        state_h=rollout.state_h,
+        state_c=rollout.state_c,
+    )
+    (folder / GOLDEN).write_bytes(buffer.getvalue())
+
+
+def write_manifest(folder: Path, request: Request, checkpoint: Checkpoint, required_ops: list[str]) -> None:
+    """manifest.json over all files that are in the folder now; written anew when one is added."""
+    config = request.config
+    state_bytes = 4 * int(np.prod(config.state_shape))
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    manifest: dict[str, Any] = {
+        "contract_version": CONTRACT_VERSION,
+        "name": request.name,
+        "target": request.target,
+        "precision": request.precision,
+        "edges": request.edges,
+        "state_mode": request.state_mode,
+        "config": config.to_dict(),
+        "model_files": list(request.row.files),
+        "files": {name: file_record(folder / name) for name in names},
+        "checkpoint_sha256": checkpoint.sha256,
+        "random_seed": random_seed(checkpoint),
+        "producer": _producers(),
+        "inputs": tensor_table(input_specs(config, request.edges, request.state_mode)),
+        "outputs": tensor_table(output_specs(config, request.state_mode)),
+        "frame": {
+            "height": config.height,
+            "width": config.width,
+            "colour": "RGB",
+            "layout": "NHWC",
+            "train_fps": config.train_fps,
+        },
+        "states": [
+            {
+                "in": f"{name}_in",
+                "out": f"{name}_out",
+                "dtype": "float32",
+                "shape": list(config.state_shape),
+                "bytes": state_bytes,
+            }
+            for name in STATE_NAMES
+        ],
+        "labels": list(checkpoint.labels),
+        "calibration_digest": None,
+        "runtime_hints": _HINTS[request.target],
+        "required_ops": required_ops,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    (folder / MANIFEST).write_bytes(seal(manifest))
+
+
+def random_seed(checkpoint: Checkpoint) -> int | None:
+    """The seed of a checkpoint made by ``random_checkpoint``, None for one read from a file."""
+    seed = checkpoint.training.get("random_seed")
+    return int(seed) if seed is not None and checkpoint.path is None else None
+
+
+def _producers() -> Mapping[str, str]:
+    found = {"lcr_edge": __version__}
+    for package in _PRODUCERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

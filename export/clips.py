@@ -1,0 +1,61 @@
+"""The frames that bundles are checked with: rendered gestures by default, or any video file."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.config import Config
+from lcr_edge.errors import UsageError
+from lcr_edge.frames import center_crop
+
+U8 = npt.NDArray[np.uint8]
+_CLIP_FRAMES = 16
+_LABELS = 27
+_STRIDE = 5  # coprime to 27: neighbours in the stream are of different families
+
+
+def rendered_stream(config: Config) -> Iterator[U8]:
+    """Endless rendered gestures of the held-out split, uint8 [H, W, 3], always the same ones."""
+    from lcr_edge.data.rendered import render_clip
+
+    size = max(config.height, config.width, 32)
+    for number in itertools.count():
+        label = 3 + number * _STRIDE
+        clip = render_clip(label % _LABELS, number, split="heldout", size=size, frames=_CLIP_FRAMES, fps=8.0)
+        for frame in clip:
+            yield center_crop(frame, config.height, config.width)
+
+
+def video_stream(path: str, config: Config, count: int) -> Iterator[U8]:
+    """``count`` frames of a video file, centre-cropped to [H, W, 3], at the file's own rate.
+
+    A shorter video is played forward and backward in turn. Raises VideoError or MissingExtraError.
+    """
+    from lcr_edge.runtimes.video import VideoSource
+
+    kept: list[U8] = []
+    with VideoSource(str(Path(path))) as source:
+        for timed in itertools.islice(source, count):
+            kept.append(center_crop(timed.frame, config.height, config.width))
+            yield kept[-1]
+    for number in range(len(kept), count):
+        yield kept[ping_pong(number, len(kept))]
+
+
+def ping_pong(number: int, length: int) -> int:
+    """Index into ``length`` frames at step ``number``: 0 1 2 1 0 1 2 ... for a length of 3."""
+    if length == 1:
+        return 0
+    position = number % (2 * length - 2)
+    return min(position, 2 * length - 2 - position)
+
+
+def check_count(frames: int) -> None:
+    """UsageError for fewer than two frames: one alone cannot show that the state is carried."""
+    if frames < 2:
+        raise UsageError(f"--frames must be at least 2, got {frames}")
