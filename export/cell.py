@@ -34,9 +34,9 @@ CHUNK = 33
 def choose_chunk(log_w: Tensor, tokens: int) -> int:
     """Tokens a chunk of the WKV for these decays (log w, any shape): the fastest that float32 can hold.
 
-    Dense up to ``DENSE_TOKENS`` tokens, else near ``CHUNK``; smaller where the decays are so fast that a larger one would
-    overflow, and of such a size that padding the tokens to whole chunks wastes little. Raises UnsafeDecayError
-    where not even one token a chunk is safe.
+    Dense up to ``DENSE_TOKENS`` tokens, else near ``CHUNK``; smaller where the decays are so fast that a larger one
+    would overflow, and of such a size that padding the tokens to whole chunks wastes little. Raises
+    UnsafeDecayError where not even one token a chunk is safe.
     """
     wanted = tokens if tokens <= DENSE_TOKENS else CHUNK
     while wanted > 1 and not is_safe(log_w, wanted):
@@ -85,7 +85,7 @@ class StepCell(nn.Module):
         patches = _cut(frame, config, 3).to(h_in.dtype)
         x = torch.cat([self.frame_row, self.embed_norm(self.embed(patches))])
         e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
-        forget = (config.fmax * torch.sigmoid(self.prompt(e))).split(config.dim, dim=1)
+        forget = (config.fmax * torch.sigmoid(self.prompt(e))).chunk(config.layers, dim=1)
         states_h, states_c = [], []
         for index, layer in enumerate(self.layers):
             h, c = layer(x, e, forget[index], h_in[index], c_in[index])
@@ -123,6 +123,8 @@ class _LayerCell(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    y_scale: Tensor
+    y_shift: Tensor
 
     def __init__(self, layer: Layer, model: LCR, dtype: torch.dtype, chunk: int | None) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ def _print(exported: Exported) -> None:
     one_step, stream = exported.report.one_step["all"], exported.report.stream["all"]
     worst = [max(tally.max_abs for tally in line.tensors.values()) for line in (one_step, stream)]
     print(
-        f"  parity over {exported.report.frames} frames on {exported.report.engine}: max abs error {worst[0]:.1e} after one "
-        f"step, {worst[1]:.1e} in a stream, top-1 equal {stream.top1:.1%}"
+        f"  parity over {exported.report.frames} frames on {exported.report.engine}: max abs error {worst[0]:.1e} "
+        f"after one step, {worst[1]:.1e} in a stream, top-1 equal {stream.top1:.1%}"
     )
     sys.stdout.flush()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,8 +126,8 @@ class Report:
                 lines.append(f"{'':9} {phase:8}{cells}{line.top1:9.2%}")
         promise = PROMISES[self.precision]
         lines.append(
-            f"columns: max abs error, rms error / std; promised for {self.precision}: {promise.step_abs:.0e} after one step, "
-            f"{promise.stream_abs:.0e} in a stream, top-1 {promise.top1:.1%}"
+            f"columns: max abs error, rms error / std; promised for {self.precision}: {promise.step_abs:.0e} "
+            f"after one step, {promise.stream_abs:.0e} in a stream, top-1 {promise.top1:.1%}"
         )
         return "\n".join(lines)
 

@@ -15,10 +15,11 @@ from lcr_edge.calibration.rollout import roll
 from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.errors import ParityError
 from lcr_edge.export import parity
-from lcr_edge.export.bundle import staged, write_golden, write_manifest
+from lcr_edge.export.bundle import write_golden, write_manifest
 from lcr_edge.export.cell import HostEdgeCell, StepCell
 from lcr_edge.export.clips import rendered_stream
 from lcr_edge.export.quiet import quiet, step
+from lcr_edge.export.staging import staged
 from lcr_edge.export.targets import Request, require
 from lcr_edge.runtimes import load
 

@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 import warnings
-from typing import IO, Iterator
+from collections.abc import Iterator
+from typing import IO
 
 _SHOWN = 4000  # characters of a failed converter's output
 
@@ -62,7 +63,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _python_stderr_to(descriptor: int) -> Iterator[None]:
-    with open(os.dup(descriptor), "w", encoding="utf-8", errors="replace") as out, contextlib.redirect_stderr(out):
+    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace") as out, contextlib.redirect_stderr(out):
         yield
 
 

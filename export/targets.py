@@ -110,7 +110,6 @@ def table() -> str:
     for row in TARGETS.values():
         missing = [package for module, package in row.packages if importlib.util.find_spec(module) is None]
         needs = "installed" if not missing else f'missing {", ".join(missing)}: pip install "lcr-edge[{row.extra}]"'
-        lines.append(
-            f"{row.name:10}{', '.join(row.precisions):13}{', '.join(row.state_modes):20}{', '.join(row.files):24}{needs}"
-        )
+        modes, files = ", ".join(row.state_modes), ", ".join(row.files)
+        lines.append(f"{row.name:10}{', '.join(row.precisions):13}{modes:20}{files:24}{needs}")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,16 @@ def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
 
 def _halved(path: Path) -> bytes:
     """The model with the matrices of its FULLY_CONNECTED operators stored as float16, the arithmetic in float32."""
-    from ai_edge_quantizer import qtyping, quantizer, recipe_manager
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
-
-    recipe = recipe_manager.RecipeManager()
+    qtyping, quantizer, managers, algorithms = (
+        importlib.import_module(f"ai_edge_quantizer.{name}")
+        for name in ("qtyping", "quantizer", "recipe_manager", "algorithm_manager")
+    )
+    recipe = managers.RecipeManager()
     recipe.add_weight_only_config(
         regex=".*",
         operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
         num_bits=16,
-        algorithm_key=AlgorithmName.FLOAT_CASTING,
+        algorithm_key=algorithms.AlgorithmName.FLOAT_CASTING,
     )
     result: Any = quantizer.Quantizer(str(path), recipe.get_quantization_recipe()).quantize()
     return bytes(result.quantized_model)

@@ -1,4 +1,4 @@
-"""``lcr-edge verify BUNDLE``: a bundle against the float PyTorch cell of its checkpoint, or, without torch, its golden clip.
+"""Measure a bundle against the float PyTorch cell of its checkpoint; without torch, against its golden clip.
 
 Two modes: one step from the reference's state, and a stream in which the bundle feeds its own state back. Logits and
 both states are compared on every frame, by the promises of lcr_edge.tolerances.
@@ -12,8 +12,9 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt

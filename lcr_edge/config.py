@@ -11,7 +11,7 @@ from lcr_edge.errors import UsageError
 KV_SOURCES = ("edge+frame", "edge")
 HEADS = ("mean", "cls")
 CELLS = ("bounded", "residual")
-VARIANTS: dict[str, dict[str, str]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "default": {"kv": "edge+frame", "head": "mean", "cell": "bounded"},
     # Our reading of the paper's text (docs/model.md says what is known of it).
     "paper": {"kv": "edge", "head": "cls", "cell": "residual"},

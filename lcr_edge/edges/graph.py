@@ -59,7 +59,7 @@ class EdgeGraph(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EdgeGraph:
         """Follow ``to(device)`` but not ``double()``: the constants are exact in float32, and so is the arithmetic."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in self.named_buffers():
             setattr(self, name, buffer.float())
         return self

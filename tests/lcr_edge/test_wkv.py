@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ LENGTHS = (1, 2, 17, 50, 63, 197)
 FORMS: dict[str, Form] = {
     "scan": wkv_scan,
     "dense": wkv_matmul,
-    "chunks of 7": lambda *x: wkv_matmul(*x, chunk=7),
-    "chunks of 14": lambda *x: wkv_matmul(*x, chunk=14),
-    "chunks of 1": lambda *x: wkv_matmul(*x, chunk=1),
+    "chunks of 7": partial(wkv_matmul, chunk=7),
+    "chunks of 14": partial(wkv_matmul, chunk=14),
+    "chunks of 1": partial(wkv_matmul, chunk=1),
 }
 
 
@@ -69,10 +70,11 @@ def test_float32_stays_finite_at_the_edge_of_safety() -> None:
     assert is_safe(log_w, tokens)
     r, k, v = (10 * torch.ones(1, heads, tokens, width) for _ in range(3))
     inputs = [x.requires_grad_() for x in (r, k, v, log_w, torch.ones(heads, width))]
-    y = wkv_matmul(*inputs)
+    r, k, v, log_w, u = inputs
+    y = wkv_matmul(r, k, v, log_w, u)
     assert torch.isfinite(y).all()
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(y.sum(), inputs))
-    torch.testing.assert_close(y, wkv_reference(*inputs), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(y, wkv_reference(r, k, v, log_w, u), rtol=1e-5, atol=0.0)
 
 
 def test_any_leading_axes() -> None:
