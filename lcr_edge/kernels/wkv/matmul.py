@@ -53,8 +53,8 @@ def _fastest(log_w: Tensor) -> float:
 def make_tables(log_w: Tensor, u: Tensor, tokens: int, chunk: int | None = None) -> WkvTables:
     """Tables for ``tokens`` tokens in chunks of ``chunk`` (default: one dense chunk), differentiable in log_w and u.
 
-    log_w, u: [h, d], log_w <= 0, best in float64; the tables have u's dtype. Raises UnsafeDecayError where float32 would
-    overflow.
+    log_w, u: [h, d], log_w <= 0, best in float64; the tables have u's dtype. Raises UnsafeDecayError where
+    float32 would overflow.
     """
     size = tokens if chunk is None else min(chunk, tokens)
     if not is_safe(log_w, size):
