@@ -12,7 +12,6 @@ There is no batch axis, so that products are plain matrices; no tensor has more 
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -25,6 +24,7 @@ from lcr_edge.kernels.wkv import MAX_EXPONENT, WkvTables, is_safe, make_tables, 
 from lcr_edge.model.embed import PatchEmbed
 from lcr_edge.model.layer import Layer
 from lcr_edge.model.network import LCR
+from lcr_edge.model.norm import NORM_EPS
 
 # Up to this many tokens one dense chunk is faster on every engine (benchmarked at 17, 50 and 197 tokens).
 DENSE_TOKENS = 64
@@ -66,10 +66,14 @@ class StepCell(nn.Module):
         self.config = config
         self.edge_graph = model.edge_graph
         self.embed = _patch_linear(model.embed, 2.0 / 255.0, -1.0, dtype)
-        self.embed_norm = copy.deepcopy(model.embed.norm).to(dtype)
+        norm = model.embed.norm
+        self.embed_eps = norm.eps
+        self.register_buffer("embed_sums", _exact(model.embed.projection.weight).sum(1).mul(2.0 / 255.0).to(dtype))
+        self.register_buffer("embed_scale", _copy(norm.weight, dtype))
+        self.register_buffer("embed_shift", _copy(norm.bias, dtype))
         self.embed_edge = _patch_linear(model.embed_edge, 1.0, 0.0, dtype)
-        self.register_buffer("frame_row", model.embed.class_token.detach().to(dtype).reshape(1, -1))
-        self.register_buffer("edge_row", model.embed_edge.class_token.detach().to(dtype).reshape(1, -1))
+        self.register_buffer("frame_row", _copy(model.embed.class_token, dtype).reshape(1, -1))
+        self.register_buffer("edge_row", _copy(model.embed_edge.class_token, dtype).reshape(1, -1))
         bias = torch.cat([_exact(layer.forget_bias) for layer in _layers(model)])
         self.prompt = _linear(_exact(model.prompt.weight), _exact(model.prompt.bias) + bias, dtype)
         self.layers = nn.ModuleList(_LayerCell(layer, model, dtype, chunk) for layer in _layers(model))
@@ -83,7 +87,7 @@ class StepCell(nn.Module):
         """The same with the edges given: {0, 1}, any dtype, [1, H, W]."""
         config = self.config
         patches = _cut(frame, config, 3).to(h_in.dtype)
-        x = torch.cat([self.frame_row, self.embed_norm(self.embed(patches))])
+        x = torch.cat([self.frame_row, self._embedded(patches)])
         e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
         forget = (config.fmax * torch.sigmoid(self.prompt(e))).chunk(config.layers, dim=1)
         states_h, states_c = [], []
@@ -93,6 +97,13 @@ class StepCell(nn.Module):
             states_c.append(c)
             x = h
         return self._head(h, c), torch.stack(states_h), torch.stack(states_c)
+
+    def _embedded(self, patches: Tensor) -> Tensor:
+        # Each patch is centred, and its mean enters by itself: the products then sum up small numbers, and engines,
+        # which add in different orders, agree better.
+        mean = patches.mean(dim=1, keepdim=True)
+        x = self.embed(patches - mean) + mean * self.embed_sums
+        return F.layer_norm(x, x.shape[-1:], self.embed_scale, self.embed_shift, self.embed_eps)
 
     def _head(self, h: Tensor, c: Tensor) -> Tensor:
         if self.config.head == "cls":
@@ -136,12 +147,12 @@ class _LayerCell(nn.Module):
         self.mix_in = _fold(layer.norm_mix, layer.mix_in, dtype)
         self.attend = _linear(_exact(layer.attend.weight), None, dtype)
         self.mix_out = _linear(_exact(layer.mix_out.weight), None, dtype)
-        self.register_buffer("y_scale", layer.norm_y.weight.detach().to(dtype))
-        self.register_buffer("y_shift", layer.norm_y.bias.detach().to(dtype))
+        self.register_buffer("y_scale", _copy(layer.norm_y.weight, dtype))
+        self.register_buffer("y_shift", _copy(layer.norm_y.bias, dtype))
         self.y_eps = layer.norm_y.eps
         sign = torch.ones(config.head_dim, dtype=torch.float64)
         sign[: config.head_dim // 2] = -1.0
-        self.register_buffer("cos", model.cos.to(dtype))
+        self.register_buffer("cos", _copy(model.cos, dtype))
         self.register_buffer("sin", (_exact(model.sin) * sign).to(dtype))
         log_w = -torch.exp(_exact(layer.decay))
         tables = make_tables(log_w, _exact(layer.bonus), config.tokens, chunk or choose_chunk(log_w, config.tokens))
@@ -184,6 +195,10 @@ def _exact(tensor: Tensor) -> Tensor:
     return tensor.detach().double()
 
 
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype, copy=True)
+
+
 def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=dtype)
     with torch.no_grad():
@@ -215,4 +230,4 @@ def _cut(image: Tensor, config: Config, channels: int) -> Tensor:
 
 
 def _normalise(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:])
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)

@@ -123,7 +123,8 @@ def _storage_errors(place: Path, folder: Path | None = None) -> Iterator[None]:
             _probe(place, folder)
         raise
     except OSError as error:
-        if error.errno in _STORAGE or isinstance(error, (FileExistsError, NotADirectoryError)):
+        wrong_place = isinstance(error, (FileExistsError, NotADirectoryError, FileNotFoundError)) and folder is None
+        if error.errno in _STORAGE or wrong_place:
             raise _unwritable(place, error) from error
         raise
     except Exception:

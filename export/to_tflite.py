@@ -52,7 +52,7 @@ def _halved(path: Path) -> bytes:
     )
     recipe = managers.RecipeManager()
     recipe.add_weight_only_config(
-        regex=".*",
+        regex="^(?!.*EdgeGraph).*",  # whole numbers and exact fractions, which must stay exact
         operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
         num_bits=16,
         algorithm_key=algorithms.AlgorithmName.FLOAT_CASTING,

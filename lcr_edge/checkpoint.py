@@ -46,7 +46,8 @@ def build_model(config: str | Config, *, classes: int | None = None, variant: st
 def random_checkpoint(config: Config, seed: int) -> Checkpoint:
     """A network whose every parameter is random, those that training starts at zero or one included.
 
-    For tests and benchmarks: it decides nothing useful, but no part of it is trivially zero. Deterministic per seed.
+    For tests and benchmarks: it decides nothing useful, but no part of it is trivially zero, and its sizes are those of
+    a network that could be trained: larger ones make the recurrence chaotic. Deterministic per seed.
     """
     _require_torch()
     import torch
@@ -61,9 +62,14 @@ def random_checkpoint(config: Config, seed: int) -> Checkpoint:
             if name.endswith("decay"):
                 parameter.add_(0.1 * noise)
             elif parameter.ndim == 2 and not name.endswith("bonus"):
-                parameter.copy_(noise / parameter.shape[1] ** 0.5)
+                parameter.copy_(0.5 * noise / parameter.shape[1] ** 0.5)
             else:
-                parameter.add_(0.2 * noise)
+                parameter.add_(0.1 * noise)
+    # Running averages as if trained: of a few random frames.
+    shape = (1, 2, *config.frame_shape)
+    clip = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    with torch.no_grad():
+        model.train()(clip)
     digest = hashlib.sha256(f"random weights, seed {seed}, {json.dumps(config.to_dict(), sort_keys=True)}".encode())
     training = {"random_seed": seed}
     return Checkpoint(model.eval(), config, default_labels(config.classes), digest.hexdigest(), training)

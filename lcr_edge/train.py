@@ -37,14 +37,14 @@ from lcr_edge.errors import LcrError, OutputError, UsageError
 from lcr_edge.model.network import LCR, State
 
 CLIP_FRAMES = 16
-FULL_RATE = (0.2, 0.8)  # share of batches at full frame rate, first and last step; the others play at double speed
+FULL_RATE = (0.0, 0.6)  # share of batches at full frame rate, first and last step; the others play at double speed
 FRACTION_IGNORED = 0.25
 MAX_SHIFT = 1 / 14  # of the frame's height
 CARRY = 0.5
 WARMUP = 100
 CLIP_GRADIENT = 1.0
-SOFT_LIMIT = 3.0  # of the outputs of every layer's projections
-LIMIT_WEIGHT = 0.1
+SOFT_LIMIT = 2.5  # of the outputs of every layer's projections
+LIMIT_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.05
 JOINTS = 21
 SAVE_EVERY = 500  # steps
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="default", help="default or paper")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint, metrics and rendered clips")
     parser.add_argument("--per-class", type=int, default=400, help="rendered training clips a class (default: 400)")
-    parser.add_argument("--steps", type=int, default=4200, help="optimiser steps (default: 4200)")
+    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps (default: 4000)")
     parser.add_argument("--batch", type=int, default=24, help="clips a step (default: 24)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 2e-3)")
     parser.add_argument("--weight-decay", type=float, default=0.05, help="on matrices only (default: 0.05)")

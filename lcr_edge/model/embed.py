@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lcr_edge.model.norm import SteadyNorm
+
 # Rotary angles run from 1 radian a patch down to 1 / ROTARY_BASE: slow enough for 14 x 14 patches.
 ROTARY_BASE = 100.0
 
@@ -20,7 +22,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.rows, self.columns, self.patch, self.channels = height // patch, width // patch, patch, channels
         self.projection = nn.Linear(patch * patch * channels, dim)
-        self.norm = nn.LayerNorm(dim) if normalise else nn.Identity()
+        self.norm = SteadyNorm(dim, dim) if normalise else nn.Identity()
         self.class_token = nn.Parameter(torch.randn(dim) * 0.02)
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -9,9 +9,7 @@ from torch.nn import functional as F
 from lcr_edge.config import Config
 from lcr_edge.kernels.wkv import WkvTables, is_safe, make_tables, wkv_scan, wkv_with_tables
 from lcr_edge.model.embed import rotate
-
-# y sums over tokens and channels and is large; where its terms cancel, a small epsilon would blow their rounding up.
-GROUP_NORM_EPS = 1.0
+from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 
 
 class Layer(nn.Module):
@@ -32,15 +30,15 @@ class Layer(nn.Module):
         dim, hidden = config.dim, config.dim * config.ffn_mult
         self.dim, self.heads, self.head_dim, self.hidden = dim, config.heads, config.head_dim, hidden
         self.kv, self.cell, self.fmax = config.kv, config.cell, config.fmax
-        self.norm_rg = nn.LayerNorm(2 * dim)
+        self.norm_rg = nn.LayerNorm(2 * dim, eps=NORM_EPS)
         self.rg = nn.Linear(2 * dim, 2 * dim, bias=False)
-        self.norm_kv = nn.LayerNorm(dim)
+        self.norm_kv = nn.LayerNorm(dim, eps=NORM_EPS)
         self.kv_projection = nn.Linear(dim, 2 * dim, bias=False)
         self.decay = nn.Parameter(torch.linspace(-5.0, 0.5, config.head_dim).repeat(config.heads, 1))
         self.bonus = nn.Parameter(torch.full((config.heads, config.head_dim), 0.5))
-        self.norm_y = nn.GroupNorm(config.heads, dim, eps=GROUP_NORM_EPS)
+        self.norm_y = SteadyNorm(config.head_dim, dim)
         self.attend = nn.Linear(dim, dim, bias=False)
-        self.norm_mix = nn.LayerNorm(dim)
+        self.norm_mix = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mix_in = nn.Linear(dim, dim + hidden, bias=False)  # W_rc and W_kc side by side
         self.mix_out = nn.Linear(hidden, dim, bias=False)  # W_vc
         self.forget_bias = nn.Parameter(torch.ones(dim))
@@ -90,7 +88,7 @@ class Layer(nn.Module):
 
     def norm_heads(self, y: Tensor) -> Tensor:
         """GroupNorm over each head of each token: [B, h, N+1, d] -> [B, N+1, C]."""
-        normed = F.layer_norm(y, (self.head_dim,), eps=self.norm_y.eps).transpose(-3, -2).flatten(-2)
+        normed = self.norm_y.normalise(y).transpose(-3, -2).flatten(-2)
         return normed * self.norm_y.weight + self.norm_y.bias
 
     def _wkv(self, r: Tensor, k: Tensor, v: Tensor, tables: WkvTables | None) -> Tensor:

@@ -12,6 +12,7 @@ from lcr_edge.edges.graph import EdgeGraph
 from lcr_edge.errors import FrameError
 from lcr_edge.model.embed import PatchEmbed, rotary_tables
 from lcr_edge.model.layer import Layer
+from lcr_edge.model.norm import NORM_EPS
 
 State = tuple[Tensor, Tensor]
 
@@ -37,7 +38,7 @@ class LCR(nn.Module):
         # The zero convolution: training starts from a forget gate that does not depend on the edges.
         self.prompt = nn.Linear(config.dim, config.layers * config.dim)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm_head = nn.LayerNorm(2 * config.dim)
+        self.norm_head = nn.LayerNorm(2 * config.dim, eps=NORM_EPS)
         self.classify = nn.Linear(2 * config.dim, config.classes)
         for zeroed in (self.prompt, self.classify):
             nn.init.zeros_(zeroed.weight)

@@ -1,0 +1,106 @@
+"""Every target, precision, edge mode and config against the float PyTorch cell, on real engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
+from lcr_edge.export.targets import TARGETS
+from lcr_edge.export.verify import FRAMES, verify
+from lcr_edge.runtimes import load
+from tests.clips import real_clip
+from tests.export import made
+
+SHORT = 40
+_FEW = "lcr_nano"
+_SLOW = "lcr_tiny"
+
+
+def _cases() -> list[object]:
+    cases: list[object] = []
+    for target, row in TARGETS.items():
+        for precision in row.precisions:
+            for edges in ("host", "graph"):
+                for state_mode in row.state_modes:
+                    if state_mode == "internal" and edges == "graph":
+                        continue  # nothing of the edges is left to differ
+                    cases.append(pytest.param("lcr_pico", target, precision, edges, state_mode, FRAMES))
+        cases.append(pytest.param(_FEW, target, "fp32", "host", "explicit", SHORT))
+        cases.append(pytest.param(_FEW, target, "fp16", "host", "explicit", SHORT))
+        cases.append(pytest.param(_SLOW, target, "fp32", "host", "explicit", 8, marks=pytest.mark.slow))
+        cases.append(pytest.param(made.PACKAGED, target, "fp32", "host", "explicit", SHORT))
+    return cases
+
+
+@pytest.mark.parametrize(("config", "target", "precision", "edges", "state_mode", "frames"), _cases())
+def test_a_bundle_keeps_its_promise(
+    config: str, target: str, precision: str, edges: str, state_mode: str, frames: int
+) -> None:
+    _need(config)
+    report = verify(made.bundle(config, target, precision, edges, state_mode), frames=frames)
+    assert report.failures == ()
+    assert report.frames == frames
+    # A report that measured nothing would pass as well: the reference moves, and rounding leaves some error.
+    assert report.stream["all"].tensors["state_c"].max_abs > 0
+    assert report.stream["all"].tensors["state_c"].squared > 0
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+@pytest.mark.parametrize("config", ["lcr_pico", made.PACKAGED])
+def test_a_bundle_keeps_its_promise_on_real_video(config: str, target: str) -> None:
+    _need(config)
+    frames = FRAMES if config == "lcr_pico" else 120
+    report = verify(made.bundle(config, target), clip=str(real_clip("bikes.mp4")), frames=frames)
+    assert report.failures == ()
+    assert report.clip == "bikes.mp4"
+
+
+@pytest.mark.parametrize("edges", ["host", "graph"])
+def test_targets_agree_with_each_other(edges: str) -> None:
+    models = [load(made.bundle("lcr_pico", target, edges=edges), threads=1) for target in TARGETS]
+    rng = np.random.default_rng(3)
+    states = [model.initial_state() for model in models]
+    for _ in range(5):
+        frame = rng.integers(0, 256, models[0].frame_shape, dtype=np.uint8)
+        stepped = [model.step(frame, state) for model, state in zip(models, states)]
+        states = [state for _, state in stepped]
+        for logits, state in stepped[1:]:
+            np.testing.assert_allclose(logits, stepped[0][0], atol=2e-5)
+            np.testing.assert_allclose(state.c, stepped[0][1].c, atol=2e-5)
+
+
+def test_the_stateful_model_equals_the_explicit_one_exactly() -> None:
+    explicit = load(made.bundle("lcr_pico", "openvino"), threads=1)
+    internal = load(made.bundle("lcr_pico", "openvino", state_mode="internal"), threads=1)
+    rng = np.random.default_rng(4)
+    state, twin = explicit.initial_state(), internal.initial_state()
+    for number in range(12):
+        if number == 6:
+            internal.reset()
+            state, twin = explicit.initial_state(), internal.initial_state()
+        frame = rng.integers(0, 256, explicit.frame_shape, dtype=np.uint8)
+        logits, state = explicit.step(frame, state)
+        twin_logits, twin = internal.step(frame, twin)
+        np.testing.assert_array_equal(internal.step_stream(frame), logits)
+        np.testing.assert_array_equal(twin_logits, logits)
+        np.testing.assert_array_equal(twin.h, state.h)
+        np.testing.assert_array_equal(twin.c, state.c)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_half_precision_is_smaller(target: str) -> None:
+    sizes = [_model_bytes(made.bundle("lcr_pico", target, precision), target) for precision in ("fp32", "fp16")]
+    # Halved are the matrices; decay tables, norms and the graph itself stay.
+    assert 0.4 * sizes[0] < sizes[1] < 0.75 * sizes[0]
+
+
+def _model_bytes(folder: Path, target: str) -> int:
+    return sum((folder / name).stat().st_size for name in TARGETS[target].files if not name.endswith(".xml"))
+
+
+def _need(config: str) -> None:
+    if config == made.PACKAGED and not PACKAGED_FILE.is_file():
+        pytest.skip("no packaged checkpoint in this tree yet: lcr-edge train makes one")
