@@ -17,7 +17,7 @@ from lcr_edge.calibration.rollout import Rollout
 from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.contract import CONTRACT_VERSION, STATE_NAMES, input_specs, output_specs
 from lcr_edge.export.targets import Request
-from lcr_edge.runtimes.bundle import GOLDEN, MANIFEST, file_record, seal, tensor_table
+from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal, tensor_table
 
 _PRODUCERS = (
     "torch",
@@ -36,8 +36,8 @@ _HINTS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_golden(folder: Path, rollout: Rollout) -> None:
-    """golden.npz: the clip and the reference's answers, as ``lcr_edge.runtimes.bundle.Golden`` describes them."""
+def golden_bytes(rollout: Rollout) -> bytes:
+    """The content of golden.npz: a clip and the reference's answers (``lcr_edge.runtimes.bundle.Golden``)."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -47,7 +47,7 @@ def write_golden(folder: Path, rollout: Rollout) -> None:
         state_h=rollout.state_h,
         state_c=rollout.state_c,
     )
-    (folder / GOLDEN).write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def write_manifest(folder: Path, request: Request, checkpoint: Checkpoint, required_ops: list[str]) -> None:

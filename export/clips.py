@@ -31,6 +31,13 @@ def rendered_stream(config: Config) -> Iterator[U8]:
             yield center_crop(frame, config.height, config.width)
 
 
+def stream(clip: str | None, config: Config, count: int) -> Iterator[U8]:
+    """``count`` frames of a video file, or of rendered gestures without one. Raises as :func:`video_stream`."""
+    if clip is None:
+        return itertools.islice(rendered_stream(config), count)
+    return video_stream(clip, config, count)
+
+
 def video_stream(path: str, config: Config, count: int) -> Iterator[U8]:
     """``count`` frames of a video file, centre-cropped to [H, W, 3], at the file's own rate.
 

@@ -15,13 +15,14 @@ from lcr_edge.calibration.rollout import roll
 from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.errors import ParityError
 from lcr_edge.export import parity
-from lcr_edge.export.bundle import write_golden, write_manifest
+from lcr_edge.export.bundle import golden_bytes, write_manifest
 from lcr_edge.export.cell import HostEdgeCell, StepCell
 from lcr_edge.export.clips import rendered_stream
 from lcr_edge.export.quiet import quiet, step
 from lcr_edge.export.staging import staged
 from lcr_edge.export.targets import Request, require
 from lcr_edge.runtimes import load
+from lcr_edge.runtimes.bundle import GOLDEN
 
 PARITY = "parity.json"
 VERIFY_FRAMES = 50
@@ -67,7 +68,7 @@ class Exporter:
                 golden = roll(
                     self.checkpoint.model, itertools.islice(rendered_stream(request.config), _golden(request))
                 )
-                write_golden(folder, golden)
+                (folder / GOLDEN).write_bytes(golden_bytes(golden))
                 write_manifest(folder, request, self.checkpoint, operators)
                 report = self._measure(folder, request, frames)
             if not report.passed:

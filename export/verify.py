@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from lcr_edge.errors import CheckpointError, ParityError
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes.bundle import Bundle, write_atomically
+from lcr_edge.runtimes.bundle import Bundle, read_bundle, write_atomically
 from lcr_edge.runtimes.selftest import run as run_selftest
 
 if TYPE_CHECKING:
@@ -52,13 +51,25 @@ def verify(
     clips.check_count(frames)
     model = load(bundle, threads=threads)
     checkpoint = reference_checkpoint(model.bundle, against)
-    config = model.bundle.config
-    if clip is None:
-        source: Iterator[npt.NDArray[np.uint8]] = itertools.islice(clips.rendered_stream(config), frames)
-    else:
-        source = clips.video_stream(clip, config, frames)
+    source = clips.stream(clip, model.bundle.config, frames)
     shown = _with_progress(source, frames) if progress else source
     return parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
+
+
+def save_golden(
+    path: Path, bundle: str | os.PathLike[str], *, against: str | None = None, clip: str | None = None, frames: int
+) -> None:
+    """Write the clip and the reference's answers to ``path`` (.npz), for a long selftest where there is no torch.
+
+    Raises what :func:`verify` raises, and OutputError.
+    """
+    from lcr_edge.calibration.rollout import roll
+    from lcr_edge.export import clips
+    from lcr_edge.export.bundle import golden_bytes
+
+    checked = read_bundle(bundle)
+    checkpoint = reference_checkpoint(checked, against)
+    write_atomically(path, golden_bytes(roll(checkpoint.model, clips.stream(clip, checked.config, frames))))
 
 
 def reference_checkpoint(bundle: Bundle, against: str | None = None) -> Checkpoint:
@@ -100,6 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip", metavar="FILE", help="a video; a short one is played forward and backward in turn")
     parser.add_argument("--frames", type=int, default=FRAMES, metavar="N", help=f"frames to step (default: {FRAMES})")
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    parser.add_argument(
+        "--save-golden",
+        type=Path,
+        metavar="FILE",
+        help="also write the frames and the reference's answers, for lcr-edge selftest --golden on a device",
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of one step (default: 1)")
 
 
@@ -110,13 +127,17 @@ def run(args: argparse.Namespace) -> int:
             "torch is not installed: checking against the bundle's golden clip only (lcr-edge selftest)",
             file=sys.stderr,
         )
-        return run_selftest(args)
+        golden = argparse.Namespace(bundle=args.bundle, threads=args.threads, golden=None, json=args.json)
+        return run_selftest(golden)
     report = verify(
         args.bundle, against=args.against, clip=args.clip, frames=args.frames, threads=args.threads, progress=True
     )
     print(report.table())
     if args.json:
         write_atomically(Path(args.json), (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+    if args.save_golden:
+        save_golden(args.save_golden, args.bundle, against=args.against, clip=args.clip, frames=args.frames)
+        print(f"wrote {args.save_golden}")
     if not report.passed:
         raise ParityError("verify failed: " + "; ".join(report.failures))
     print("passed")

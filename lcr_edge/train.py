@@ -43,8 +43,8 @@ MAX_SHIFT = 1 / 14  # of the frame's height
 CARRY = 0.5
 WARMUP = 100
 CLIP_GRADIENT = 1.0
-SOFT_LIMIT = 2.5  # of the outputs of every layer's projections
-LIMIT_WEIGHT = 0.3
+SOFT_LIMIT = 2.0  # of the outputs of every layer's projections
+LIMIT_WEIGHT = 1.0
 LABEL_SMOOTHING = 0.05
 JOINTS = 21
 SAVE_EVERY = 500  # steps
@@ -56,10 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="default", help="default or paper")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint, metrics and rendered clips")
     parser.add_argument("--per-class", type=int, default=400, help="rendered training clips a class (default: 400)")
-    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps (default: 4000)")
+    parser.add_argument("--steps", type=int, default=3800, help="optimiser steps (default: 3800)")
     parser.add_argument("--batch", type=int, default=24, help="clips a step (default: 24)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 2e-3)")
-    parser.add_argument("--weight-decay", type=float, default=0.05, help="on matrices only (default: 0.05)")
+    parser.add_argument("--weight-decay", type=float, default=0.1, help="on matrices only (default: 0.1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch (default: torch's choice)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render clips (default: 2)")
