@@ -24,11 +24,15 @@ from lcr_edge.kernels.wkv import MAX_EXPONENT, WkvTables, is_safe, make_tables, 
 from lcr_edge.model.embed import PatchEmbed
 from lcr_edge.model.layer import Layer
 from lcr_edge.model.network import LCR
-from lcr_edge.model.norm import NORM_EPS
+from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 
-# Up to this many tokens one dense chunk is faster on every engine (benchmarked at 17, 50 and 197 tokens).
+# At 50 tokens one dense chunk is enough; at 197, chunks of 25 to 50 tokens take the same time on every engine, and 33
+# leaves one token of padding.
 DENSE_TOKENS = 64
 CHUNK = 33
+# The network takes pixels * _PIXEL - 1.
+_PIXEL = 2.0 / 255.0
+_PARTS = 4
 
 
 def choose_chunk(log_w: Tensor, tokens: int) -> int:
@@ -65,13 +69,9 @@ class StepCell(nn.Module):
         config = model.config
         self.config = config
         self.edge_graph = model.edge_graph
-        self.embed = _patch_linear(model.embed, 2.0 / 255.0, -1.0, dtype)
-        norm = model.embed.norm
-        self.embed_eps = norm.eps
-        self.register_buffer("embed_sums", _exact(model.embed.projection.weight).sum(1).mul(2.0 / 255.0).to(dtype))
-        self.register_buffer("embed_scale", _copy(norm.weight, dtype))
-        self.register_buffer("embed_shift", _copy(norm.bias, dtype))
-        self.embed_edge = _patch_linear(model.embed_edge, 1.0, 0.0, dtype)
+        self.embed = _PatchCell(model.embed, dtype)
+        edge_projection = model.embed_edge.projection
+        self.embed_edge = _linear(_exact(edge_projection.weight), _exact(edge_projection.bias), dtype)
         self.register_buffer("frame_row", _copy(model.embed.class_token, dtype).reshape(1, -1))
         self.register_buffer("edge_row", _copy(model.embed_edge.class_token, dtype).reshape(1, -1))
         bias = torch.cat([_exact(layer.forget_bias) for layer in _layers(model)])
@@ -87,7 +87,7 @@ class StepCell(nn.Module):
         """The same with the edges given: {0, 1}, any dtype, [1, H, W]."""
         config = self.config
         patches = _cut(frame, config, 3).to(h_in.dtype)
-        x = torch.cat([self.frame_row, self._embedded(patches)])
+        x = torch.cat([self.frame_row, self.embed(patches)])
         e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
         forget = (config.fmax * torch.sigmoid(self.prompt(e))).chunk(config.layers, dim=1)
         states_h, states_c = [], []
@@ -97,13 +97,6 @@ class StepCell(nn.Module):
             states_c.append(c)
             x = h
         return self._head(h, c), torch.stack(states_h), torch.stack(states_c)
-
-    def _embedded(self, patches: Tensor) -> Tensor:
-        # Each patch is centred, and its mean enters by itself: the products then sum up small numbers, and engines,
-        # which add in different orders, agree better.
-        mean = patches.mean(dim=1, keepdim=True)
-        x = self.embed(patches - mean) + mean * self.embed_sums
-        return F.layer_norm(x, x.shape[-1:], self.embed_scale, self.embed_shift, self.embed_eps)
 
     def _head(self, h: Tensor, c: Tensor) -> Tensor:
         if self.config.head == "cls":
@@ -127,6 +120,39 @@ class HostEdgeCell(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`StepCell.forward`, with edge uint8 [1, H, W] in {0, 1}."""
         return self.cell.step(frame, edge, state_h_in, state_c_in)
+
+
+class _PatchCell(nn.Module):
+    """Pixels 0..255 of the frame's patches to normalised tokens.
+
+    A sum over all pixels of a patch loses digits, in each engine others. So each patch is centred, its mean enters by
+    itself, and one product sums up a quarter of the pixels: TFLite, which adds one after the other, gains most.
+    """
+
+    sums: Tensor
+    bias: Tensor
+    norm_scale: Tensor
+    norm_shift: Tensor
+
+    def __init__(self, embed: PatchEmbed, dtype: torch.dtype) -> None:
+        super().__init__()
+        norm = embed.norm
+        assert isinstance(norm, SteadyNorm)
+        weight = _exact(embed.projection.weight)
+        self.parts = nn.ModuleList(_linear(part * _PIXEL, None, dtype) for part in weight.chunk(_PARTS, dim=1))
+        self.register_buffer("sums", weight.sum(1).to(dtype, copy=True))
+        self.register_buffer("bias", _copy(embed.projection.bias, dtype))
+        self.register_buffer("norm_scale", _copy(norm.weight, dtype))
+        self.register_buffer("norm_shift", _copy(norm.bias, dtype))
+        self.norm_eps = norm.eps
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[N, patch * patch * 3] in 0..255 -> [N, C]."""
+        mean = pixels.mean(dim=1, keepdim=True)
+        x = (mean * _PIXEL - 1.0) * self.sums + self.bias
+        for part, some in zip(self.parts, (pixels - mean).chunk(len(self.parts), dim=1)):
+            x = x + part(some)
+        return F.layer_norm(x, x.shape[-1:], self.norm_scale, self.norm_shift, self.norm_eps)
 
 
 class _LayerCell(nn.Module):
@@ -215,12 +241,6 @@ def _fold(norm: nn.LayerNorm, after: nn.Linear, dtype: torch.dtype) -> nn.Linear
     if after.bias is not None:
         bias = bias + _exact(after.bias)
     return _linear(weight * _exact(norm.weight), bias, dtype)
-
-
-def _patch_linear(embed: PatchEmbed, scale: float, shift: float, dtype: torch.dtype) -> nn.Linear:
-    """The patch projection of pixels that still need ``pixel * scale + shift``."""
-    weight = _exact(embed.projection.weight)
-    return _linear(weight * scale, _exact(embed.projection.bias) + weight.sum(1) * shift, dtype)
 
 
 def _cut(image: Tensor, config: Config, channels: int) -> Tensor:

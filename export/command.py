@@ -64,12 +64,19 @@ def run(args: argparse.Namespace) -> int:
         targets.check_choice(f"precision for {name}", args.precision, targets.TARGETS[name].precisions)
         targets.check_choice(f"state mode for {name}", args.state_mode, targets.TARGETS[name].state_modes)
     targets.check_choice("edges", args.edges, EDGE_MODES)
+    if args.threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {args.threads}")
     if args.config is not None:
         get_config(args.config)
     for name in chosen:
         targets.require(targets.TARGETS[name])
     checkpoint = _checkpoint(args)
+    import torch
+
     from lcr_edge.export.pipeline import Exporter
+
+    # The reference's matrices are small: more threads would mostly wait for each other.
+    torch.set_num_threads(args.threads)
 
     exporter = Exporter(checkpoint, Path(args.out), threads=args.threads)
     for name in chosen:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -45,7 +47,7 @@ def quiet() -> Iterator[None]:
         try:
             os.dup2(held.fileno(), 1)
             os.dup2(held.fileno(), 2)
-            with contextlib.redirect_stdout(None), _python_stderr_to(2):
+            with _interrupts_kept(), contextlib.redirect_stdout(None), _python_stderr_to(2):
                 yield
         except Exception:
             failed = True
@@ -59,6 +61,31 @@ def quiet() -> Iterator[None]:
             if failed:
                 held.seek(0)
                 print(held.read().decode(errors="replace")[-_SHOWN:], file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt even where third-party code turns it into an error of its own or swallows it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except Exception as error:
+        if seen:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if seen:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

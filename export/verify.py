@@ -129,6 +129,10 @@ def run(args: argparse.Namespace) -> int:
         )
         golden = argparse.Namespace(bundle=args.bundle, threads=args.threads, golden=None, json=args.json)
         return run_selftest(golden)
+    import torch
+
+    # The reference's matrices are small: more threads would mostly wait for each other.
+    torch.set_num_threads(max(args.threads, 1))
     report = verify(
         args.bundle, against=args.against, clip=args.clip, frames=args.frames, threads=args.threads, progress=True
     )

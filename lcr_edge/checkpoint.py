@@ -23,7 +23,7 @@ PACKAGED = Path(__file__).resolve().parent / "checkpoints" / "lcr_nano.safetenso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with what its users need to know of it. ``sha256`` is the file's, or names the random seed."""
+    """A network with what its users need to know of it. ``sha256`` is that of the file, or of random weights."""
 
     model: LCR
     config: Config
@@ -70,7 +70,9 @@ def random_checkpoint(config: Config, seed: int) -> Checkpoint:
     clip = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     with torch.no_grad():
         model.train()(clip)
-    digest = hashlib.sha256(f"random weights, seed {seed}, {json.dumps(config.to_dict(), sort_keys=True)}".encode())
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for value in model.state_dict().values():
+        digest.update(value.numpy().tobytes())
     training = {"random_seed": seed}
     return Checkpoint(model.eval(), config, default_labels(config.classes), digest.hexdigest(), training)
 

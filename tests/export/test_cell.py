@@ -93,6 +93,6 @@ def test_the_chunk_is_dense_when_small_and_safe_always() -> None:
 def test_decays_that_no_chunk_holds_are_refused() -> None:
     model = random_checkpoint(get_config("lcr_pico"), 5).model
     with torch.no_grad():
-        model.layers[0].decay.fill_(6.0)  # type: ignore[operator, union-attr]
+        torch.nn.init.constant_(model.layers[0].get_parameter("decay"), 6.0)
     with pytest.raises(UnsafeDecayError, match="train again"):
         StepCell(model)
