@@ -48,7 +48,8 @@ def test_round_trip(good: Path) -> None:
 def test_random_weights_are_deterministic_and_nowhere_zero() -> None:
     one, two, other = (random_checkpoint(get_config("lcr_pico"), seed).model.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert all(not torch.equal(one[name], other[name]) and bool(one[name].any()) for name in one)
+    assert all(bool(value.any()) for value in one.values())
+    assert all(not torch.equal(one[name], other[name]) for name in one if not name.endswith("typical"))
 
 
 @pytest.mark.parametrize(
