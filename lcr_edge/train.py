@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcr_edge.checkpoint import build_model, default_labels, save
+from lcr_edge.checkpoint import build_model, default_labels, load, save
 from lcr_edge.config import CONFIGS, Config, get_config
 from lcr_edge.data.augment import augment
 from lcr_edge.data.labels import JESTER
 from lcr_edge.data.rendered import clip_joints, clip_seed, render_set
 from lcr_edge.edges.host import host_edges
-from lcr_edge.errors import LcrError, OutputError, UsageError
+from lcr_edge.errors import CheckpointError, LcrError, OutputError, UsageError
 from lcr_edge.model.network import LCR, State
 
 CLIP_FRAMES = 16
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="lcr_nano", help=f"one of {', '.join(CONFIGS)} (default: lcr_nano)")
     parser.add_argument("--variant", default="default", help="default or paper")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint, metrics and rendered clips")
+    parser.add_argument("--init", type=Path, default=None, metavar="FILE", help="checkpoint to start from")
     parser.add_argument("--per-class", type=int, default=400, help="rendered training clips a class (default: 400)")
     parser.add_argument("--steps", type=int, default=3800, help="optimiser steps (default: 3800)")
     parser.add_argument("--batch", type=int, default=24, help="clips a step (default: 24)")
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     data = training_set(args.out, args.per_class, args.seed, config, args.workers)
-    model = build_model(config)
+    model = build_model(config) if args.init is None else _initial(args.init, config)
     started = time.monotonic()
     loss = fit(model, data, args)
     training = {
@@ -87,6 +88,16 @@ def run(args: argparse.Namespace) -> int:
     save(args.out / f"{config.name}.safetensors", model, default_labels(config.classes), training)
     print(f"wrote {args.out / config.name}.safetensors after {training['minutes']} minutes, loss {loss:.3f}")
     return 0
+
+
+def _initial(path: Path, config: Config) -> LCR:
+    checkpoint = load(path)
+    if checkpoint.config != config:
+        raise CheckpointError(
+            f"{path} is of config {checkpoint.config.name}, not the {config.name} asked for (or of another variant): "
+            f"use --config {checkpoint.config.name}"
+        )
+    return checkpoint.model
 
 
 class TrainingSet(NamedTuple):
