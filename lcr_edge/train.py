@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    data = training_set(args.out, args.per_class, args.seed, config, args.workers)
     model = build_model(config) if args.init is None else _initial(args.init, config)
+    data = training_set(args.out, args.per_class, args.seed, config, args.workers)
     started = time.monotonic()
     loss = fit(model, data, args)
     training = {

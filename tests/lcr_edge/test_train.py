@@ -119,6 +119,17 @@ def test_a_run_is_deterministic_and_its_checkpoint_can_be_evaluated(tmp_path: Pa
         assert next(csv.reader(file))[0] == "step"
 
 
+def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "first" / "lcr_pico.safetensors", tmp_path / "second" / "lcr_pico.safetensors"
+    assert _train(first.parent) == 0
+    assert _train(second.parent, "--init", str(first), "--lr", "0") == 0
+    # With a learning rate of zero only the running averages of the norms move.
+    one, two = load(first).model.state_dict(), load(second).model.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one if not name.endswith("typical"))
+    assert main(["train", "--out", str(tmp_path), "--config", "lcr_nano", "--init", str(first)]) == 2
+    assert "use --config lcr_pico" in capsys.readouterr().err
+
+
 def test_a_few_steps_lower_the_joint_loss(tmp_path: Path) -> None:
     assert _train(tmp_path, "--steps", "40", "--batch", "8") == 0
     with (tmp_path / "metrics.csv").open() as file:
