@@ -44,7 +44,6 @@ CARRY = 0.5
 WARMUP = 100
 CLIP_GRADIENT = 1.0
 SOFT_LIMIT = 2.0  # of the outputs of every layer's projections
-LIMIT_WEIGHT = 1.0
 LABEL_SMOOTHING = 0.05
 JOINTS = 21
 SAVE_EVERY = 500  # steps
@@ -61,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=24, help="clips a step (default: 24)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 2e-3)")
     parser.add_argument("--weight-decay", type=float, default=0.1, help="on matrices only (default: 0.1)")
+    parser.add_argument(
+        "--limit-weight", type=float, default=1.0, help="weight of the penalty on large values (default: 1)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch (default: torch's choice)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render clips (default: 2)")
@@ -276,7 +278,7 @@ def fit(model: LCR, data: TrainingSet, args: argparse.Namespace) -> float:
                 joint_loss = joint_head.loss(hidden, cells, batch.joints)
             named = clip_loss(logits, batch.labels)
             size = size_penalty.take()
-            loss = named + JOINT_WEIGHT * joint_loss + LIMIT_WEIGHT * size
+            loss = named + JOINT_WEIGHT * joint_loss + args.limit_weight * size
             if not math.isfinite(loss.item()):
                 raise LcrError(f"the loss became {loss.item()} at step {step}; lower --lr")
             optimiser.zero_grad()
