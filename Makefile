@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo build test lint format check clean
+.PHONY: help demo build test lint format check checkpoint clean
 help: ## what each target does
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /make \1\t/' | expand -t 16
 
@@ -91,6 +91,15 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@ln -s ../../tests build/check/tests
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p lcr_edge -p tests
+
+RUNS := runs
+checkpoint: $(VENV)/.demo-installed ## train the packaged network again, as docs/lcr_nano.md says (about 70 minutes)
+	$(BIN)/lcr-edge train --config lcr_nano --out $(RUNS)/1 --threads 1 --stop-after 2000
+	$(BIN)/lcr-edge train --config lcr_nano --out $(RUNS)/2 --threads 2 --steps 1400 --lr 1e-3 \
+		--init $(RUNS)/1/lcr_nano.safetensors
+	$(BIN)/lcr-edge train --config lcr_nano --out $(RUNS)/3 --threads 2 --steps 170 --lr 5e-4 --limit-weight 10 \
+		--init $(RUNS)/2/lcr_nano.safetensors
+	cp $(RUNS)/3/lcr_nano.safetensors lcr_edge/checkpoints/
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(TFLITE_VENV) build dist $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, default=None, metavar="FILE", help="checkpoint to start from")
     parser.add_argument("--per-class", type=int, default=400, help="rendered training clips a class (default: 400)")
     parser.add_argument("--steps", type=int, default=3800, help="optimiser steps (default: 3800)")
+    parser.add_argument("--stop-after", type=int, default=None, metavar="N", help="end after N steps of the schedule")
     parser.add_argument("--batch", type=int, default=24, help="clips a step (default: 24)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 2e-3)")
     parser.add_argument("--weight-decay", type=float, default=0.1, help="on matrices only (default: 0.1)")
@@ -70,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("per_class", "steps", "batch", "workers"):
-        if getattr(args, name) < 1:
+    for name in ("per_class", "steps", "stop_after", "batch", "workers"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     config = get_config(args.config, variant=args.variant)
     if args.threads is not None:
@@ -263,7 +264,7 @@ def fit(model: LCR, data: TrainingSet, args: argparse.Namespace) -> float:
     with (args.out / "metrics.csv").open("w", newline="") as file, ThreadPoolExecutor(1) as loader:
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "accuracy", "joint_loss", "size_penalty", "learning_rate"])
-        bar = tqdm(range(args.steps), desc="training", unit="step", mininterval=5.0)
+        bar = tqdm(range(min(args.steps, args.stop_after or args.steps)), desc="training", unit="step", mininterval=5.0)
         coming = loader.submit(batches.next, 0.0)
         hits, seen = 0, 0
         for step in bar:

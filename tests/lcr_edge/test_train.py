@@ -130,6 +130,14 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, capsys: pytest.Captur
     assert "use --config lcr_pico" in capsys.readouterr().err
 
 
+def test_a_run_that_stops_early_is_the_beginning_of_the_longer_one(tmp_path: Path) -> None:
+    assert _train(tmp_path, "--steps", "40", "--stop-after", "20") == 0
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["20"]
+    assert load(tmp_path / "lcr_pico.safetensors").training["stop_after"] == 20
+
+
 def test_a_few_steps_lower_the_joint_loss(tmp_path: Path) -> None:
     assert _train(tmp_path, "--steps", "40", "--batch", "8") == 0
     with (tmp_path / "metrics.csv").open() as file:
@@ -159,6 +167,8 @@ def test_decisions_use_the_second_half() -> None:
 def test_bad_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _train(tmp_path, "--steps", "0") == 2
     assert "--steps must be at least 1" in capsys.readouterr().err
+    assert _train(tmp_path, "--stop-after", "0") == 2
+    assert "--stop-after must be at least 1" in capsys.readouterr().err
     assert _train(tmp_path, "--config", "lcr_giant") == 2
     assert "lcr_nano" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
