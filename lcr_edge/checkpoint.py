@@ -62,7 +62,7 @@ def random_checkpoint(config: Config, seed: int) -> Checkpoint:
             if name.endswith("decay"):
                 parameter.add_(0.1 * noise)
             elif parameter.ndim == 2 and not name.endswith("bonus"):
-                parameter.copy_(0.5 * noise / parameter.shape[1] ** 0.5)
+                parameter.copy_(0.35 * noise / parameter.shape[1] ** 0.5)
             else:
                 parameter.add_(0.1 * noise)
     # Running averages as if trained: of a few random frames.
