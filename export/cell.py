@@ -12,53 +12,27 @@ There is no batch axis, so that products are plain matrices; no tensor has more 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcr_edge.config import Config
-from lcr_edge.errors import UnsafeDecayError
-from lcr_edge.kernels.wkv import MAX_EXPONENT, WkvTables, is_safe, make_tables, wkv_with_tables
+from lcr_edge.kernels.wkv import WkvTables, choose_chunk, make_tables, wkv_with_tables
 from lcr_edge.model.embed import PatchEmbed
 from lcr_edge.model.layer import Layer
 from lcr_edge.model.network import LCR
 from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 
-# At 50 tokens one dense chunk is enough; at 197, chunks of 25 to 50 tokens take the same time on every engine, and 33
-# leaves one token of padding.
-DENSE_TOKENS = 64
-CHUNK = 33
 # The network takes pixels * _PIXEL - 1.
 _PIXEL = 2.0 / 255.0
 _PARTS = 4
-
-
-def choose_chunk(log_w: Tensor, tokens: int) -> int:
-    """Tokens a chunk of the WKV for these decays (log w, any shape): the fastest that float32 can hold.
-
-    Dense up to ``DENSE_TOKENS`` tokens, else near ``CHUNK``; smaller where the decays are so fast that a larger one
-    would overflow, and of such a size that padding the tokens to whole chunks wastes little. Raises
-    UnsafeDecayError where not even one token a chunk is safe.
-    """
-    wanted = tokens if tokens <= DENSE_TOKENS else CHUNK
-    while wanted > 1 and not is_safe(log_w, wanted):
-        wanted -= 1
-    if not is_safe(log_w, wanted):
-        raise UnsafeDecayError(
-            f"the fastest decay, log w = {float(log_w.min()):.3g}, is beyond {-2 * MAX_EXPONENT:g}, the end of float32 "
-            "for any chunk: the checkpoint's decays have diverged; train again with a smaller learning rate"
-        )
-    chunks = math.ceil(tokens / wanted)
-    return math.ceil(tokens / chunks)
 
 
 class StepCell(nn.Module):
     """One step with the edges computed inside: see :meth:`forward`. Built from a trained network, in its own memory.
 
     dtype: float32 to export; float64 shows that the rewriting itself is exact. chunk: tokens a WKV chunk,
-    by default :func:`choose_chunk` per layer. Raises UnsafeDecayError.
+    by default :func:`lcr_edge.kernels.wkv.choose_chunk` per layer. Raises UnsafeDecayError.
     """
 
     edge_row: Tensor
@@ -95,7 +69,7 @@ class StepCell(nn.Module):
             h, c = layer(x, e, forget[index], h_in[index], c_in[index])
             states_h.append(h)
             states_c.append(c)
-            x = h
+            x = x + h if config.skip else h
         return self._head(h, c), torch.stack(states_h), torch.stack(states_c)
 
     def _head(self, h: Tensor, c: Tensor) -> Tensor:

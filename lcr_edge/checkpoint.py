@@ -15,6 +15,8 @@ from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import CheckpointError, MissingExtraError, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lcr_edge.model.network import LCR
 
 FORMAT = "lcr_edge checkpoint 1"
@@ -70,9 +72,9 @@ def random_checkpoint(config: Config, seed: int) -> Checkpoint:
     clip = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     with torch.no_grad():
         model.train()(clip)
-        for name, average in model.named_buffers():
-            if name.endswith("typical"):  # to a power of two: the last bits depend on the number of threads
-                average.copy_(average.log2().round().exp2())
+        for norm in model.steady_norms():
+            norm.follow(momentum=1.0)
+            norm.typical.copy_(norm.typical.log2().round().exp2())  # the last bits depend on the number of threads
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for value in model.state_dict().values():
         digest.update(value.numpy().tobytes())
@@ -85,28 +87,40 @@ def default_labels(classes: int) -> tuple[str, ...]:
     return JESTER if classes == len(JESTER) else tuple(f"class {i}" for i in range(classes))
 
 
-def save(path: str | Path, model: LCR, labels: tuple[str, ...], training: dict[str, Any]) -> None:
+def save(
+    path: str | Path,
+    model: LCR,
+    labels: tuple[str, ...],
+    training: dict[str, Any],
+    *,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
     """Write atomically: the old file stays whole until the new one is complete. Raises OutputError.
 
-    training: anything JSON holds about how the weights came to be; ends up in the file's metadata.
+    training: anything JSON holds about how the weights came to be; ends up in the file's metadata. weights: tensors to
+    write in place of the model's own, by the same names (an average of them, say).
     """
-    from safetensors.torch import save_file
-
-    path = Path(path)
     metadata = {
         "format": FORMAT,
         "config": json.dumps(model.config.to_dict()),
         "labels": json.dumps(list(labels)),
         "training": json.dumps(training),
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_tensors(Path(path), model.state_dict() if weights is None else weights, metadata)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file of tensors and metadata, written atomically. Raises OutputError."""
+    from safetensors.torch import save_file
+
+    own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         temporary = Path(name)
-        save_file(tensors, temporary, metadata)
+        save_file(own, temporary, metadata)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
@@ -114,7 +128,7 @@ def save(path: str | Path, model: LCR, labels: tuple[str, ...], training: dict[s
         temporary = None
     except Exception as error:  # safetensors has an error class of its own for a full disk
         raise OutputError(
-            f"cannot write checkpoint {path}: {error}. Free space or choose another folder; "
+            f"cannot write {path}: {error}. Free space or choose another folder; "
             "a file that was there before is unchanged"
         ) from error
     finally:

@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
     "inspect": ("lcr_edge.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
     "render": ("lcr_edge.data.render", "write a rendered gesture clip as a video file"),
-    "train": ("lcr_edge.train", "train a network on rendered gestures"),
+    "train": ("lcr_edge.training.command", "train a network on videos or on rendered gestures"),
     "evaluate": ("lcr_edge.evaluate", "accuracy of a checkpoint on held-out clips and on an endless stream"),
 }
 

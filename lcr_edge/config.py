@@ -24,7 +24,8 @@ class Config:
 
     height, width: frame size in pixels, multiples of ``patch``. dim: channels C, a multiple of ``head_dim``.
     kv: what keys and values are made from. head: which token the classifier reads. cell: ``bounded`` is
-    C_t = f (C_{t-1} + tanh A), ``residual`` C_t = f (tanh A + C_{t-1}) + C_{t-1}. fmax: upper end of the forget
+    C_t = f (C_{t-1} + tanh A), ``residual`` C_t = f (tanh A + C_{t-1}) + C_{t-1}. skip: whether
+    a layer hands x + H to the next one, or H alone. fmax: upper end of the forget
     gate in (0, 1), so that |C| <= fmax / (1 - fmax) in the bounded cell. train_fps: frames per second of training.
     """
 
@@ -40,6 +41,7 @@ class Config:
     kv: str = "edge+frame"
     head: str = "mean"
     cell: str = "bounded"
+    skip: bool = False
     fmax: float = 0.9
     train_fps: float = 8.0
 
@@ -63,6 +65,8 @@ class Config:
                 raise UsageError(
                     f"config {self.name!r}: {field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}"
                 )
+        if not isinstance(self.skip, bool):
+            raise UsageError(f"config {self.name!r}: skip must be true or false, got {self.skip!r}")
         if not 0.0 < self.fmax < 1.0:
             raise UsageError(f"config {self.name!r}: fmax must lie between 0 and 1, got {self.fmax!r}")
         if not self.train_fps > 0.0:

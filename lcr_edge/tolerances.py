@@ -42,3 +42,21 @@ class ModelPromise:
 
 
 PACKAGED = ModelPromise(clip_top1=80.0, stream_loss=5.0)
+
+# Clips that were written by a lossy codec and read again: mean absolute difference to the original, of 255.
+DECODED = 12.0
+# A joint against the middle of the bright spot drawn at it, after crop and enlargement by interpolation: pixels.
+JOINT_PIXELS = 1.0
+# A training step with half of the patches dropped, against one with all of them, on the same CPU in one run.
+TUBE_MASK_SPEEDUP = 1.5
+
+# What a network mapped from Vision-RWKV computes against their formulas on the same tensors, float64, absolute.
+VRWKV = 1e-10
+
+# The CUDA WKV kernel against the float64 reference on the same (rounded) inputs, output and every gradient: largest
+# relative rms difference, by the dtype of r, k, v and y.
+WKV_KERNEL = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 5e-3}
+# Its results with the tokens in one chunk against several chunks, float32.
+WKV_CHUNKS = 1e-5
+# Two training processes against one with the joined batch in float32: max abs difference over rms, of a tensor.
+TWO_PROCESSES = 1e-3

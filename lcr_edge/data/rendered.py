@@ -35,7 +35,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +44,11 @@ from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from lcr_edge.data import gestures, hand
+
+_T = TypeVar("_T", bound=np.generic)
 
 SPLITS = ("train", "heldout")
 MAX_PER_CLASS = 1_000_000
@@ -164,7 +166,63 @@ def render_set(
     needs the usual ``if __name__ == "__main__"`` guard. progress: a tqdm bar on stderr when tqdm is installed.
     Raises UsageError or MissingExtraError.
     """
+    chosen = list(range(len(JESTER))) if labels is None else list(labels)
+    rows = each_clip(
+        per_class,
+        seed,
+        split=split,
+        size=size,
+        frames=frames,
+        fps=fps,
+        labels=chosen,
+        workers=workers,
+        progress=progress,
+    )
+    clips: NDArray[np.uint8] | None = None
+    for k, clip in enumerate(rows):
+        if clips is None:
+            clips = np.empty((per_class * len(chosen), *clip.shape), np.uint8)
+        clips[k] = clip
+    assert clips is not None  # each_clip refuses an empty set
+    return clips, np.array(chosen * per_class, np.int64)
+
+
+def each_clip(
+    per_class: int,
+    seed: int,
+    *,
+    split: str = "train",
+    size: int = 112,
+    frames: int = 16,
+    fps: float = 8.0,
+    labels: Iterable[int] | None = None,
+    workers: int = 1,
+    progress: bool = False,
+) -> Iterator[NDArray[np.uint8]]:
+    """The clips of :func:`render_set` one by one, for sets that do not fit into memory. Same arguments and errors."""
     _check_shape(size, frames, fps)
+    jobs = _jobs(per_class, seed, split, labels, workers)
+    return _each(partial(_job, split=split, size=size, frames=frames, fps=fps), jobs, workers, progress, "rendering")
+
+
+def each_joints(
+    per_class: int,
+    seed: int,
+    *,
+    split: str = "train",
+    frames: int = 16,
+    fps: float = 8.0,
+    workers: int = 1,
+    progress: bool = False,
+) -> Iterator[NDArray[np.float32]]:
+    """:func:`clip_joints` of each clip of the same :func:`render_set`, in its order."""
+    _check_shape(_MIN_SIZE, frames, fps)
+    jobs = _jobs(per_class, seed, split, None, workers)
+    return _each(partial(_joints_job, split=split, frames=frames, fps=fps), jobs, workers, progress, "joints")
+
+
+def _jobs(per_class: int, seed: int, split: str, labels: Iterable[int] | None, workers: int) -> list[tuple[int, int]]:
+    """Label and ``render_clip`` seed of each clip of a set."""
     chosen = list(range(len(JESTER))) if labels is None else list(labels)
     for label in chosen:
         _check_label(label)
@@ -173,22 +231,29 @@ def render_set(
     _check_integer("per_class", per_class, 1, MAX_PER_CLASS)
     _check_integer("workers", workers, 1, 256)
     seed_sequence(chosen[0], seed, split)
-    jobs = [(label, clip_seed(int(seed), index)) for index in range(per_class) for label in chosen]
-    clips = np.empty((len(jobs), frames, size, size, 3), np.uint8)
-    make = partial(_job, split=split, size=size, frames=frames, fps=fps)
+    return [(label, clip_seed(int(seed), index)) for index in range(per_class) for label in chosen]
+
+
+def _each(
+    make: Callable[[tuple[int, int]], NDArray[_T]], jobs: list[tuple[int, int]], workers: int, progress: bool, what: str
+) -> Iterator[NDArray[_T]]:
     if workers == 1:
-        for k, clip in enumerate(_bar(map(make, jobs), len(jobs), progress)):
-            clips[k] = clip
-    else:
-        context = multiprocessing.get_context("spawn")  # forking a process that has loaded torch can hang
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-            for k, clip in enumerate(_bar(pool.map(make, jobs, chunksize=8), len(jobs), progress)):
-                clips[k] = clip
-    return clips, np.array([label for label, _ in jobs], np.int64)
+        yield from _bar(map(make, jobs), len(jobs), progress, what)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has loaded torch can hang
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        # In portions: the pool keeps all results that have not been asked for yet.
+        size = 128 * workers
+        portions = (pool.map(make, jobs[i : i + size], chunksize=8) for i in range(0, len(jobs), size))
+        yield from _bar((row for portion in portions for row in portion), len(jobs), progress, what)
 
 
 def _job(job: tuple[int, int], *, split: str, size: int, frames: int, fps: float) -> NDArray[np.uint8]:
     return render_clip(job[0], job[1], split=split, size=size, frames=frames, fps=fps)
+
+
+def _joints_job(job: tuple[int, int], *, split: str, frames: int, fps: float) -> NDArray[np.float32]:
+    return clip_joints(job[0], job[1], split=split, frames=frames, fps=fps)
 
 
 def _one_thread() -> None:
@@ -198,13 +263,13 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _bar(items: Iterable[NDArray[np.uint8]], total: int, progress: bool) -> Iterable[NDArray[np.uint8]]:
+def _bar(items: Iterable[NDArray[_T]], total: int, progress: bool, what: str) -> Iterable[NDArray[_T]]:
     if progress:
         try:
             from tqdm import tqdm
         except ImportError:
             return items
-        bar: Iterable[NDArray[np.uint8]] = tqdm(items, total=total, desc="rendering", unit="clip")
+        bar: Iterable[NDArray[_T]] = tqdm(items, total=total, desc=what, unit="clip")
         return bar
     return items
 

@@ -25,11 +25,17 @@ class PatchEmbed(nn.Module):
         self.norm = SteadyNorm(dim, dim) if normalise else nn.Identity()
         self.class_token = nn.Parameter(torch.randn(dim) * 0.02)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """[B, H, W * channels] float -> [B, N + 1, C], class token first, patches in row order."""
+    def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, H, W * channels] float -> [B, N + 1, C], class token first, patches in row order.
+
+        keep: int64 [B, n], the patches to embed, in rising order; the others are left out: [B, n + 1, C].
+        """
         batch, line = pixels.shape[0], self.patch * self.channels
         cut = pixels.reshape(batch * self.rows, self.patch, self.columns, line).transpose(1, 2)
-        tokens = self.norm(self.projection(cut.reshape(batch, self.rows * self.columns, self.patch * line)))
+        patches = cut.reshape(batch, self.rows * self.columns, self.patch * line)
+        if keep is not None:
+            patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+        tokens = self.norm(self.projection(patches))
         first = self.class_token.to(tokens.dtype).expand(batch, 1, -1)
         return torch.cat([first, tokens], dim=1)
 
@@ -50,6 +56,6 @@ def rotary_tables(rows: int, columns: int, head_dim: int) -> tuple[Tensor, Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., N + 1, d] turned by the tables of :func:`rotary_tables`."""
+    """x [..., N + 1, d] turned by the tables of :func:`rotary_tables`, or by rows of them for each token."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -7,9 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcr_edge.config import Config
-from lcr_edge.kernels.wkv import WkvTables, is_safe, make_tables, wkv_scan, wkv_with_tables
+from lcr_edge.kernels.wkv import WkvTables, choose_chunk, is_safe, make_tables, wkv_scan, wkv_with_tables
 from lcr_edge.model.embed import rotate
 from lcr_edge.model.norm import NORM_EPS, SteadyNorm
+
+# Outputs of projections beyond this size are penalised in training: see :meth:`Layer.forward`.
+SOFT_LIMIT = 2.0
+# Smaller chunks of tokens cost more than the scan.
+SMALLEST_CHUNK = 4
 
 
 class Layer(nn.Module):
@@ -48,9 +53,11 @@ class Layer(nn.Module):
         return -torch.exp(self.decay.double())
 
     def tables(self, tokens: int) -> WkvTables | None:
-        """WKV tables for this layer's present decays, or None where only the scan form is safe in float32."""
+        """WKV tables for this layer's present decays, or None where they are too fast for any but the scan form."""
         log_w = self.log_decay()
-        return make_tables(log_w, self.bonus, tokens) if is_safe(log_w, tokens) else None
+        if not is_safe(log_w, SMALLEST_CHUNK):
+            return None
+        return make_tables(log_w, self.bonus, tokens, choose_chunk(log_w, tokens))
 
     def keys_values(self, x: Tensor, e: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """K, V [B, h, N+1, d] from the layer's input x and the edge tokens e, both [B, N+1, C]; no state involved."""
@@ -69,22 +76,25 @@ class Layer(nn.Module):
         state: tuple[Tensor, Tensor],
         rotary: tuple[Tensor, Tensor],
         tables: WkvTables | None,
-    ) -> tuple[Tensor, Tensor]:
-        """One frame: x, prompt, H, C [B, N+1, C] and K, V [B, h, N+1, d] to the next H, C."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame: x, prompt, H, C [B, N+1, C] and K, V [B, h, N+1, d] to the next H, C and, third, a scalar.
+
+        The scalar is zero except in training mode: how far the projections' outputs exceed SOFT_LIMIT, the mean square.
+        """
         h, c = state
-        r, g = self.rg(self.norm_rg(torch.cat([x, h], dim=-1))).chunk(2, dim=-1)
+        rg = self.rg(self.norm_rg(torch.cat([x, h], dim=-1)))
+        r, g = rg.chunk(2, dim=-1)
         y = self._wkv(rotate(self.split_heads(r), *rotary), *kv, tables)
-        x = x + self.attend(F.silu(g) * self.norm_heads(y))
-        a = self.channel_mix(x)
+        attended = self.attend(F.silu(g) * self.norm_heads(y))
+        x = x + attended
+        gate, key = self.mix_in(self.norm_mix(x)).split([self.dim, self.hidden], dim=-1)
+        mixed = self.mix_out(torch.relu(key).square())
+        a = x + torch.sigmoid(gate) * mixed
         forget = self.fmax * torch.sigmoid(self.forget_bias + prompt)
         update = forget * (c + torch.tanh(a))
         c = update + c if self.cell == "residual" else update
-        return torch.sigmoid(a) * torch.tanh(c), c
-
-    def channel_mix(self, x: Tensor) -> Tensor:
-        gate, key = self.mix_in(self.norm_mix(x)).split([self.dim, self.hidden], dim=-1)
-        mixed: Tensor = x + torch.sigmoid(gate) * self.mix_out(torch.relu(key).square())
-        return mixed
+        size = excess(rg, *kv, attended, mixed) if self.training else a.new_zeros(())
+        return torch.sigmoid(a) * torch.tanh(c), c, size
 
     def norm_heads(self, y: Tensor) -> Tensor:
         """GroupNorm over each head of each token: [B, h, N+1, d] -> [B, N+1, C]."""
@@ -99,3 +109,8 @@ class Layer(nn.Module):
         if tables is None:
             return wkv_scan(r, k, v, self.log_decay().to(r.dtype), self.bonus)
         return wkv_with_tables(r, k, v, tables)
+
+
+def excess(*values: Tensor) -> Tensor:
+    """Mean over the tensors of the mean square by which their entries exceed SOFT_LIMIT; float32, scalar."""
+    return torch.stack([(x.float().abs() - SOFT_LIMIT).clamp(min=0).square().mean() for x in values]).mean()

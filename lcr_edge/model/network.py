@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,18 @@ from lcr_edge.edges.graph import EdgeGraph
 from lcr_edge.errors import FrameError
 from lcr_edge.model.embed import PatchEmbed, rotary_tables
 from lcr_edge.model.layer import Layer
-from lcr_edge.model.norm import NORM_EPS
+from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 
 State = tuple[Tensor, Tensor]
+
+
+class Features(NamedTuple):
+    """What the layers make of a clip: input of the heads, and what training needs besides."""
+
+    hidden: Tensor  # H of the last layer after every frame, [B, T, N+1, C]
+    cells: Tensor  # C of the last layer after every frame, [B, T, N+1, C]
+    state: State  # H, C of all layers after the last frame, each [B, L, N+1, C]
+    excess: Tensor  # scalar: how far values inside the layers exceed their soft limit; zero except in training mode
 
 
 class LCR(nn.Module):
@@ -47,17 +56,24 @@ class LCR(nn.Module):
         self.register_buffer("cos", cos.float(), persistent=False)
         self.register_buffer("sin", sin.float(), persistent=False)
 
-    def initial_state(self, batch: int = 1) -> State:
-        """Zeros: the state of a stream before its first frame, each [B, L, N+1, C]."""
-        zeros = self.cos.new_zeros(batch, *self.config.state_shape)
+    def initial_state(self, batch: int = 1, tokens: int | None = None) -> State:
+        """Zeros: the state of a stream before its first frame, each [B, L, N+1, C]; tokens: N + 1 if not all."""
+        layers, every, dim = self.config.state_shape
+        zeros = self.cos.new_zeros(batch, layers, every if tokens is None else tokens, dim)
         return zeros, zeros.clone()
 
     def blocks(self) -> list[Layer]:
         """The layers, with their type."""
         return [cast(Layer, layer) for layer in self.layers]
 
-    def tokens(self, frames: Tensor, edges: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x, e [B, N+1, C] and the prompts p [B, N+1, L, C] of frames [B, H, W, 3]."""
+    def steady_norms(self) -> list[SteadyNorm]:
+        """The norms whose running averages training has to update, by :meth:`SteadyNorm.follow`, after every step."""
+        return [module for module in self.modules() if isinstance(module, SteadyNorm)]
+
+    def tokens(
+        self, frames: Tensor, edges: Tensor | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x, e [B, N+1, C] and the prompts p [B, N+1, L, C] of frames [B, H, W, 3], of the patches in keep [B, n]."""
         if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != self.config.frame_shape:
             raise FrameError(
                 f"frames must be uint8 [..., {', '.join(map(str, self.config.frame_shape))}] RGB, "
@@ -65,9 +81,9 @@ class LCR(nn.Module):
             )
         edges = self.edge_graph(frames) if edges is None else edges
         pixels = frames.to(self.cos.dtype).flatten(-2) * (2.0 / 255.0) - 1.0
-        e = self.embed_edge(edges.to(self.cos.dtype))
+        e = self.embed_edge(edges.to(self.cos.dtype), keep)
         prompts = self.prompt(e).reshape(*e.shape[:-1], self.config.layers, self.config.dim)
-        return self.embed(pixels), e, prompts
+        return self.embed(pixels, keep), e, prompts
 
     def head(self, h: Tensor, c: Tensor) -> Tensor:
         """logits = W_class LN([H ; C]), H and C [..., N+1, C] of the last layer: tokens' mean or the class token."""
@@ -84,9 +100,9 @@ class LCR(nn.Module):
         for index, layer in enumerate(self.blocks()):
             before = (state[0][:, index], state[1][:, index])
             kv = layer.keys_values(x, e, *rotary)
-            after = layer(x, kv, prompts[:, :, index], before, rotary, layer.tables(self.config.tokens))
-            states.append(after)
-            x = after[0]
+            h, c, _ = layer(x, kv, prompts[:, :, index], before, rotary, layer.tables(self.config.tokens))
+            states.append((h, c))
+            x = x + h if self.config.skip else h
         h, c = (torch.stack(part, dim=1) for part in zip(*states))
         return self.head(*states[-1]), (h, c)
 
@@ -96,34 +112,50 @@ class LCR(nn.Module):
         Equal to T calls of :meth:`step`, but layer by layer: keys and values do not depend on the state, so those of
         all frames of a layer are computed at once, and only what meets the state runs frame by frame.
         """
-        hidden, cells, state = self.features(clip, state, edges)
-        return self.head(hidden, cells), state
+        features = self.features(clip, state, edges)
+        return self.head(features.hidden, features.cells), features.state
 
     def features(
-        self, clip: Tensor, state: State | None = None, edges: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, State]:
-        """The last layer's H and C of every frame, [B, T, N+1, C] each, and the state after the last frame."""
+        self, clip: Tensor, state: State | None = None, edges: Tensor | None = None, keep: Tensor | None = None
+    ) -> Features:
+        """Clip [B, T, H, W, 3], state and edges as in :meth:`forward`, through all layers.
+
+        keep: int64 [B, n], rising: tube masking. Only these patches of each clip (and the class token) are computed, in
+        all its frames; they keep their rotary positions and are neighbours in the WKV. States then are [B, L, n+1, C].
+        """
         batch, time = clip.shape[:2]
-        h_in, c_in = self.initial_state(batch) if state is None else state
+        count = self.config.tokens if keep is None else keep.shape[1] + 1
+        h_in, c_in = self.initial_state(batch, count) if state is None else state
+        if torch.is_grad_enabled():  # the same for first and later frames, so that a compiled layer is compiled once
+            h_in, c_in = (x if x.requires_grad else x.detach().requires_grad_() for x in (h_in, c_in))
         flat_edges = None if edges is None else edges.flatten(0, 1)
-        x, e, prompts = self.tokens(clip.flatten(0, 1), flat_edges)
-        rotary = (self.cos, self.sin)
+        rotary, rotary_all = (self.cos, self.sin), (self.cos, self.sin)
+        flat_keep = None
+        if keep is not None:
+            flat_keep = keep.repeat_interleave(time, dim=0)
+            token = torch.cat([keep.new_zeros(batch, 1), keep + 1], dim=1)
+            rotary = (self.cos[token].unsqueeze(1), self.sin[token].unsqueeze(1))  # [B, 1, n+1, d]: for all heads
+            rotary_all = (rotary[0].repeat_interleave(time, dim=0), rotary[1].repeat_interleave(time, dim=0))
+        x, e, prompts = self.tokens(clip.flatten(0, 1), flat_edges, flat_keep)
 
         def frame_by_frame(tokens: Tensor) -> tuple[Tensor, ...]:
             # unbind, not indexing: the gradient of T slices would be T zero-filled copies of the whole.
             return tokens.reshape(batch, time, *tokens.shape[1:]).unbind(1)
 
         finals: list[State] = []
+        sizes: list[Tensor] = []
         for layer, prompt, h, c in zip(self.blocks(), prompts.unbind(2), h_in.unbind(1), c_in.unbind(1)):
-            tables = layer.tables(self.config.tokens)
-            keys, values = (frame_by_frame(part) for part in layer.keys_values(x, e, *rotary))
+            tables = layer.tables(count)
+            keys, values = (frame_by_frame(part) for part in layer.keys_values(x, e, *rotary_all))
             frames = []
             for x_t, k_t, v_t, p_t in zip(frame_by_frame(x), keys, values, frame_by_frame(prompt)):
-                h, c = layer(x_t, (k_t, v_t), p_t, (h, c), rotary, tables)
+                h, c, size = layer(x_t, (k_t, v_t), p_t, (h, c), rotary, tables)
                 frames.append((h, c))
+                sizes.append(size)
             finals.append((h, c))
-            x = torch.stack([h for h, _ in frames], dim=1).flatten(0, 1)
+            out = torch.stack([h for h, _ in frames], dim=1).flatten(0, 1)
+            x = x + out if self.config.skip else out
 
         hidden, cells = (torch.stack(part, dim=1) for part in zip(*frames))
         h, c = (torch.stack(part, dim=1) for part in zip(*finals))
-        return hidden, cells, (h, c)
+        return Features(hidden, cells, (h, c), torch.stack(sizes).mean())

@@ -10,8 +10,9 @@ import torch
 from lcr_edge.checkpoint import random_checkpoint
 from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.errors import UnsafeDecayError
-from lcr_edge.export.cell import DENSE_TOKENS, HostEdgeCell, StepCell, choose_chunk
-from lcr_edge.kernels.wkv import is_safe
+from lcr_edge.export.cell import HostEdgeCell, StepCell
+from lcr_edge.kernels.wkv import choose_chunk, is_safe
+from lcr_edge.kernels.wkv.matmul import DENSE_TOKENS
 from lcr_edge.model.network import LCR
 from lcr_edge.tolerances import FORWARD_EQUALS_STEPS
 
@@ -46,6 +47,11 @@ def test_the_cell_equals_the_step(name: str, variant: str, dtype: torch.dtype) -
     assert (
         _compare(random_checkpoint(config, 5).model, dtype) <= FORWARD_EQUALS_STEPS[str(dtype).removeprefix("torch.")]
     )
+
+
+def test_the_cell_has_the_skip_of_the_config() -> None:
+    config = dataclasses.replace(get_config("lcr_pico"), skip=True)
+    assert _compare(random_checkpoint(config, 5).model, torch.float64) <= FORWARD_EQUALS_STEPS["float64"]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 25])

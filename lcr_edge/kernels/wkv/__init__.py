@@ -10,19 +10,32 @@ is passed instead of w because a w close to 1 has lost its digits.
     reference   the definition as a double loop: read this first, everything else is checked against it
     scan        one forward and one backward scan over a [d, d] state: any length, any decay
     matmul      the same sums as a few matrix products over chunks of tokens: fast, static shapes, exportable
+    op          wkv: the CUDA kernel (wkv.cu, README.md) where it can be compiled, else one of the two forms above
 """
 
 from __future__ import annotations
 
-from lcr_edge.kernels.wkv.matmul import MAX_EXPONENT, WkvTables, is_safe, make_tables, wkv_matmul, wkv_with_tables
+from lcr_edge.kernels.wkv.matmul import (
+    MAX_EXPONENT,
+    WkvTables,
+    choose_chunk,
+    is_safe,
+    make_tables,
+    wkv_matmul,
+    wkv_with_tables,
+)
+from lcr_edge.kernels.wkv.op import PortableFormWarning, wkv
 from lcr_edge.kernels.wkv.reference import wkv_reference
 from lcr_edge.kernels.wkv.scan import wkv_scan
 
 __all__ = [
     "MAX_EXPONENT",
+    "PortableFormWarning",
     "WkvTables",
+    "choose_chunk",
     "is_safe",
     "make_tables",
+    "wkv",
     "wkv_matmul",
     "wkv_reference",
     "wkv_scan",

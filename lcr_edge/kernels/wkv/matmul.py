@@ -16,6 +16,7 @@ offset q of chunk n < m:
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,10 @@ from lcr_edge.errors import UnsafeDecayError
 
 # exp(80) = 5.5e34 stays a finite float32 with room for the factors r and k; exp(88.8) would not.
 MAX_EXPONENT = 80.0
+# At 50 tokens one dense chunk is enough; at 197, chunks of 25 to 50 tokens take the same time on every engine, and 33
+# leaves one token of padding.
+DENSE_TOKENS = 64
+CHUNK = 33
 
 
 class WkvTables(NamedTuple):
@@ -48,6 +53,25 @@ def is_safe(log_w: Tensor, chunk: int) -> bool:
 
 def _fastest(log_w: Tensor) -> float:
     return float(-log_w.detach().min())
+
+
+def choose_chunk(log_w: Tensor, tokens: int) -> int:
+    """Tokens a chunk of the WKV for these decays (log w, any shape): the fastest that float32 can hold.
+
+    Dense up to ``DENSE_TOKENS`` tokens, else near ``CHUNK``; smaller where the decays are so fast that a larger one
+    would overflow, and of such a size that padding the tokens to whole chunks wastes little. Raises
+    UnsafeDecayError where not even one token a chunk is safe.
+    """
+    wanted = tokens if tokens <= DENSE_TOKENS else CHUNK
+    while wanted > 1 and not is_safe(log_w, wanted):
+        wanted -= 1
+    if not is_safe(log_w, wanted):
+        raise UnsafeDecayError(
+            f"the fastest decay, log w = {float(log_w.min()):.3g}, is beyond {-2 * MAX_EXPONENT:g}, the end of float32 "
+            "for any chunk: the checkpoint's decays have diverged; train again with a smaller learning rate"
+        )
+    chunks = math.ceil(tokens / wanted)
+    return math.ceil(tokens / chunks)
 
 
 def make_tables(log_w: Tensor, u: Tensor, tokens: int, chunk: int | None = None) -> WkvTables:

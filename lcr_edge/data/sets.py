@@ -1,0 +1,195 @@
+"""Data sets of labelled clips behind one name, ``kind:path``: what ``--data`` takes.
+
+| kind | what | layout described in |
+|---|---|---|
+| rendered, rendered:PER_CLASS | rendered gestures, no files needed | ``rendered`` |
+| jester:FOLDER | Jester v1, folders of JPEG frames | ``jester`` |
+| ssv2:FOLDER | Something-Something V2 | ``something`` |
+| kinetics:FOLDER | Kinetics 400, 600, 700 | ``kinetics`` |
+| folder:FOLDER | any videos, a folder a class | ``folder`` |
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcr_edge.data.decode import read_jpegs, read_video
+from lcr_edge.data.folder import list_folder
+from lcr_edge.data.jester import list_jester
+from lcr_edge.data.kinetics import list_kinetics
+from lcr_edge.data.labels import JESTER
+from lcr_edge.data.listing import SPLITS, Listing
+from lcr_edge.data.rendered import clip_seed
+from lcr_edge.data.rendered_store import Store, heldout_store, train_store
+from lcr_edge.data.sampling import Sample, frame_indices
+from lcr_edge.data.something import list_something
+from lcr_edge.errors import UsageError
+
+PER_CLASS = {"train": 400, "heldout": 20}  # rendered clips a class, unless --data says another number
+
+Clip = NDArray[np.uint8]
+Joints = NDArray[np.float32]
+
+
+class ClipSet(abc.ABC):
+    """Labelled clips of one split. Can be sent to other processes.
+
+    name: as given, "jester:/data/jester". labels: class names; their order is the class index. targets: class index of
+    each clip, int64 [n]. fingerprint: SHA-256 over kind, split, labels, clip names and targets: the same data give the
+    same one wherever they lie (what is inside the files is not looked at). reversible: a clip played backwards is a
+    clip of another class. notes: sentences for the user, on clips left out and the like.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        labels: tuple[str, ...],
+        targets: NDArray[np.int64],
+        ids: Sequence[str],
+        *,
+        reversible: bool = False,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self.targets = targets
+        self.reversible = reversible
+        self.notes = notes
+        kind = name.partition(":")[0]
+        what = json.dumps([kind, split, list(labels), list(ids), targets.tolist()], ensure_ascii=True)
+        self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abc.abstractmethod
+    def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[Clip, Joints | None]:
+        """Frames uint8 RGB [T, H, W, 3] of clip ``index``, fitted to ``size`` (height, width), and where they are known
+        the 21 joints of the hand, float32 [T, 21, 2] in fractions of the frame.
+
+        Raises VideoError, naming the file, for a clip that cannot be read.
+        """
+
+
+class FileSet(ClipSet):
+    """Clips from video files or folders of JPEG frames."""
+
+    def __init__(self, name: str, split: str, listing: Listing, classes: tuple[str, ...] | None) -> None:
+        labels, targets = _as_classes(name, listing, classes)
+        super().__init__(name, split, labels, targets, listing.ids, notes=listing.notes)
+        self._paths, self._spans, self._fps = listing.paths, listing.spans, listing.fps
+        self._pictures = name.startswith("jester:")
+
+    def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[Clip, Joints | None]:
+        path = self._paths[index]
+        if self._pictures:
+            return read_jpegs(path, sample, size, fps=self._fps), None
+        span = self._spans[index] if self._spans else None
+        return read_video(path, sample, size, fallback_fps=self._fps, span=span), None
+
+
+class RenderedSet(ClipSet):
+    """Rendered gestures. Samples of the rendering's own rate, or of a whole fraction of it, are exact."""
+
+    def __init__(
+        self, name: str, split: str, store: Store, fps: float, seed: int, classes: tuple[str, ...] | None
+    ) -> None:
+        clips, frames = store.clips.shape[:2]
+        index = [i % len(JESTER) for i in range(clips)]
+        ids = [f"{JESTER[i]} {clip_seed(seed, k // len(JESTER))} {frames}@{fps}" for k, i in enumerate(index)]
+        listing = Listing(JESTER, tuple(ids), tuple(index), ())
+        labels, targets = _as_classes(name, listing, classes)
+        super().__init__(name, split, labels, targets, ids, reversible=True)
+        self._store, self._fps = store, fps
+
+    def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[Clip, Joints | None]:
+        """As :meth:`ClipSet.read`. UsageError for a size other than that of the rendering."""
+        clips = self._store.clips
+        if tuple(clips.shape[2:4]) != tuple(size):
+            raise UsageError(f"{self.name} was opened for frames of {clips.shape[2:4]} pixels, not of {tuple(size)}")
+        picked = frame_indices(clips.shape[1], self._fps, sample)
+        return clips[index][picked], self._store.joints[index][picked]
+
+
+_LAYOUTS: dict[str, Callable[[Path, str], Listing]] = {
+    "jester": list_jester,
+    "ssv2": list_something,
+    "kinetics": list_kinetics,
+    "folder": list_folder,
+}
+KINDS = ("rendered", *_LAYOUTS)
+
+
+def open_set(
+    spec: str,
+    *,
+    split: str = "train",
+    size: tuple[int, int],
+    fps: float,
+    frames: int,
+    cache: Path | None,
+    workers: int = 1,
+    seed: int = 0,
+    classes: tuple[str, ...] | None = None,
+) -> ClipSet:
+    """One split, "train" or "heldout", of the data set that ``spec`` names (see the module's table).
+
+    size, fps, frames, seed, workers: of rendered gestures, which are drawn here with that many frames in as many
+    processes; those of the train split are kept in the folder ``cache`` and drawn once (in memory when it is None).
+    Several processes may open the same set at once: one draws, the others wait for it.
+    classes: the class names of a network; the class indices become those, and a set with other classes is refused.
+
+    Raises UsageError (unknown kind, folder missing or empty, labels files that do not fit), OutputError when ``cache``
+    cannot be written, MissingExtraError without OpenCV.
+    """
+    kind, _, place = spec.partition(":")
+    if kind not in KINDS:
+        raise UsageError(
+            f"unknown data {spec!r}; give rendered, or one of {', '.join(k + ':FOLDER' for k in _LAYOUTS)}"
+        )
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if kind != "rendered":
+        if not place:
+            raise UsageError(f"--data {kind} needs a folder: {kind}:/path/to/the/data")
+        return FileSet(spec, split, _LAYOUTS[kind](Path(place).expanduser(), split), classes)
+    per_class = _per_class(spec, place, split)
+    if size[0] != size[1]:
+        raise UsageError(f"rendered gestures are square; this network's frames are {size[0]} x {size[1]} pixels")
+    shape: dict[str, Any] = {"size": size[0], "frames": frames, "fps": fps, "seed": seed, "workers": workers}
+    store = train_store(cache, per_class, **shape) if split == "train" else heldout_store(per_class, **shape)
+    return RenderedSet(spec, split, store, fps, seed, classes)
+
+
+def _per_class(spec: str, number: str, split: str) -> int:
+    if ":" not in spec:
+        return PER_CLASS[split]
+    if not (number.isascii() and number.isdigit()) or int(number) < 1:
+        raise UsageError(f"--data {spec}: expected rendered or rendered:CLIPS_PER_CLASS, a number of 1 or more")
+    return int(number)
+
+
+def _as_classes(
+    name: str, listing: Listing, classes: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Labels and targets in the order of ``classes``, or as listed without."""
+    targets = np.array(listing.targets, np.int64)
+    if classes is None or classes == listing.labels:
+        return listing.labels, targets
+    strange = [label for label in listing.labels if label not in classes]
+    if strange:
+        raise UsageError(
+            f"{name} has {len(listing.labels)} classes, of which {len(strange)} are not among the network's "
+            f"{len(classes)}: {', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}; use a checkpoint trained "
+            "on these classes"
+        )
+    return classes, np.array([classes.index(label) for label in listing.labels], np.int64)[targets]

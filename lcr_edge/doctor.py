@@ -1,0 +1,125 @@
+"""Print what this machine has for lcr_edge: Python, torch, GPU, compilers, engines, and which WKV form runs and why.
+
+Works without torch. Where there is a CUDA device the kernel is compiled, run and compared, which takes some seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import subprocess
+from typing import Any
+
+from lcr_edge import __version__
+from lcr_edge.kernels.compilers import cache_folder, find_cxx, find_nvcc
+
+ENGINES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")
+PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "safetensors", "flash-linear-attention")
+
+
+def examine() -> dict[str, Any]:
+    """All facts as plain values. ``wkv.kernel`` is True where the CUDA kernel compiles and computes rightly."""
+    nvcc = find_nvcc()
+    facts: dict[str, Any] = {
+        "lcr_edge": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": version_of("torch"),
+        "devices": [],
+        "nvcc": f"{nvcc} {_nvcc_release(nvcc)}" if nvcc else None,
+        "c++": find_cxx(),
+        "cache": str(cache_folder()),
+        "engines": {name: version_of(name) for name in ENGINES},
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "edges": "OpenCV" if importlib.util.find_spec("cv2") else "numpy (install opencv-python-headless for speed)",
+    }
+    facts["wkv"] = _examine_wkv(facts)
+    return facts
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version of a distribution, read without importing it; None where it is absent."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _examine_wkv(facts: dict[str, Any]) -> dict[str, Any]:
+    try:
+        import torch
+    except (ImportError, OSError):  # absent, or without the libraries that it needs
+        return {"kernel": False, "form": "none", "why": 'torch cannot be imported: pip install "lcr-edge[train]"'}
+    facts["torch"] = f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
+    if not torch.cuda.is_available():
+        why = "torch sees no CUDA device" if torch.version.cuda else "this build of torch has no CUDA"
+        return {"kernel": False, "form": "portable", "why": why}
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        facts["devices"].append(
+            {
+                "name": properties.name,
+                "capability": f"{properties.major}.{properties.minor}",
+                "multiprocessors": properties.multi_processor_count,
+                "memory_bytes": properties.total_memory,
+            }
+        )
+    return _try_kernel(torch.device("cuda", torch.cuda.current_device()))
+
+
+def _try_kernel(device: Any) -> dict[str, Any]:
+    from lcr_edge.kernels.wkv.op import kernel_works
+    from lcr_edge.tolerances import WKV_KERNEL
+
+    try:
+        way, error = kernel_works(device)
+    except Exception as failure:  # whatever goes wrong is what the user came to read
+        return {"kernel": False, "form": "portable", "why": str(failure)}
+    if not error <= WKV_KERNEL["float32"]:
+        why = f"the kernel compiled by {way} is wrong here by {error:.1e}; set LCR_EDGE_WKV=portable and report it"
+        return {"kernel": False, "form": f"cuda ({way})", "why": why}
+    return {"kernel": True, "form": f"cuda ({way})", "why": f"compiled by {way}; differs from float64 by {error:.1e}"}
+
+
+def _nvcc_release(nvcc: str) -> str:
+    try:
+        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"(cannot be run: {error})"
+    releases = [part.strip() for line in done.stdout.splitlines() for part in line.split(",") if " release " in part]
+    return releases[0] if releases else "(release unknown)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--require-cuda-kernel", action="store_true", help="exit with 1 unless the CUDA WKV kernel runs and is right"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    facts = examine()
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for key, value in facts.items():
+            print(f"{key:10} {_readable(key, value)}")
+    return 1 if args.require_cuda_kernel and not facts["wkv"]["kernel"] else 0
+
+
+def _readable(key: str, value: Any) -> str:
+    if key == "wkv":
+        return f"{value['form']}: {value['why']}"
+    if key == "devices":
+        lines = (
+            f"{d['name']}, sm_{d['capability'].replace('.', '')}, {d['multiprocessors']} multiprocessors, "
+            f"{d['memory_bytes'] / 2**30:.1f} GiB"
+            for d in value
+        )
+        return "; ".join(lines) or "no CUDA device"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items() if version) or "none"
+    return str(value) if value is not None else "not found"

@@ -1,0 +1,1 @@
+"""Training: what happens between a data set and a checkpoint, and the record that a run keeps of itself."""

@@ -1,0 +1,263 @@
+"""The training loop: batches in, a network and a record of the run out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lcr_edge.checkpoint import save, write_tensors
+from lcr_edge.data.batches import Batch, Plan, batches
+from lcr_edge.data.faults import FaultCounter
+from lcr_edge.data.sets import ClipSet
+from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.model.network import LCR
+from lcr_edge.training import run_state
+from lcr_edge.training.loss import Learner, Losses
+from lcr_edge.training.metrics import MetricsLog
+from lcr_edge.training.optimiser import Average, learning_rate, make_optimisers, restore_state, set_rate, state_tensors
+from lcr_edge.training.run_state import RunState
+from lcr_edge.training.settings import Conduct, Settings
+from lcr_edge.training.streams import Streams
+from lcr_edge.training.world import World
+
+LOG_EVERY = 20  # steps
+SMOOTHING = 0.02  # of the loss that is printed, a step
+
+
+class Outcome(NamedTuple):
+    """What a run ends with. loss: smoothed cross entropy; None where no step was left to do."""
+
+    step: int
+    loss: float | None
+
+
+class Trainer:
+    """One run, from its first step or from where an earlier process left it.
+
+    folder: where rank 0 writes. about: what the run's checkpoint says besides the settings (config, data); a resumed
+    run must say the same. origin: what the weights started from, for the record.
+    """
+
+    def __init__(
+        self,
+        model: LCR,
+        data: ClipSet,
+        settings: Settings,
+        conduct: Conduct,
+        world: World,
+        folder: Path,
+        about: dict[str, Any],
+        origin: str,
+    ) -> None:
+        self.data, self.settings, self.conduct, self.world, self.folder = data, settings, conduct, world, folder
+        self.identity, self.origin = {**settings.to_dict(), **about}, origin
+        self.learner = Learner(
+            model.to(world.device).train(),
+            joints=data.reversible,  # rendered gestures come with joints
+            world=world,
+            smoothing=settings.label_smoothing,
+            placement=settings.loss,
+            joint_weight=settings.joint_weight,
+            limit_weight=settings.limit_weight,
+        ).to(world.device)
+        self.model = model
+        self.optimisers = make_optimisers(self.learner, settings.optimiser, settings.weight_decay)
+        self.average = Average(model, settings.ema)
+        self.streams = Streams(
+            model.config,
+            settings.batch,
+            carry=settings.carry_state,
+            tube_mask=settings.tube_mask,
+            seed=settings.seed,
+            world=world,
+        )
+        self.plan = Plan(
+            settings.batch,
+            settings.frames,
+            model.config.train_fps,
+            (model.config.height, model.config.width),
+            settings.seed,
+            settings.steps,
+            settings.full_rate,
+            world.rank,
+            world.size,
+            settings.augment,
+        )
+        self.step = 0
+        self.smooth = math.log(model.config.classes)
+        self.hits, self.seen = 0, 0  # clips since the last line of the log, of all processes
+        self.faults = FaultCounter()
+
+    def resume(self) -> None:
+        """Go on from the last complete checkpoint in the folder. Raises UsageError, CheckpointError."""
+        saved = run_state.read(self.folder)
+        run_state.check_same(saved.settings, self.identity)
+        self.learner.load_state_dict({k: v.to(self.world.device) for k, v in saved.tensors["learner"].items()})
+        for name, value in saved.tensors["average"].items():
+            self.average.tensors[name].copy_(value)
+        restore_state(self.optimisers, self.learner, saved.tensors.get("optimiser", {}))
+        self.streams.restore(saved.tensors.get("streams", {}))
+        self.step, self.smooth, self.origin = saved.step, float(saved.progress["smooth"]), saved.progress["origin"]
+        self.hits, self.seen = int(saved.progress["hits"]), int(saved.progress["seen"])
+
+    def run(self) -> Outcome:
+        """Train to the end, or until ``stop_after``. Raises LcrError: NaN, bad data, memory, a disk that is full."""
+        settings, world = self.settings, self.world
+        stop = min(settings.steps, self.conduct.stop_after or settings.steps)
+        if self.step >= stop:
+            return Outcome(self.step, None)
+        module: nn.Module = self.learner
+        if self.conduct.compile:
+            compile_layers(self.model)
+        if world.size > 1:
+            # Buffers are running averages, which _after brings together itself.
+            module = nn.parallel.DistributedDataParallel(
+                module,
+                device_ids=[world.device.index] if world.device.type == "cuda" else None,
+                broadcast_buffers=False,
+            )
+        with self._log() as log, self._progress(stop) as (advance, say):
+            for batch in batches(self.data, self.plan, self.step, stop, self.conduct.workers):
+                for message in self.faults.add(batch):
+                    say(f"left out: {message}")
+                self.faults.check(self.conduct.max_corrupt)
+                losses = self._step(module, batch)
+                self._count(losses, batch)
+                self.step += 1
+                if self.step % LOG_EVERY == 0 or self.step == settings.steps:
+                    figures = self._figures(losses)
+                    if log is not None:
+                        log.write(self.step, figures)
+                    advance(figures)
+                if self.step % self.conduct.save_every == 0 or self.step == stop:
+                    self.save()
+        return Outcome(self.step, self.smooth)
+
+    def _count(self, losses: Losses, batch: Batch) -> None:
+        hits = (losses.logits[:, -1].argmax(-1) == batch.labels.to(self.world.device)).sum()
+        named, all_hits = self.world.sum(torch.stack([losses.named.detach().double(), hits.double()])).tolist()
+        self.smooth += SMOOTHING * (named / self.world.size - self.smooth)
+        self.hits += int(all_hits)
+        self.seen += len(batch.labels) * self.world.size
+
+    def _figures(self, losses: Losses) -> dict[str, float]:
+        joints, excess = self.world.mean(torch.stack([losses.joints, losses.excess])).tolist()
+        accuracy, self.hits, self.seen = self.hits / self.seen, 0, 0
+        return {
+            "loss": self.smooth,
+            "accuracy": accuracy,
+            "joint_loss": joints,
+            "size_penalty": excess,
+            "learning_rate": learning_rate(self.step - 1, self.settings.steps, self.settings.lr),
+        }
+
+    def _step(self, module: nn.Module, batch: Batch) -> Losses:
+        settings, device = self.settings, self.world.device
+        set_rate(self.optimisers, learning_rate(self.step, settings.steps, settings.lr))
+        state, keep = self.streams.begin(self.step)
+        joints = None if batch.joints is None else batch.joints.to(device, non_blocking=True)
+        frames, edges, labels = (x.to(device, non_blocking=True) for x in (batch.frames, batch.edges, batch.labels))
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=not settings.fp32):
+                losses: Losses = module(frames, edges, labels, joints, state, keep)
+            self._refuse_nan(losses, batch, state, keep)
+            for optimiser in self.optimisers:
+                optimiser.zero_grad()
+            torch.autograd.backward(losses.total)
+        except torch.OutOfMemoryError as error:
+            raise LcrError(
+                f"out of memory on {device} at step {self.step} (batch {settings.batch}, {settings.frames} frames): "
+                "lower --batch or --frames, raise --tube-mask, or use more processes, each with its own device"
+            ) from error
+        nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_gradient)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self._after(losses)
+        return losses
+
+    def _after(self, losses: Losses) -> None:
+        """What follows the optimiser's step: running averages of norms and weights, the carried states."""
+        norms = self.model.steady_norms()
+        for norm, seen in zip(norms, self.world.sum(torch.stack([norm.seen for norm in norms]))):
+            norm.seen.copy_(seen)
+            norm.follow()
+        self.average.follow(self.model, self.step)
+        self.streams.end(losses.state)
+
+    def _refuse_nan(self, losses: Losses, batch: Batch, state: Any, keep: Tensor | None) -> None:
+        bad = self.world.sum((~torch.isfinite(losses.total)).float())
+        if not bad.item():
+            return
+        path = self.folder / f"nan-step{self.step}-rank{self.world.rank}.safetensors"
+        tensors = {"frames": batch.frames, "edges": batch.edges, "labels": batch.labels}
+        tensors |= {f"model:{name}": value for name, value in self.model.state_dict().items()}
+        if state is not None:
+            tensors |= {"state_h": state[0], "state_c": state[1]}
+        if keep is not None:
+            tensors["keep"] = keep
+        write_tensors(path, tensors, {"step": str(self.step), "clips": " ".join(map(str, batch.clips))})
+        raise LcrError(
+            f"the loss became {losses.total.item()} at step {self.step}; the batch and the weights are in {path}. "
+            "Start in another --out with a lower --lr, or with --fp32; --init takes the last checkpoint from here"
+        )
+
+    def save(self) -> None:
+        """The run's state, and the averaged network as a checkpoint. Every process must call this."""
+        streams = self.streams.tensors()
+        if not self.world.leads:
+            return
+        tensors = {
+            "learner": self.learner.state_dict(),
+            "average": self.average.tensors,
+            "optimiser": state_tensors(self.optimisers, self.learner),
+            "streams": streams,
+        }
+        progress = {"smooth": self.smooth, "hits": self.hits, "seen": self.seen, "origin": self.origin}
+        # The network first: a run that is killed between the two goes on from the older state and writes it again.
+        self.save_network()
+        run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))
+
+    def save_network(self) -> None:
+        """The averaged weights, as the checkpoint that export and evaluate take."""
+        path = self.folder / f"{self.model.config.name}.safetensors"
+        course = {"data_name": self.data.name, "init": self.origin, "step": self.step, "loss": self.smooth}
+        save(path, self.model, self.data.labels, {**self.identity, **course}, weights=self.average.tensors)
+
+    def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
+        if not self.world.leads:
+            return contextlib.nullcontext()
+        return MetricsLog(self.folder, self.step if self.step else None, self.conduct.tensorboard)
+
+    @contextlib.contextmanager
+    def _progress(self, stop: int) -> Iterator[tuple[Callable[[dict[str, float]], None], Callable[[str], None]]]:
+        """Two functions: show these figures; print this line beside the bar."""
+        from tqdm import tqdm
+
+        with tqdm(
+            initial=self.step, total=stop, desc="training", unit="step", mininterval=1.0, disable=not self.world.leads
+        ) as bar:
+
+            def advance(figures: dict[str, float]) -> None:
+                bar.set_postfix({name: f"{figures[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
+                bar.update(self.step - bar.n)
+
+            yield advance, partial(bar.write, file=sys.stderr)
+
+
+def compile_layers(model: LCR) -> None:
+    """Let torch.compile fuse what each layer does in a frame: about 1.3 times as fast on a CPU, after a minute."""
+    # Layers differ in how they cut the WKV into chunks, and each is compiled for first and later frames.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    for layer in model.blocks():
+        try:
+            layer.compile(dynamic=False)
+        except RuntimeError as error:
+            raise UsageError(f"--compile: torch.compile does not work here ({error}); leave it out") from error

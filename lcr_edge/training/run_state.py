@@ -1,0 +1,68 @@
+"""The state of a run on disk: one safetensors file, replaced atomically, from which the run goes on exactly.
+
+It holds the network, its average, the training-only head, the optimisers' state, the carried stream states with their
+tube masks, and, as JSON, the step and the settings. A process that is killed at any moment leaves the last complete
+one. All else that a run depends on is a function of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lcr_edge.checkpoint import write_tensors
+from lcr_edge.errors import CheckpointError, UsageError
+
+NAME = "run.safetensors"
+FORMAT = "lcr_edge run 1"
+
+
+class RunState(NamedTuple):
+    """step: how many are done. progress: running figures of the log. tensors: by group ("model", "average", ...)."""
+
+    step: int
+    settings: dict[str, Any]
+    progress: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def write(folder: Path, state: RunState) -> None:
+    """Raises OutputError; the file that was there before then is unchanged."""
+    flat = {f"{group}:{name}": value for group, part in state.tensors.items() for name, value in part.items()}
+    about = {"step": state.step, "settings": state.settings, "progress": state.progress}
+    write_tensors(folder / NAME, flat, {"format": FORMAT, "run": json.dumps(about)})
+
+
+def read(folder: Path) -> RunState:
+    """Raises UsageError where there is nothing to resume, CheckpointError where the file is not a run's state."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / NAME
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no {NAME} to resume from; leave out --resume to start the run")
+    tensors: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                group, name = key.split(":", 1)
+                tensors.setdefault(group, {})[name] = file.get_tensor(key)
+        about = json.loads(metadata["run"])
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"format {metadata['format']!r}")
+        return RunState(int(about["step"]), dict(about["settings"]), dict(about["progress"]), tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not the state of a run ({error}); start the run again") from error
+
+
+def check_same(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises UsageError naming every setting in which the resumed run would differ from the saved one."""
+    differing = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
+    if differing:
+        listed = "; ".join(f"{name}: {saved.get(name)!r} then, {wanted.get(name)!r} now" for name in differing)
+        raise UsageError(
+            f"the run to resume has other settings ({listed}); resume with the same ones, or start in another --out"
+        )

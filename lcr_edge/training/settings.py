@@ -1,0 +1,47 @@
+"""The settings of a run, and which of them a resumed run must share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the course of a run, given its data and its config. All of it is stored with the run."""
+
+    steps: int = 6000
+    batch: int = 24  # clips a step, of all processes together
+    frames: int = 16
+    lr: float = 2e-3
+    optimiser: str = "adamw"
+    weight_decay: float = 0.1
+    clip_gradient: float = 1.0
+    label_smoothing: float = 0.05
+    loss: str = "every"
+    ema: float = 0.999
+    carry_state: float = 0.5
+    tube_mask: float = 0.0
+    joint_weight: float = 0.5
+    limit_weight: float = 1.0
+    full_rate: tuple[float, float] = (0.0, 0.6)
+    augment: bool = True
+    seed: int = 0
+    fp32: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON gives it back, so that it can be compared with a stored one."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a run is carried out; none of it changes what is computed, so a resumed run may differ here."""
+
+    workers: int = 1
+    save_every: int = 200
+    stop_after: int | None = None
+    max_corrupt: float = 0.05
+    compile: bool = False
+    tensorboard: bool = True
