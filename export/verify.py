@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.errors import CheckpointError, ParityError
+from lcr_edge.files import write_atomically
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes.bundle import Bundle, read_bundle, write_atomically
+from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.selftest import run as run_selftest
 
 if TYPE_CHECKING:

@@ -19,13 +19,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("lcr_edge.runtimes.run", "run a bundle on a video file, camera or stream"),
     "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
     "inspect": ("lcr_edge.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
+    "doctor": ("lcr_edge.doctor", "what this machine has: GPU, WKV kernel, engines, compilers"),
     "render": ("lcr_edge.data.render", "write a rendered gesture clip as a video file"),
     "train": ("lcr_edge.training.command", "train a network on videos or on rendered gestures"),
-    "evaluate": ("lcr_edge.evaluate", "accuracy of a checkpoint on held-out clips and on an endless stream"),
+    "evaluate": ("lcr_edge.evaluate", "accuracy of a checkpoint on clips, and on an endless stream of them"),
 }
 
 # The extra that brings a package, for the message when an import fails.
-EXTRA_OF_PACKAGE = {"torch": "train", "safetensors": "train", "tqdm": "train", "cv2": "video", "onnx": "export"}
+EXTRA_OF_PACKAGE = {
+    "torch": "train",
+    "safetensors": "train",
+    "tqdm": "train",
+    "matplotlib": "train",
+    "cv2": "video",
+    "onnx": "export",
+}
 
 
 def run_command(module: ModuleType | str, prog: str, argv: Sequence[str] | None = None) -> int:

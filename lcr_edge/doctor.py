@@ -67,15 +67,15 @@ def _examine_wkv(facts: dict[str, Any]) -> dict[str, Any]:
                 "memory_bytes": properties.total_memory,
             }
         )
-    return _try_kernel(torch.device("cuda", torch.cuda.current_device()))
+    return _try_kernel(torch.cuda.current_device())
 
 
-def _try_kernel(device: Any) -> dict[str, Any]:
+def _try_kernel(index: int) -> dict[str, Any]:
     from lcr_edge.kernels.wkv.op import kernel_works
     from lcr_edge.tolerances import WKV_KERNEL
 
     try:
-        way, error = kernel_works(device)
+        way, error = kernel_works(index)
     except Exception as failure:  # whatever goes wrong is what the user came to read
         return {"kernel": False, "form": "portable", "why": str(failure)}
     if not error <= WKV_KERNEL["float32"]:

@@ -6,11 +6,9 @@ global state changes; files are written whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcr_edge.errors import MissingExtraError, OutputError, UsageError
+from lcr_edge.errors import MissingExtraError, UsageError
+from lcr_edge.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,25 +35,6 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("matplotlib", "train", "Drawing") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary neighbour, then a rename. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; check the folder, its permissions and the free space"
-        ) from error
 
 
 def plot_curve(source: Path, png: Path) -> None:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from lcr_edge.contract import CONTRACT_VERSION, EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import FrameError, StateError, UsageError
-from lcr_edge.runtimes.bundle import Bundle, compare_specs, read_bundle, write_atomically
+from lcr_edge.files import write_atomically
+from lcr_edge.runtimes.bundle import Bundle, compare_specs, read_bundle
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from lcr_edge.errors import UsageError
+from lcr_edge.files import write_atomically
 from lcr_edge.runtimes.api import Model, State, load
-from lcr_edge.runtimes.bundle import Golden, read_golden, write_atomically
+from lcr_edge.runtimes.bundle import Golden, read_golden
 
 WARM_UP = 5
 STEPS_PER_ROUND = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from lcr_edge.config import Config
 from lcr_edge.contract import CONTRACT_VERSION, EDGE_MODES, STATE_MODES, TensorSpec, input_specs, output_specs
-from lcr_edge.errors import BundleError, OutputError, UsageError
+from lcr_edge.errors import BundleError, UsageError
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -277,22 +276,3 @@ def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
                 f"{', '.join(map(str, shape))}]; {_AGAIN}"
             )
     return Golden(**arrays)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary neighbour, then a rename. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; check the folder, its permissions and the free space"
-        ) from error

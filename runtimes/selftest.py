@@ -19,8 +19,9 @@ import numpy as np
 
 from lcr_edge.contract import LOGITS, STATE_NAMES
 from lcr_edge.errors import BundleError, ParityError
+from lcr_edge.files import write_atomically
 from lcr_edge.runtimes.api import Floats, Model, State, load
-from lcr_edge.runtimes.bundle import Golden, read_golden, write_atomically
+from lcr_edge.runtimes.bundle import Golden, read_golden
 from lcr_edge.tolerances import PROMISES
 
 

@@ -64,7 +64,7 @@ class VideoSource:
         except ImportError as error:
             raise MissingExtraError("opencv-python-headless", "video", "Reading video") from error
         with contextlib.suppress(AttributeError):
-            self._cv2.setLogLevel(0)
+            self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
             self._capture = self._cv2.VideoCapture(int(source) if self._is_camera else source)
             opened = bool(self._capture.isOpened())

@@ -16,8 +16,9 @@ from lcr_edge.data.faults import MAX_CORRUPT
 from lcr_edge.data.sets import RenderedSet, open_set
 from lcr_edge.errors import OutputError, UsageError
 from lcr_edge.evaluate.measure import CLIP_FRAMES, evaluate
+from lcr_edge.files import write_atomically
 from lcr_edge.model.network import LCR
-from lcr_edge.plots import plot_evaluation, require_matplotlib, write_atomically
+from lcr_edge.plots import plot_evaluation, require_matplotlib
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcr_edge.config import Config
-from lcr_edge.kernels.wkv import WkvTables, choose_chunk, is_safe, make_tables, wkv_scan, wkv_with_tables
+from lcr_edge.kernels.wkv import WkvTables, choose_chunk, is_safe, make_tables, wkv, wkv_scan, wkv_with_tables
 from lcr_edge.model.embed import rotate
 from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 
@@ -53,7 +53,9 @@ class Layer(nn.Module):
         return -torch.exp(self.decay.double())
 
     def tables(self, tokens: int) -> WkvTables | None:
-        """WKV tables for this layer's present decays, or None where they are too fast for any but the scan form."""
+        """WKV tables for this layer's present decays; None where they are too fast for them, and on a GPU."""
+        if self.decay.is_cuda:  # its kernel needs none, and checking the decays would make the GPU wait
+            return None
         log_w = self.log_decay()
         if not is_safe(log_w, SMALLEST_CHUNK):
             return None
@@ -102,6 +104,8 @@ class Layer(nn.Module):
         return normed * self.norm_y.weight + self.norm_y.bias
 
     def _wkv(self, r: Tensor, k: Tensor, v: Tensor, tables: WkvTables | None) -> Tensor:
+        if r.is_cuda:  # the kernel sums in float32 whatever the inputs are
+            return wkv(r, k, v, self.log_decay(), self.bonus)
         if torch.is_autocast_enabled(r.device.type):
             # bfloat16 decays alone would cost several per cent: the WKV always runs in float32.
             with torch.autocast(r.device.type, enabled=False):

@@ -24,6 +24,7 @@ class SteadyNorm(nn.Module):
     """
 
     typical: Tensor
+    seen: Tensor
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()

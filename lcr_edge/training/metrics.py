@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from lcr_edge.errors import MissingExtraError, OutputError, UsageError
-from lcr_edge.plots import plot_curve, require_matplotlib, write_atomically
+from lcr_edge.files import write_atomically
+from lcr_edge.plots import plot_curve, require_matplotlib
 
 METRICS = "metrics.csv"
 CURVE = "curve.png"

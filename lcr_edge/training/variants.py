@@ -1,4 +1,4 @@
-"""What each part of the network and of its training brings: ``python -m lcr_edge.training.variants --out runs/variants``.
+"""What each part of the network and its training brings: ``python -m lcr_edge.training.variants --out runs/variants``.
 
 Every row of VARIANTS is trained on the same rendered clips with the same budget, with several seeds, and evaluated on
 the same held-out clips: each clip from a zero state, and all of them as one stream without reset. Small on purpose (64
@@ -25,6 +25,7 @@ from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.data.subset import Subset
 from lcr_edge.errors import UsageError
 from lcr_edge.evaluate import evaluate
+from lcr_edge.files import write_atomically
 from lcr_edge.training import run_state
 from lcr_edge.training.loop import Trainer
 from lcr_edge.training.settings import Conduct, Settings
@@ -47,18 +48,18 @@ class Variant(NamedTuple):
     """What differs from the default: fields of the config and of the settings; why is told in the table."""
 
     what: str
-    config: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
+    config: dict[str, Any]
+    settings: dict[str, Any]
 
 
 VARIANTS: dict[str, Variant] = {
-    "default": Variant("as the packaged network is trained"),
-    "kv-edge": Variant("K, V from the edges alone (`kv`)", {"kv": "edge"}),
-    "head-cls": Variant("logits from the class token (`head`)", {"head": "cls"}),
-    "cell-residual": Variant("C = f (tanh A + C) + C (`cell`)", {"cell": "residual"}),
-    "paper": Variant("these three together (`--variant paper`)", {"kv": "edge", "head": "cls", "cell": "residual"}),
-    "skip": Variant("a layer hands on x + H (`skip`)", {"skip": True}),
-    "fmax-0.99": Variant("forget gate up to 0.99 (`fmax`)", {"fmax": 0.99}),
+    "default": Variant("as the packaged network is trained", {}, {}),
+    "kv-edge": Variant("K, V from the edges alone (`kv`)", {"kv": "edge"}, {}),
+    "head-cls": Variant("logits from the class token (`head`)", {"head": "cls"}, {}),
+    "cell-residual": Variant("C = f (tanh A + C) + C (`cell`)", {"cell": "residual"}, {}),
+    "paper": Variant("these three together (`--variant paper`)", {"kv": "edge", "head": "cls", "cell": "residual"}, {}),
+    "skip": Variant("a layer hands on x + H (`skip`)", {"skip": True}, {}),
+    "fmax-0.99": Variant("forget gate up to 0.99 (`fmax`)", {"fmax": 0.99}, {}),
     "loss-last": Variant("loss at the last frame only (`--loss last`)", {}, {"loss": "last"}),
     "no-carry": Variant("every clip from a zero state (`--carry-state 0`)", {}, {"carry_state": 0.0}),
     "tube-0.3": Variant("`--tube-mask 0.3`", {}, {"tube_mask": 0.3}),
@@ -121,7 +122,7 @@ def _one(args: argparse.Namespace, name: str, seed: int, train_set: ClipSet, hel
         "loss": outcome.loss,
         **{key: found[key] for key in ("clip_top1", "stream_top1", "stream_clips_reset_top1", "stream_max_c")},
     }
-    done.write_text(json.dumps(result, indent=2) + "\n")
+    write_atomically(done, (json.dumps(result, indent=2) + "\n").encode())
     return result
 
 
@@ -134,7 +135,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
             values = [result[key] for result in seeds]
             mean = sum(values) / len(values)
             cells.append(f"{mean:.1f} ({', '.join(f'{value:.1f}' for value in values)})")
-        cells.append(f"{max(result['stream_max_c'] for result in seeds):.3g}")
+        largest = [result["stream_max_c"] for result in seeds]
+        cells.append("overflows" if None in largest else f"{max(largest):.3g}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import cast
-
 import pytest
 import torch
 from torch import Tensor
@@ -47,7 +45,7 @@ def _given_only(model: LCR, clip: Tensor, edges: Tensor, keep: list[int]) -> tup
             x = h[number]
         out.append((h[-1], c[-1]))
     hidden, cells = (torch.stack(part, dim=1) for part in zip(*out))
-    return cast(Tensor, hidden), cast(Tensor, cells)
+    return hidden, cells
 
 
 def test_the_masked_network_is_the_network_given_only_those_tokens() -> None:

@@ -10,7 +10,7 @@ is passed instead of w because a w close to 1 has lost its digits.
     reference   the definition as a double loop: read this first, everything else is checked against it
     scan        one forward and one backward scan over a [d, d] state: any length, any decay
     matmul      the same sums as a few matrix products over chunks of tokens: fast, static shapes, exportable
-    op          wkv: the CUDA kernel (wkv.cu, README.md) where it can be compiled, else one of the two forms above
+    op          wkv: the CUDA kernel (wkv.cu, README.md) where it can be compiled, else portable.py
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from lcr_edge.errors import LcrError, OutputError, UsageError
-from lcr_edge.kernels.wkv.matmul import choose_chunk, make_tables, wkv_with_tables
-from lcr_edge.kernels.wkv.op import kernel_works, portable_form, wkv
+from lcr_edge.kernels.wkv.matmul import choose_chunk, make_tables, wkv_matmul, wkv_with_tables
+from lcr_edge.kernels.wkv.op import kernel_works, wkv
 
 # batch (frames at once), heads, tokens, head size: lcr_tiny in training with clips in the batch, then other head sizes
 # at the same width, then lcr_nano's and a long frame.
@@ -88,8 +88,7 @@ def forms(device: torch.device, log_w: Tensor, tokens: int, compiled: bool) -> d
     chunk = choose_chunk(log_w, tokens)
 
     def portable(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
-        y: Tensor = portable_form(log_w, tokens)(r.float(), k.float(), v.float(), log_w, u)
-        return y.to(r.dtype)
+        return wkv_matmul(r.float(), k.float(), v.float(), log_w, u, chunk).to(r.dtype)
 
     found: dict[str, Form] = {"portable": portable}
     if device.type == "cuda":
@@ -194,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"torch": torch.__version__, "device": "cpu", "rounds": args.rounds}
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        way, error = kernel_works(device)
+        way, error = kernel_works(torch.cuda.current_device())
         facts.update(device=torch.cuda.get_device_name(device), kernel=way, kernel_error=error)
     size = COPY_BYTES if device.type == "cuda" else COPY_BYTES // 64
     facts["copy_bytes_per_s"] = copy_bytes_per_second(device, size, args.rounds)

@@ -62,8 +62,8 @@ def _defines(dtype: torch.dtype, dim: int) -> list[str]:
     return [f"-DWKV_IO={IO_OF_DTYPE[dtype]}", f"-DWKV_DIM={dim}"]
 
 
-def load(dtype: torch.dtype, dim: int, device: torch.device) -> Kernels:
-    """The kernel for one dtype, head size and CUDA device, compiled if need be.
+def load(dtype: torch.dtype, dim: int, index: int) -> Kernels:
+    """The kernel for one dtype, head size and CUDA device number, compiled if need be.
 
     Raises KernelUnavailableError; the answer, good or bad, is remembered for the process.
     """
@@ -72,7 +72,6 @@ def load(dtype: torch.dtype, dim: int, device: torch.device) -> Kernels:
         raise KernelUnavailableError(
             f"it has {names} and head sizes {', '.join(map(str, DIMS))}, not {str(dtype).split('.')[-1]} and {dim}"
         )
-    index = torch.cuda.current_device() if device.index is None else device.index
     with _lock:
         found = _load(dtype, dim, index, os.environ.get("LCR_EDGE_WKV", "auto"))
     if isinstance(found, str):
@@ -86,7 +85,7 @@ def _load(dtype: torch.dtype, dim: int, index: int, asked: str) -> NvrtcKernels 
         return "LCR_EDGE_WKV=portable asks for the portable form"
     if asked not in ("auto", *WAYS):
         return f"LCR_EDGE_WKV={asked} is none of auto, {', '.join(WAYS)}, portable"
-    if not torch.backends.cuda.is_built():
+    if not torch.version.cuda:
         return "this build of torch has no CUDA"
     makers: dict[str, Callable[[torch.dtype, int, int], NvrtcKernels | LibraryKernels]]
     makers = {"nvrtc": NvrtcKernels, "nvcc": nvcc_kernels}

@@ -6,22 +6,16 @@ so and why, once for each reason.
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lcr_edge.errors import UnsafeDecayError, UsageError
-from lcr_edge.kernels.wkv import launch
+from lcr_edge.errors import UsageError
+from lcr_edge.kernels.wkv import launch, portable
 from lcr_edge.kernels.wkv.build import KernelUnavailableError, load
-from lcr_edge.kernels.wkv.matmul import choose_chunk, wkv_matmul
 from lcr_edge.kernels.wkv.scan import wkv_scan
-
-# With fewer tokens a chunk, the states between chunks outweigh what the matrix form saves over the scan.
-SMALLEST_CHUNK = 4
 
 _announced: set[str] = set()
 
@@ -44,15 +38,6 @@ def wkv(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     return y
 
 
-def portable_form(log_w: Tensor, tokens: int) -> Callable[..., Tensor]:
-    """What runs without the kernel: wkv_matmul in the chunks that these decays allow, or wkv_scan for the fastest."""
-    try:
-        chunk = choose_chunk(log_w.detach(), tokens)
-    except UnsafeDecayError:
-        return wkv_scan
-    return functools.partial(wkv_matmul, chunk=chunk) if chunk >= min(SMALLEST_CHUNK, tokens) else wkv_scan
-
-
 def announce(reason: str) -> None:
     """Warn, once for each reason, that the portable form runs on a CUDA device."""
     if reason in _announced:
@@ -68,7 +53,7 @@ def announce(reason: str) -> None:
 def kernels_for(x: Tensor) -> launch.Kernels | None:
     """The compiled kernel for x's dtype, head size and device; None, announced, where there is none."""
     try:
-        return load(x.dtype, x.shape[-1], x.device)
+        return load(x.dtype, x.shape[-1], x.get_device())
     except KernelUnavailableError as error:
         announce(str(error))
         return None
@@ -76,19 +61,15 @@ def kernels_for(x: Tensor) -> launch.Kernels | None:
 
 def _portable(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     wide = log_w.dtype
-    y = portable_form(log_w, r.shape[2])(r.to(wide), k.to(wide), v.to(wide), log_w, u)
-    return _tokens_first(y, r)
+    return _tokens_first(portable.forward(r.to(wide), k.to(wide), v.to(wide), log_w, u), r)
 
 
 def _portable_backward(
     r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     wide = log_w.dtype
-    form = portable_form(log_w, r.shape[2])
-    # Plain autograd records nothing below an operator; torch.func does.
-    pull = torch.func.vjp(form, r.to(wide), k.to(wide), v.to(wide), log_w, u)[1]
-    dr, dk, dv, dlog_w, du = pull(dy.to(wide))
-    return _tokens_first(dr, r), _tokens_first(dk, r), _tokens_first(dv, r), dlog_w.clone(), du.clone()
+    dr, dk, dv, dlog_w, du = portable.backward(r.to(wide), k.to(wide), v.to(wide), log_w, u, dy.to(wide))
+    return _tokens_first(dr, r), _tokens_first(dk, r), _tokens_first(dv, r), dlog_w, du
 
 
 def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
@@ -170,13 +151,13 @@ _wkv.register_autograd(_gradients, setup_context=_save)
 _wkv_backward.register_autograd(_refuse)
 
 
-def kernel_works(device: torch.device) -> tuple[str, float]:
-    """Compile the kernel for ``device`` (CUDA), run it forward and backward and compare it with wkv_scan in float64.
+def kernel_works(index: int) -> tuple[str, float]:
+    """Compile the kernel for CUDA device number ``index``, run it both ways and compare it with wkv_scan in float64.
 
     Returns the way it was compiled ("nvrtc" or "nvcc") and the largest relative rms difference of the output and the
     five gradients. Raises KernelUnavailableError where it cannot be compiled.
     """
-    kernels = load(torch.float32, 32, device)
+    kernels, device = load(torch.float32, 32, index), torch.device("cuda", index)
     generator = torch.Generator().manual_seed(0)
     r, k, v, dy = (torch.randn(2, 2, 50, 32, generator=generator).to(device) for _ in range(4))
     log_w = -torch.exp(torch.linspace(-5.0, 0.5, 64)).view(2, 32).to(device)
