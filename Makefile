@@ -73,7 +73,18 @@ $(TFLITE_VENV)/.installed: $(VENV)/.dev-installed
 	else mkdir -p $(TFLITE_VENV); fi
 	@touch $@
 
-test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed ## all tests
+# The kernel's arithmetic is compiled as host code and tested; without a C++ compiler those tests are skipped.
+.PHONY: compiler
+compiler:
+	@if ! command -v g++ >/dev/null && ! command -v c++ >/dev/null && ! command -v clang++ >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing the system package g++ (for the kernel's tests)"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq g++ >/dev/null; \
+		else \
+			echo "No C++ compiler found: the kernel's arithmetic is not tested" \
+				"(Debian, Ubuntu: apt-get install g++, as root)."; fi; fi
+
+test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler ## all tests
 	LCR_TFLITE_RUNTIME_PYTHON="$(wildcard $(TFLITE_VENV)/bin/python)" $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff: rules and format
@@ -92,14 +103,12 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p lcr_edge -p tests
 
-RUNS := runs
-checkpoint: $(VENV)/.demo-installed ## train the packaged network again, as docs/lcr_nano.md says (about 70 minutes)
-	$(BIN)/lcr-edge train --config lcr_nano --out $(RUNS)/1 --threads 1 --stop-after 2000
-	$(BIN)/lcr-edge train --config lcr_nano --out $(RUNS)/2 --threads 2 --steps 1400 --lr 1e-3 \
-		--init $(RUNS)/1/lcr_nano.safetensors
-	$(BIN)/lcr-edge train --config lcr_nano --out $(RUNS)/3 --threads 2 --steps 170 --lr 5e-4 --limit-weight 10 \
-		--init $(RUNS)/2/lcr_nano.safetensors
-	cp $(RUNS)/3/lcr_nano.safetensors lcr_edge/checkpoints/
+
+RUN := runs/lcr_nano
+checkpoint: $(VENV)/.demo-installed compiler ## train the packaged network again, as docs/lcr_nano.md says (over an hour)
+	$(BIN)/lcr-edge train --config lcr_nano --out $(RUN) --optimiser muon --steps 8500 --limit-weight 3 --compile \
+		--threads 1 $$(if [ -f $(RUN)/run.safetensors ]; then echo --resume; fi)
+	cp $(RUN)/lcr_nano.safetensors lcr_edge/checkpoints/
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(TFLITE_VENV) build dist $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache

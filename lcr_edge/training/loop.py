@@ -256,7 +256,7 @@ class Trainer:
 def compile_layers(model: LCR) -> None:
     """Let torch.compile fuse what each layer does in a frame. Raises UsageError without a C++ compiler."""
     if find_cxx() is None:
-        raise UsageError("--compile needs a C++ compiler (Debian, Ubuntu: apt-get install g++); leave it out")
+        raise UsageError("--compile needs a compiler (Debian, Ubuntu: apt-get install g++ python3-dev); or leave it out")
     # Layers differ in how they cut the WKV into chunks, and each is compiled for first and later frames.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for layer in model.blocks():

@@ -19,7 +19,10 @@ from safetensors import safe_open
 from lcr_edge.checkpoint import load, random_checkpoint, save
 from lcr_edge.cli import main
 from lcr_edge.config import get_config
+from lcr_edge.errors import UsageError
 from lcr_edge.training import run_state
+from lcr_edge.training.loss import Learner
+from lcr_edge.training.world import choose_device
 from tests.data.made import LABELS, make_folder, make_jester, make_kinetics, make_ssv2
 
 SMALL = (
@@ -256,3 +259,28 @@ def test_an_output_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     assert _train(tmp_path / "file" / "run", folder, "--steps", "1") == 2
     assert "another --out" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_says_what_to_lower(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Learner, "forward", out_of_memory)
+    assert _train(tmp_path / "run", folder, "--steps", "2") == 2
+    assert "lower --batch or --frames, raise --tube-mask" in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("is_available", True),
+        ("device_count", 1),
+        ("get_device_capability", (5, 2)),
+        ("get_device_name", "an old card"),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    with pytest.raises(UsageError, match=r"an old card has compute capability 5.2.* --device cpu"):
+        choose_device("auto")
+    with pytest.raises(UsageError, match="lower torchrun's --nproc-per-node"):
+        choose_device("auto", local_rank=1)
