@@ -40,6 +40,11 @@ class FaultCounter:
         return len(self._bad)
 
     @property
+    def tried(self) -> int:
+        """Distinct clips of the batches that were added."""
+        return len(self._tried)
+
+    @property
     def share(self) -> float:
         """Unreadable clips of the clips tried, in [0, 1]."""
         return len(self._bad) / max(1, len(self._tried))

@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--per-class", type=int, default=None, metavar="N", help="the same as --data rendered:N")
     parser.add_argument(
-        "--frames", type=int, default=CLIP_FRAMES, help=f"of each clip, from its middle (default: {CLIP_FRAMES})"
+        "--frames",
+        type=int,
+        default=None,
+        help=f"of each clip, from its middle (default: as trained, else {CLIP_FRAMES})",
     )
     parser.add_argument(
         "--stream-frames",
@@ -70,12 +73,13 @@ def run(args: argparse.Namespace) -> int:
             raise OutputError(f"cannot make the folder {args.out}: {error.strerror}; choose another --out") from error
     checkpoint = load(args.checkpoint)
     _move(checkpoint.model, args.device)
+    frames = args.frames or int(checkpoint.training.get("frames", CLIP_FRAMES))
     data = open_set(
         (args.data or "rendered") if args.per_class is None else f"rendered:{args.per_class}",
         split="heldout",
         size=checkpoint.config.frame_shape[:2],
         fps=checkpoint.config.train_fps,
-        frames=args.frames,
+        frames=frames,
         cache=None,
         workers=args.workers,
         seed=args.seed,
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     result = evaluate(
         checkpoint,
         data,
-        frames=args.frames,
+        frames=frames,
         stream_frames=args.stream_frames,
         seed=args.seed,
         max_corrupt=args.max_corrupt,

@@ -52,13 +52,15 @@ class Layer(nn.Module):
         """log w = -exp(decay), float64 [h, d]: it is multiplied by up to N and exponentiated, which float32 feels."""
         return -torch.exp(self.decay.double())
 
-    def tables(self, tokens: int) -> WkvTables | None:
-        """WKV tables for this layer's present decays; None where they are too fast for them, and on a GPU."""
-        if self.decay.is_cuda:  # its kernel needs none, and checking the decays would make the GPU wait
-            return None
+    def tables(self, tokens: int) -> WkvTables | Tensor:
+        """What the WKV needs of this layer's present decays: tables, or log w itself, float64 [h, d].
+
+        Where the decays are too fast for tables, and on a GPU: its kernel needs none, and looking at the decays to make
+        them would make the GPU wait.
+        """
         log_w = self.log_decay()
-        if not is_safe(log_w, SMALLEST_CHUNK):
-            return None
+        if log_w.is_cuda or not is_safe(log_w, SMALLEST_CHUNK):
+            return log_w
         return make_tables(log_w, self.bonus, tokens, choose_chunk(log_w, tokens))
 
     def keys_values(self, x: Tensor, e: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,11 +79,11 @@ class Layer(nn.Module):
         prompt: Tensor,
         state: tuple[Tensor, Tensor],
         rotary: tuple[Tensor, Tensor],
-        tables: WkvTables | None,
+        tables: WkvTables | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One frame: x, prompt, H, C [B, N+1, C] and K, V [B, h, N+1, d] to the next H, C and, third, a scalar.
 
-        The scalar is zero except in training mode: how far the projections' outputs exceed SOFT_LIMIT, the mean square.
+        The scalar is zero except in training mode: the :func:`excess` of the projections' outputs.
         """
         h, c = state
         rg = self.rg(self.norm_rg(torch.cat([x, h], dim=-1)))
@@ -95,7 +97,7 @@ class Layer(nn.Module):
         forget = self.fmax * torch.sigmoid(self.forget_bias + prompt)
         update = forget * (c + torch.tanh(a))
         c = update + c if self.cell == "residual" else update
-        size = excess(rg, *kv, attended, mixed) if self.training else a.new_zeros(())
+        size = excess(rg, attended, mixed) if self.training else a.new_zeros(())
         return torch.sigmoid(a) * torch.tanh(c), c, size
 
     def norm_heads(self, y: Tensor) -> Tensor:
@@ -103,18 +105,24 @@ class Layer(nn.Module):
         normed = self.norm_y.normalise(y).transpose(-3, -2).flatten(-2)
         return normed * self.norm_y.weight + self.norm_y.bias
 
-    def _wkv(self, r: Tensor, k: Tensor, v: Tensor, tables: WkvTables | None) -> Tensor:
-        if r.is_cuda:  # the kernel sums in float32 whatever the inputs are
-            return wkv(r, k, v, self.log_decay(), self.bonus)
-        if torch.is_autocast_enabled(r.device.type):
-            # bfloat16 decays alone would cost several per cent: the WKV always runs in float32.
+    def _wkv(self, r: Tensor, k: Tensor, v: Tensor, tables: WkvTables | Tensor) -> Tensor:
+        autocast = torch.is_autocast_enabled(r.device.type)
+        if r.is_cuda and isinstance(tables, Tensor):
+            # Rotation has made r and k float32. The kernel sums in float32 whatever its inputs are.
+            return (
+                wkv(r.to(v.dtype), k.to(v.dtype), v, tables, self.bonus)
+                if autocast
+                else wkv(r, k, v, tables, self.bonus)
+            )
+        if autocast:
+            # bfloat16 decays alone would cost several per cent: the portable forms always run in float32.
             with torch.autocast(r.device.type, enabled=False):
                 return self._wkv(r.float(), k.float(), v.float(), tables)
-        if tables is None:
-            return wkv_scan(r, k, v, self.log_decay().to(r.dtype), self.bonus)
+        if isinstance(tables, Tensor):
+            return wkv_scan(r, k, v, tables.to(r.dtype), self.bonus)
         return wkv_with_tables(r, k, v, tables)
 
 
 def excess(*values: Tensor) -> Tensor:
-    """Mean over the tensors of the mean square by which their entries exceed SOFT_LIMIT; float32, scalar."""
-    return torch.stack([(x.float().abs() - SOFT_LIMIT).clamp(min=0).square().mean() for x in values]).mean()
+    """How far entries exceed SOFT_LIMIT: the mean square over each tensor, summed over tensors; float32, scalar."""
+    return torch.stack([(x.float().abs() - SOFT_LIMIT).clamp(min=0).square().mean() for x in values]).sum()

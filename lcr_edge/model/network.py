@@ -11,10 +11,12 @@ from lcr_edge.config import Config
 from lcr_edge.edges.graph import EdgeGraph
 from lcr_edge.errors import FrameError
 from lcr_edge.model.embed import PatchEmbed, rotary_tables
-from lcr_edge.model.layer import Layer
+from lcr_edge.model.layer import Layer, excess
 from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 
 State = tuple[Tensor, Tensor]
+# Tensors a layer and frame whose size is penalised in training: R and G, K, V, the attention's output, the mix's.
+_PENALISED = 5
 
 
 class Features(NamedTuple):
@@ -128,34 +130,39 @@ class LCR(nn.Module):
         h_in, c_in = self.initial_state(batch, count) if state is None else state
         if torch.is_grad_enabled():  # the same for first and later frames, so that a compiled layer is compiled once
             h_in, c_in = (x if x.requires_grad else x.detach().requires_grad_() for x in (h_in, c_in))
-        flat_edges = None if edges is None else edges.flatten(0, 1)
+        # Time first, so that the part of one frame is contiguous: quick to read, and alike in clips of any length.
+        frames_first = clip.transpose(0, 1).flatten(0, 1)
+        edges_first = None if edges is None else edges.transpose(0, 1).flatten(0, 1)
         rotary, rotary_all = (self.cos, self.sin), (self.cos, self.sin)
-        flat_keep = None
+        keep_all = None
         if keep is not None:
-            flat_keep = keep.repeat_interleave(time, dim=0)
+            keep_all = keep.repeat(time, 1)
             token = torch.cat([keep.new_zeros(batch, 1), keep + 1], dim=1)
             rotary = (self.cos[token].unsqueeze(1), self.sin[token].unsqueeze(1))  # [B, 1, n+1, d]: for all heads
-            rotary_all = (rotary[0].repeat_interleave(time, dim=0), rotary[1].repeat_interleave(time, dim=0))
-        x, e, prompts = self.tokens(clip.flatten(0, 1), flat_edges, flat_keep)
+            rotary_all = (rotary[0].repeat(time, 1, 1, 1), rotary[1].repeat(time, 1, 1, 1))
+        x, e, prompts = self.tokens(frames_first, edges_first, keep_all)
 
         def frame_by_frame(tokens: Tensor) -> tuple[Tensor, ...]:
             # unbind, not indexing: the gradient of T slices would be T zero-filled copies of the whole.
-            return tokens.reshape(batch, time, *tokens.shape[1:]).unbind(1)
+            return tokens.reshape(time, batch, *tokens.shape[1:]).unbind(0)
 
         finals: list[State] = []
         sizes: list[Tensor] = []
         for layer, prompt, h, c in zip(self.blocks(), prompts.unbind(2), h_in.unbind(1), c_in.unbind(1)):
             tables = layer.tables(count)
-            keys, values = (frame_by_frame(part) for part in layer.keys_values(x, e, *rotary_all))
+            keys_values = layer.keys_values(x, e, *rotary_all)
+            keys, values = (frame_by_frame(part) for part in keys_values)
             frames = []
             for x_t, k_t, v_t, p_t in zip(frame_by_frame(x), keys, values, frame_by_frame(prompt)):
                 h, c, size = layer(x_t, (k_t, v_t), p_t, (h, c), rotary, tables)
                 frames.append((h, c))
                 sizes.append(size)
             finals.append((h, c))
-            out = torch.stack([h for h, _ in frames], dim=1).flatten(0, 1)
+            if self.training:
+                sizes.append(excess(*keys_values) * time)
+            out = torch.stack([h for h, _ in frames]).flatten(0, 1)
             x = x + out if self.config.skip else out
 
         hidden, cells = (torch.stack(part, dim=1) for part in zip(*frames))
         h, c = (torch.stack(part, dim=1) for part in zip(*finals))
-        return Features(hidden, cells, (h, c), torch.stack(sizes).mean())
+        return Features(hidden, cells, (h, c), torch.stack(sizes).sum() / (_PENALISED * time * len(finals)))

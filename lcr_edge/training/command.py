@@ -8,14 +8,16 @@ torchrun --nproc-per-node N -m lcr_edge train ...
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from lcr_edge.checkpoint import build_model, load
+from lcr_edge.checkpoint import Checkpoint, build_model, load
 from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.data.sets import ClipSet, open_set
-from lcr_edge.errors import CheckpointError, UsageError
+from lcr_edge.errors import CheckpointError, LcrError, UsageError
 from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
 from lcr_edge.training.loop import Outcome, Trainer
@@ -25,6 +27,7 @@ from lcr_edge.training.settings import Conduct, Settings
 from lcr_edge.training.world import DEVICES, World
 
 VRWKV = "vrwkv:"
+MAX_SEED = 2**32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--config", default="lcr_nano", help=f"one of {', '.join(CONFIGS)} (default: lcr_nano)")
     what.add_argument("--variant", default="default", help=f"one of {', '.join(VARIANTS)}")
-    what.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
+    what.add_argument(
+        "--out", required=True, type=Path, metavar="RUN", help="folder of the run; shared by all machines"
+    )
     what.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly")
     what.add_argument(
         "--init", default=None, metavar="FILE",
@@ -82,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--max-corrupt", type=float, default=usual.max_corrupt, metavar="SHARE", help="of unreadable clips; more: stop"
     )
-    run.add_argument("--compile", action="store_true", help="torch.compile; faster steps after a minute")
+    run.add_argument("--compile", action="store_true", help="torch.compile; faster steps after some minutes")
     run.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="metrics.csv only")
 
 
@@ -92,16 +97,34 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     world = World.start(args.device)
-    try:
+    with explained(settings, world):
         outcome, path = train(args, settings, conduct, world)
-    finally:
-        world.close()
-    if world.leads:
-        if outcome.loss is None:
-            print(f"nothing left to do: {args.out} has done {outcome.step} steps")
-        else:
-            print(f"wrote {path} after step {outcome.step} of {settings.steps}, loss {outcome.loss:.3f}")
+        world.close()  # not after an error: other processes may be waiting, and closing would wait for them
+    if world.leads and not outcome.trained:
+        print(f"nothing left to do: {args.out} has done {outcome.step} steps")
+    elif world.leads:
+        loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
+        print(f"wrote {path} after step {outcome.step} of {settings.steps}{loss}")
     return 0
+
+
+@contextlib.contextmanager
+def explained(settings: Settings, world: World) -> Iterator[None]:
+    """Turns what PyTorch raises for want of memory, or of another process, into LcrError."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+            raise LcrError(
+                f"out of memory on {world.device} (batch {settings.batch}, {settings.frames} frames): lower --batch or "
+                "--frames, raise --tube-mask, or use more processes, each with its own device"
+            ) from error
+        if world.size > 1 and (isinstance(error, torch.distributed.DistError) or "by peer" in text):
+            raise LcrError(
+                f"process {world.rank} of {world.size} lost the others; see what another one says"
+            ) from error
+        raise
 
 
 def parse(args: argparse.Namespace) -> tuple[Settings, Conduct]:
@@ -117,6 +140,12 @@ def parse(args: argparse.Namespace) -> tuple[Settings, Conduct]:
             raise UsageError(f"--{name.replace('_', '-')} must not be negative, got {getattr(args, name)}")
     if not args.clip_gradient > 0:
         raise UsageError(f"--clip-gradient must be positive, got {args.clip_gradient}")
+    if args.seed >= MAX_SEED:
+        raise UsageError(f"--seed must be below {MAX_SEED}, got {args.seed}")
+    if args.new_head and not args.init:
+        raise UsageError("--new-head replaces the classifier of --init FILE: give one, or leave it out")
+    if args.tube_mask and args.carry_state == 1:
+        raise UsageError("with --carry-state 1 no clip ever gets a new tube mask: lower one of them")
     for name in ("label_smoothing", "ema", "tube_mask"):
         if not 0 <= getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 0 and below 1, got {getattr(args, name)}")
@@ -138,8 +167,20 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
     if not args.resume and (args.out / run_state.NAME).is_file():
         raise UsageError(f"{args.out} holds a run already; add --resume to go on with it, or choose another --out")
     config = get_config(args.config, variant=args.variant)
+    network = args.out / f"{config.name}.safetensors"
+    # Whatever can be refused is refused before hours of rendering.
+    if not args.resume and network.is_file():
+        raise UsageError(f"{network} exists and would be overwritten; choose another --out")
+    if settings.batch % world.size:
+        raise UsageError(f"--batch {settings.batch} cannot be shared by {world.size} processes; use a multiple of them")
+    source = None
     if args.resume:
-        run_state.read(args.out)  # before hours of rendering
+        run_state.read(args.out)
+    elif args.init and not args.init.startswith(VRWKV):
+        source = load(args.init)
+        check_config(args.init, source.config, config)
+    elif args.init and not Path(args.init[len(VRWKV) :]).is_file():
+        raise CheckpointError(f"{args.init[len(VRWKV) :]} does not exist; give the path of Vision-RWKV weights")
     with world.leader_first():  # it renders what the others then find
         data = open_set(
             args.data,
@@ -152,43 +193,55 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
             seed=settings.seed,
         )
     config = get_config(args.config, classes=len(data.labels), variant=args.variant)
+    torch.manual_seed(settings.seed)
+    if source is not None:
+        model = adapted(args.init, source, config, data, args.new_head)
+    else:
+        model = build_model(config)
+        if args.init:
+            from lcr_edge.training.vrwkv import load_vrwkv
+
+            report = load_vrwkv(Path(args.init[len(VRWKV) :]), model)
+            if world.leads:
+                print(report.text())
     if world.leads:
+        run_state.clean(args.out)
         for note in data.notes:
             print(note)
-    torch.manual_seed(settings.seed)
-    model = build_model(config) if args.init is None else initial(args.init, config, data, args.new_head, world.leads)
+        parameters = sum(p.numel() for p in model.parameters())
+        per_epoch = max(1, len(data) // settings.batch)
+        print(
+            f"{config.name}, {parameters / 1e6:.2f} M parameters, on {world.device}"
+            f"{f' and {world.size - 1} more' if world.size > 1 else ''}; {data.name}: {len(data)} clips of "
+            f"{len(data.labels)} classes; {settings.steps} steps = {settings.steps / per_epoch:.1f} epochs",
+            flush=True,
+        )
     about = {"config": config.to_dict(), "data": data.fingerprint}
     trainer = Trainer(model, data, settings, conduct, world, args.out, about, args.init or "random")
     if args.resume:
         trainer.resume()
-    return trainer.run(), args.out / f"{config.name}.safetensors"
+    return trainer.run(), network
 
 
-def initial(source: str, config: Config, data: ClipSet, new_head: bool, report: bool) -> LCR:
-    """The network to start from. Raises CheckpointError where it does not fit the config or the classes."""
-    if source.startswith(VRWKV):
-        from lcr_edge.training.vrwkv import load_vrwkv
-
-        model = build_model(config)
-        found = load_vrwkv(Path(source[len(VRWKV) :]), model)
-        if report:
-            print(found.text())
-        return model
-    checkpoint = load(source)
-    there = {**checkpoint.config.to_dict(), "classes": config.classes}
-    if there != config.to_dict():
+def check_config(path: str, found: Config, wanted: Config) -> None:
+    """Raises CheckpointError unless the two configs differ in the number of classes only."""
+    if {**found.to_dict(), "classes": wanted.classes} != wanted.to_dict():
         raise CheckpointError(
-            f"{source} is of config {checkpoint.config.name}, not the {config.name} asked for (or of another variant): "
-            f"use --config {checkpoint.config.name}"
+            f"{path} is of config {found.name}, not the {wanted.name} asked for (or of another variant): "
+            f"use --config {found.name}"
         )
+
+
+def adapted(path: str, source: Checkpoint, config: Config, data: ClipSet, new_head: bool) -> LCR:
+    """The network of a checkpoint, for the classes of the data. Raises CheckpointError where they differ."""
     if new_head:
         model = build_model(config)
-        kept = {k: v for k, v in checkpoint.model.state_dict().items() if not k.startswith("classify.")}
+        kept = {k: v for k, v in source.model.state_dict().items() if not k.startswith("classify.")}
         model.load_state_dict(kept, strict=False)
         return model
-    if checkpoint.labels != data.labels:
+    if source.labels != data.labels:
         raise CheckpointError(
-            f"{source} knows {len(checkpoint.labels)} classes, {data.name} has {len(data.labels)}, or others: "
+            f"{path} knows {len(source.labels)} classes, {data.name} has {len(data.labels)}, or others: "
             "add --new-head to learn a new classifier"
         )
-    return checkpoint.model
+    return source.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -30,14 +31,19 @@ from lcr_edge.training.streams import Streams
 from lcr_edge.training.world import World
 
 LOG_EVERY = 20  # steps
-SMOOTHING = 0.02  # of the loss that is printed, a step
+FEW_CLIPS = 1000
 
 
 class Outcome(NamedTuple):
-    """What a run ends with. loss: smoothed cross entropy; None where no step was left to do."""
+    """What a run ends with.
+
+    loss: cross entropy in the last line of the log, None where this process wrote none. trained: False where nothing
+    was left to do.
+    """
 
     step: int
     loss: float | None
+    trained: bool
 
 
 class Trainer:
@@ -93,8 +99,8 @@ class Trainer:
             settings.augment,
         )
         self.step = 0
-        self.smooth = math.log(model.config.classes)
-        self.hits, self.seen = 0, 0  # clips since the last line of the log, of all processes
+        # Since the last line of the log, of all processes: sum of the cross entropies, clips decided rightly, clips.
+        self.loss, self.hits, self.seen = 0.0, 0, 0
         self.faults = FaultCounter()
 
     def resume(self) -> None:
@@ -106,79 +112,80 @@ class Trainer:
             self.average.tensors[name].copy_(value)
         restore_state(self.optimisers, self.learner, saved.tensors.get("optimiser", {}))
         self.streams.restore(saved.tensors.get("streams", {}))
-        self.step, self.smooth, self.origin = saved.step, float(saved.progress["smooth"]), saved.progress["origin"]
-        self.hits, self.seen = int(saved.progress["hits"]), int(saved.progress["seen"])
+        self.step, self.origin = saved.step, str(saved.progress["origin"])
+        self.loss, self.hits, self.seen = (saved.progress[name] for name in ("loss", "hits", "seen"))
 
     def run(self) -> Outcome:
         """Train to the end, or until ``stop_after``. Raises LcrError: NaN, bad data, memory, a disk that is full."""
         settings, world = self.settings, self.world
         stop = min(settings.steps, self.conduct.stop_after or settings.steps)
         if self.step >= stop:
-            return Outcome(self.step, None)
+            return Outcome(self.step, None, False)
         module: nn.Module = self.learner
         if self.conduct.compile:
             compile_layers(self.model)
         if world.size > 1:
-            # Buffers are running averages, which _after brings together itself.
-            module = nn.parallel.DistributedDataParallel(
-                module,
-                device_ids=[world.device.index] if world.device.type == "cuda" else None,
-                broadcast_buffers=False,
-            )
+            # Buffers are equal at the start, and _after brings the running averages together.
+            switch = "forward_sync_buffers"  # its name since torch 2.13
+            names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+            options: dict[str, Any] = {switch if switch in names else "broadcast_buffers": False}
+            if world.device.type == "cuda":
+                options["device_ids"] = [world.device.index]
+            module = nn.parallel.DistributedDataParallel(module, **options)
+        loss: float | None = None
         with self._log() as log, self._progress(stop) as (advance, say):
             for batch in batches(self.data, self.plan, self.step, stop, self.conduct.workers):
                 for message in self.faults.add(batch):
                     say(f"left out: {message}")
-                self.faults.check(self.conduct.max_corrupt)
+                # Of the first few clips a share says little: as if a thousand (or all) had been tried.
+                self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
                 losses = self._step(module, batch)
-                self._count(losses, batch)
                 self.step += 1
                 if self.step % LOG_EVERY == 0 or self.step == settings.steps:
                     figures = self._figures(losses)
+                    loss = figures["loss"]
                     if log is not None:
                         log.write(self.step, figures)
                     advance(figures)
                 if self.step % self.conduct.save_every == 0 or self.step == stop:
                     self.save()
-        return Outcome(self.step, self.smooth)
-
-    def _count(self, losses: Losses, batch: Batch) -> None:
-        hits = (losses.logits[:, -1].argmax(-1) == batch.labels.to(self.world.device)).sum()
-        named, all_hits = self.world.sum(torch.stack([losses.named.detach().double(), hits.double()])).tolist()
-        self.smooth += SMOOTHING * (named / self.world.size - self.smooth)
-        self.hits += int(all_hits)
-        self.seen += len(batch.labels) * self.world.size
+        return Outcome(self.step, loss, True)
 
     def _figures(self, losses: Losses) -> dict[str, float]:
+        """The line of the log; of loss and accuracy the means since the last one, of the others this step's."""
         joints, excess = self.world.mean(torch.stack([losses.joints, losses.excess])).tolist()
-        accuracy, self.hits, self.seen = self.hits / self.seen, 0, 0
-        return {
-            "loss": self.smooth,
-            "accuracy": accuracy,
+        clips = self.settings.batch
+        figures = {
+            "loss": self.loss * clips / self.seen,
+            "accuracy": self.hits / self.seen,
             "joint_loss": joints,
             "size_penalty": excess,
             "learning_rate": learning_rate(self.step - 1, self.settings.steps, self.settings.lr),
         }
+        self.loss, self.hits, self.seen = 0.0, 0, 0
+        return figures
 
     def _step(self, module: nn.Module, batch: Batch) -> Losses:
         settings, device = self.settings, self.world.device
         set_rate(self.optimisers, learning_rate(self.step, settings.steps, settings.lr))
         state, keep = self.streams.begin(self.step)
-        joints = None if batch.joints is None else batch.joints.to(device, non_blocking=True)
-        frames, edges, labels = (x.to(device, non_blocking=True) for x in (batch.frames, batch.edges, batch.labels))
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=not settings.fp32):
-                losses: Losses = module(frames, edges, labels, joints, state, keep)
-            self._refuse_nan(losses, batch, state, keep)
-            for optimiser in self.optimisers:
-                optimiser.zero_grad()
-            torch.autograd.backward(losses.total)
-        except torch.OutOfMemoryError as error:
-            raise LcrError(
-                f"out of memory on {device} at step {self.step} (batch {settings.batch}, {settings.frames} frames): "
-                "lower --batch or --frames, raise --tube-mask, or use more processes, each with its own device"
-            ) from error
-        nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_gradient)
+        frames, edges, labels = (self.world.take(x) for x in (batch.frames, batch.edges, batch.labels))
+        joints = None if batch.joints is None else self.world.take(batch.joints)
+        with torch.autocast(device.type, torch.bfloat16, enabled=not settings.fp32):
+            losses: Losses = module(frames, edges, labels, joints, state, keep)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+        torch.autograd.backward(losses.total)
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_gradient)
+        hits = (losses.logits[:, -1].argmax(-1) == labels).sum()
+        bad = ~(torch.isfinite(losses.total) & torch.isfinite(norm))
+        # The one time in a step that a GPU is waited for.
+        sums = self.world.sum(torch.stack([x.detach().double() for x in (losses.named, hits, bad)])).tolist()
+        if sums[2]:
+            self._refuse(losses, float(norm), batch, state, keep)
+        self.loss += sums[0] / self.world.size
+        self.hits += int(sums[1])
+        self.seen += settings.batch
         for optimiser in self.optimisers:
             optimiser.step()
         self._after(losses)
@@ -193,10 +200,8 @@ class Trainer:
         self.average.follow(self.model, self.step)
         self.streams.end(losses.state)
 
-    def _refuse_nan(self, losses: Losses, batch: Batch, state: Any, keep: Tensor | None) -> None:
-        bad = self.world.sum((~torch.isfinite(losses.total)).float())
-        if not bad.item():
-            return
+    def _refuse(self, losses: Losses, norm: float, batch: Batch, state: Any, keep: Tensor | None) -> None:
+        """Stop before the weights take a step that is not a number; each process keeps its batch."""
         path = self.folder / f"nan-step{self.step}-rank{self.world.rank}.safetensors"
         tensors = {"frames": batch.frames, "edges": batch.edges, "labels": batch.labels}
         tensors |= {f"model:{name}": value for name, value in self.model.state_dict().items()}
@@ -205,8 +210,10 @@ class Trainer:
         if keep is not None:
             tensors["keep"] = keep
         write_tensors(path, tensors, {"step": str(self.step), "clips": " ".join(map(str, batch.clips))})
+        elsewhere = math.isfinite(losses.total.item()) and math.isfinite(norm)
         raise LcrError(
-            f"the loss became {losses.total.item()} at step {self.step}; the batch and the weights are in {path}. "
+            f"at step {self.step} the loss is {losses.total.item():.3g} and the gradient's norm {norm:.3g}"
+            f"{' here, not finite in another process' if elsewhere else ''}; batch and weights are in {path}. "
             "Start in another --out with a lower --lr, or with --fp32; --init takes the last checkpoint from here"
         )
 
@@ -221,7 +228,7 @@ class Trainer:
             "optimiser": state_tensors(self.optimisers, self.learner),
             "streams": streams,
         }
-        progress = {"smooth": self.smooth, "hits": self.hits, "seen": self.seen, "origin": self.origin}
+        progress = {"loss": self.loss, "hits": self.hits, "seen": self.seen, "origin": self.origin}
         # The network first: a run that is killed between the two goes on from the older state and writes it again.
         self.save_network()
         run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))
@@ -229,7 +236,7 @@ class Trainer:
     def save_network(self) -> None:
         """The averaged weights, as the checkpoint that export and evaluate take."""
         path = self.folder / f"{self.model.config.name}.safetensors"
-        course = {"data_name": self.data.name, "init": self.origin, "step": self.step, "loss": self.smooth}
+        course = {"data_name": self.data.name, "init": self.origin, "step": self.step}
         save(path, self.model, self.data.labels, {**self.identity, **course}, weights=self.average.tensors)
 
     def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
@@ -256,7 +263,7 @@ class Trainer:
 def compile_layers(model: LCR) -> None:
     """Let torch.compile fuse what each layer does in a frame. Raises UsageError without a C++ compiler."""
     if find_cxx() is None:
-        raise UsageError("--compile needs a compiler (Debian, Ubuntu: apt-get install g++ python3-dev); or leave it out")
+        raise UsageError("--compile needs a compiler (Debian, Ubuntu: apt-get install g++ python3-dev)")
     # Layers differ in how they cut the WKV into chunks, and each is compiled for first and later frames.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for layer in model.blocks():

@@ -17,11 +17,11 @@ JOINTS = 21
 PLACEMENTS = ("every", "last")
 
 
-def frame_weights(frames: int, placement: str = "every") -> Tensor:
+def frame_weights(frames: int, placement: str = "every", device: torch.device | None = None) -> Tensor:
     """Weight of each frame in the loss, [T], mean 1: none in the first quarter, then rising; or "last": that frame."""
     if placement == "last":
-        return torch.cat([torch.zeros(frames - 1), torch.full((1,), float(frames))])
-    position = (torch.arange(frames) + 1) / frames
+        return float(frames) * (torch.arange(frames, device=device) == frames - 1)
+    position = (torch.arange(frames, device=device) + 1) / frames
     weight = torch.where(position > FRACTION_IGNORED, position, 0.0)
     return weight / weight.mean()
 
@@ -32,15 +32,18 @@ def clip_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0, placement:
     per_frame = F.cross_entropy(
         logits.float().flatten(0, 1), labels.repeat_interleave(time), reduction="none", label_smoothing=smoothing
     )
-    return (per_frame.reshape(-1, time) * frame_weights(time, placement).to(logits.device)).mean()
+    return (per_frame.reshape(-1, time) * frame_weights(time, placement, logits.device)).mean()
 
 
 class JointHead(nn.Module):
     """Where each joint is among the patches and how far it moved, read from every patch's [H ; C]. Training only."""
 
+    size: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.grid = config.grid
+        self.register_buffer("size", torch.tensor([config.grid[1], config.grid[0]]), persistent=False)
         self.norm = nn.LayerNorm(2 * config.dim)
         self.read = nn.Linear(2 * config.dim, 3 * JOINTS)
 
@@ -51,9 +54,8 @@ class JointHead(nn.Module):
         frame or in patches that were dropped do not count.
         """
         rows, columns = self.grid
-        size = torch.tensor([columns, rows], device=joints.device)
-        place = joints * size  # in patches
-        inside = ((place >= 0) & (place < size)).all(-1)  # [B, T, 21]
+        place = joints * self.size  # in patches
+        inside = ((place >= 0) & (place < self.size)).all(-1)  # [B, T, 21]
         cell = place.floor().long()
         patch = torch.where(inside, cell[..., 1] * columns + cell[..., 0], 0)
         if keep is not None:

@@ -36,6 +36,12 @@ def write(folder: Path, state: RunState) -> None:
     write_tensors(folder / NAME, flat, {"format": FORMAT, "run": json.dumps(about)})
 
 
+def clean(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote left in the folder of a run."""
+    for left in folder.glob(".*.safetensors.*"):
+        left.unlink(missing_ok=True)
+
+
 def read(folder: Path) -> RunState:
     """Raises UsageError where there is nothing to resume, CheckpointError where the file is not a run's state."""
     from safetensors import SafetensorError, safe_open

@@ -17,6 +17,9 @@ from lcr_edge.config import Config
 from lcr_edge.model.network import State
 from lcr_edge.training.world import World
 
+# Of |C|. The bounded cell stays below fmax / (1 - fmax).
+LARGEST_CARRIED = 1e4
+
 
 class Streams:
     """The carried states and tube masks of this process's rows.
@@ -42,17 +45,18 @@ class Streams:
         if self.kept < self.patches:
             scores = torch.rand(self.rows, self.patches, generator=random)
             masks = scores.argsort(dim=1)[:, : self.kept].sort(dim=1).values
-        device = self.world.device
-        fresh = self.world.own(fresh).to(device)
-        masks = None if masks is None else self.world.own(masks).to(device)
+        fresh = self.world.take(self.world.own(fresh))
+        masks = None if masks is None else self.world.take(self.world.own(masks))
         if self.state is None:
             self.keep = masks
             return None, masks
-        going_on = (~fresh).float().view(-1, 1, 1, 1)
+        # The residual cell grows on a stream until it overflows; such a row starts afresh. Not (<=), for NaN.
+        fresh = fresh | ~(self.state[1].abs().amax(dim=(1, 2, 3)) <= LARGEST_CARRIED)
         if masks is not None and self.keep is not None:
             masks = torch.where(fresh.unsqueeze(1), masks, self.keep)
         self.keep = masks
-        return (self.state[0] * going_on, self.state[1] * going_on), masks
+        gone = fresh.view(-1, 1, 1, 1)
+        return (self.state[0].masked_fill(gone, 0.0), self.state[1].masked_fill(gone, 0.0)), masks
 
     def end(self, state: State) -> None:
         """Keep what the step left."""

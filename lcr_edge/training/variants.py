@@ -2,8 +2,8 @@
 
 Every row of VARIANTS is trained on the same rendered clips with the same budget, with several seeds, and evaluated on
 the same held-out clips: each clip from a zero state, and all of them as one stream without reset. Small on purpose (64
-pixels, 8 classes), so that the whole table takes about an hour on one core; differences of a few points between two
-seeds are noise. Runs that are done are not repeated, so the command can be interrupted. Writes variants.json and prints
+pixels, 8 classes): a row and seed takes some minutes on one core. Differences of a few points between two seeds are
+noise. Runs that are done are not repeated, so the command can be interrupted. Writes variants.json and prints
 the table of docs/variants.md.
 """
 
@@ -23,7 +23,7 @@ from lcr_edge.cli import run_command
 from lcr_edge.config import get_config
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.data.subset import Subset
-from lcr_edge.errors import UsageError
+from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.evaluate import evaluate
 from lcr_edge.files import write_atomically
 from lcr_edge.training import run_state
@@ -102,23 +102,31 @@ def run(args: argparse.Namespace) -> int:
 def _one(args: argparse.Namespace, name: str, seed: int, train_set: ClipSet, heldout: ClipSet) -> dict[str, Any]:
     folder = args.out / f"{name}-seed{seed}"
     done = folder / "result.json"
-    if done.is_file():
-        return dict(json.loads(done.read_text()))
     variant = VARIANTS[name]
     config = dataclasses.replace(get_config("lcr_pico", classes=len(CLASSES)), **variant.config)
     settings = Settings(steps=args.steps, seed=seed, **{"optimiser": "muon", **variant.settings})
+    about = {"config": config.to_dict(), "data": train_set.fingerprint}
+    identity = {**settings.to_dict(), **about}
+    if done.is_file():
+        result: dict[str, Any] = json.loads(done.read_text())
+        run_state.check_same(result["settings"], identity)
+        return result
     torch.manual_seed(seed)
     conduct = Conduct(workers=0, save_every=max(1, args.steps // 3), tensorboard=False)
     world = World(0, 1, torch.device("cpu"))
-    about = {"config": config.to_dict(), "data": train_set.fingerprint}
     trainer = Trainer(build_model(config), train_set, settings, conduct, world, folder, about, "random")
     if (folder / run_state.NAME).is_file():
         trainer.resume()
     print(f"{name}, seed {seed}", file=sys.stderr)
-    outcome = trainer.run()
+    try:
+        outcome = trainer.run()
+    except LcrError as error:  # a loss that is not a number is a result too
+        print(f"{name}, seed {seed}: {error}", file=sys.stderr)
+        return {"failed": str(error)}
     checkpoint = load(folder / f"{config.name}.safetensors")
     found = evaluate(checkpoint, heldout, frames=16, stream_frames=STREAM_FRAMES, seed=0)
     result = {
+        "settings": identity,
         "loss": outcome.loss,
         **{key: found[key] for key in ("clip_top1", "stream_top1", "stream_clips_reset_top1", "stream_max_c")},
     }
@@ -131,6 +139,10 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| variant | clips, top-1 | stream with reset | stream without | largest C |", "|---|---|---|---|---|"]
     for name, seeds in results.items():
         cells = [VARIANTS[name].what]
+        failed = sum("failed" in result for result in seeds)
+        if failed:
+            lines.append(f"| {cells[0]} | training stopped in {failed} of {len(seeds)}: not finite | | | |")
+            continue
         for key in ("clip_top1", "stream_clips_reset_top1", "stream_top1"):
             values = [result[key] for result in seeds]
             mean = sum(values) / len(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lcr_edge.errors import UsageError
 DEVICES = ("auto", "cpu", "cuda")
 # Below this, current PyTorch builds carry no code for the GPU.
 OLDEST_CAPABILITY = (7, 5)
+PATIENCE = timedelta(hours=6)  # of a process that waits for the others: the first may have to draw clips for long
 
 
 class World:
@@ -27,15 +29,22 @@ class World:
     def start(cls, device: str) -> World:
         """Join the group that torchrun made (nccl on GPUs, gloo on CPUs), or be alone. Raises UsageError."""
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if size > 1 and missing:
+            raise UsageError(f"WORLD_SIZE is {size} but {', '.join(missing)} not set: start with torchrun, or unset it")
         chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
         if size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
         return cls(rank, size, chosen)
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
+
+    def take(self, rows: Tensor) -> Tensor:
+        """A batch's tensor on this process's device; the copy to a GPU goes on while the program does."""
+        return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes; no gradient flows through it."""

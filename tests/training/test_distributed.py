@@ -56,7 +56,8 @@ def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(tmp_path:
                 scale = value.double().square().mean().sqrt().clamp(min=1e-12)
                 error = (both.tensors[group][name].double() - value.double()).abs().max() / scale
                 assert error <= TWO_PROCESSES, f"step {stop}, {group}: {name} differs by {error:.1e}"
-        assert both.progress["smooth"] == pytest.approx(alone.progress["smooth"], rel=TWO_PROCESSES)
+        assert both.progress["loss"] == pytest.approx(alone.progress["loss"], rel=TWO_PROCESSES)
+        assert both.progress["seen"] == alone.progress["seen"] == 4 * int(stop)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:

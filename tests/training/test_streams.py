@@ -42,7 +42,9 @@ def _given_only(model: LCR, clip: Tensor, edges: Tensor, keep: list[int]) -> tup
         x, e, prompts = (part[:, kept] for part in model.tokens(frame[None], edge[None]))
         for number, layer in enumerate(model.blocks()):
             kv = layer.keys_values(x, e, *rotary)
-            h[number], c[number], _ = layer(x, kv, prompts[:, :, number], (h[number], c[number]), rotary, None)
+            h[number], c[number], _ = layer(
+                x, kv, prompts[:, :, number], (h[number], c[number]), rotary, layer.log_decay()
+            )
             x = h[number]
         out.append((h[-1], c[-1]))
     hidden, cells = (torch.stack(part, dim=1) for part in zip(*out))
@@ -75,24 +77,25 @@ def test_tube_masking_half_of_the_patches_saves_time() -> None:
     config = get_config("lcr_nano")
     model = build_model(config).train()
     generator = torch.Generator().manual_seed(0)
-    clip = torch.randint(0, 256, (16, 4, *config.frame_shape), generator=generator, dtype=torch.uint8)
+    clip = torch.randint(0, 256, (24, 4, *config.frame_shape), generator=generator, dtype=torch.uint8)
     edges = torch.randint(0, 2, clip.shape[:-1], generator=generator, dtype=torch.uint8)
-    labels = torch.arange(16)
+    labels = torch.arange(24)
 
     def step(tube_mask: float) -> float:
-        streams = Streams(config, 16, carry=0.0, tube_mask=tube_mask, seed=0, world=CPU)
+        streams = Streams(config, 24, carry=0.0, tube_mask=tube_mask, seed=0, world=CPU)
         _, keep = streams.begin(0)
-        began = time.perf_counter()
+        began = time.process_time()
         with torch.autocast("cpu", torch.bfloat16):
             features = model.features(clip, None, edges, keep)
             logits = model.head(features.hidden, features.cells)
         torch.autograd.backward(clip_loss(logits, labels) + features.excess)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
-    # Interleaved, and the minimum of each: other work on the machine only ever adds.
+    # Processor time, interleaved, and the minimum of each: other work on the machine only ever adds.
     pairs = [(step(0.0), step(0.5)) for _ in range(6)][1:]
     whole, masked = (min(times) for times in zip(*pairs))
-    assert whole / masked >= TUBE_MASK_SPEEDUP, f"{whole:.3f} s against {masked:.3f} s"
+    print(f"a step takes {whole:.3f} s of processor time, masked {masked:.3f} s: {whole / masked:.2f} times")
+    assert whole / masked >= TUBE_MASK_SPEEDUP
 
 
 def test_a_mask_is_the_same_in_all_frames_and_stays_while_the_state_is_carried() -> None:
