@@ -17,6 +17,8 @@ from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 State = tuple[Tensor, Tensor]
 # Tensors a layer and frame whose size is penalised in training: R and G, K, V, the attention's output, the mix's.
 _PENALISED = 5
+# Length of the changes of a token's state whose growth is probed; its state is about 10 long.
+PROBE = 1e-2
 
 
 class Features(NamedTuple):
@@ -26,6 +28,7 @@ class Features(NamedTuple):
     cells: Tensor  # C of the last layer after every frame, [B, T, N+1, C]
     state: State  # H, C of all layers after the last frame, each [B, L, N+1, C]
     excess: Tensor  # scalar: how far values inside the layers exceed their soft limit; zero except in training mode
+    expansion: Tensor  # scalar: how much the layers blow up small changes of their state; zero unless probed
 
 
 class LCR(nn.Module):
@@ -118,12 +121,21 @@ class LCR(nn.Module):
         return self.head(features.hidden, features.cells), features.state
 
     def features(
-        self, clip: Tensor, state: State | None = None, edges: Tensor | None = None, keep: Tensor | None = None
+        self,
+        clip: Tensor,
+        state: State | None = None,
+        edges: Tensor | None = None,
+        keep: Tensor | None = None,
+        *,
+        probe: bool = False,
     ) -> Features:
         """Clip [B, T, H, W, 3], state and edges as in :meth:`forward`, through all layers.
 
         keep: int64 [B, n], rising: tube masking. Only these patches of each clip (and the class token) are computed, in
         all its frames; they keep their rotary positions and are neighbours in the WKV. States then are [B, L, n+1, C].
+
+        probe: measure ``expansion``, in float32 or float64: beside each layer runs a copy whose state differs a little,
+        PROBE long for each token, in the direction that the frames before have grown most.
         """
         batch, time = clip.shape[:2]
         count = self.config.tokens if keep is None else keep.shape[1] + 1
@@ -148,15 +160,26 @@ class LCR(nn.Module):
 
         finals: list[State] = []
         sizes: list[Tensor] = []
+        growths: list[Tensor] = []
         for layer, prompt, h, c in zip(self.blocks(), prompts.unbind(2), h_in.unbind(1), c_in.unbind(1)):
             tables = layer.tables(count)
             keys_values = layer.keys_values(x, e, *rotary_all)
             keys, values = (frame_by_frame(part) for part in keys_values)
             frames = []
+            if probe:
+                shift = nn.functional.normalize(torch.randn_like(torch.cat([h, c], dim=-1)), dim=-1) * PROBE
             for x_t, k_t, v_t, p_t in zip(frame_by_frame(x), keys, values, frame_by_frame(prompt)):
-                h, c, size = layer(x_t, (k_t, v_t), p_t, (h, c), rotary, tables)
+                before = (h, c)
+                h, c, size = layer(x_t, (k_t, v_t), p_t, before, rotary, tables)
                 frames.append((h, c))
                 sizes.append(size)
+                if probe:
+                    beside = (before[0] + shift[..., : self.config.dim], before[1] + shift[..., self.config.dim :])
+                    h_beside, c_beside, _ = layer(x_t, (k_t, v_t), p_t, beside, rotary, tables)
+                    moved = torch.cat([h_beside - h, c_beside - c], dim=-1)
+                    length = moved.norm(dim=-1, keepdim=True).clamp(min=1e-3 * PROBE)
+                    growths.append((length / PROBE).log().clamp(min=0).square().mean())
+                    shift = (moved * (PROBE / length)).detach()
             finals.append((h, c))
             if self.training:
                 sizes.append(excess(*keys_values) * time)
@@ -165,4 +188,6 @@ class LCR(nn.Module):
 
         hidden, cells = (torch.stack(part, dim=1) for part in zip(*frames))
         h, c = (torch.stack(part, dim=1) for part in zip(*finals))
-        return Features(hidden, cells, (h, c), torch.stack(sizes).sum() / (_PENALISED * time * len(finals)))
+        excessive = torch.stack(sizes).sum() / (_PENALISED * time * len(finals))
+        expansion = torch.stack(growths).mean() if growths else excessive.new_zeros(())
+        return Features(hidden, cells, (h, c), excessive, expansion)

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("tube-mask", float, "share of patches dropped from all frames of a clip; saves time"),
         ("joint-weight", float, "of the loss of the hand's joints (rendered gestures only)"),
         ("limit-weight", float, "of the penalty on large values, which cost parity and int8 accuracy"),
+        ("calm-weight", float, "of the penalty on states that blow small changes up; doubles the time, needs --fp32"),
         ("seed", int, "of everything random"),
     ):
         default = getattr(standard, name.replace("-", "_"))
@@ -135,7 +136,7 @@ def parse(args: argparse.Namespace) -> tuple[Settings, Conduct]:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if args.frames < 2:
         raise UsageError(f"--frames must be at least 2, got {args.frames}")
-    for name in ("lr", "weight_decay", "joint_weight", "limit_weight", "workers", "seed"):
+    for name in ("lr", "weight_decay", "joint_weight", "limit_weight", "calm_weight", "workers", "seed"):
         if not getattr(args, name) >= 0:
             raise UsageError(f"--{name.replace('_', '-')} must not be negative, got {getattr(args, name)}")
     if not args.clip_gradient > 0:
@@ -144,6 +145,8 @@ def parse(args: argparse.Namespace) -> tuple[Settings, Conduct]:
         raise UsageError(f"--seed must be below {MAX_SEED}, got {args.seed}")
     if args.new_head and not args.init:
         raise UsageError("--new-head replaces the classifier of --init FILE: give one, or leave it out")
+    if args.calm_weight and not args.fp32:
+        raise UsageError("--calm-weight compares states that differ by less than bfloat16 resolves: add --fp32")
     if args.tube_mask and args.carry_state == 1:
         raise UsageError("with --carry-state 1 no clip ever gets a new tube mask: lower one of them")
     for name in ("label_smoothing", "ema", "tube_mask"):

@@ -74,6 +74,7 @@ class Trainer:
             placement=settings.loss,
             joint_weight=settings.joint_weight,
             limit_weight=settings.limit_weight,
+            calm_weight=settings.calm_weight,
         ).to(world.device)
         self.model = model
         self.optimisers = make_optimisers(self.learner, settings.optimiser, settings.weight_decay)
@@ -153,13 +154,15 @@ class Trainer:
 
     def _figures(self, losses: Losses) -> dict[str, float]:
         """The line of the log; of loss and accuracy the means since the last one, of the others this step's."""
-        joints, excess = self.world.mean(torch.stack([losses.joints, losses.excess])).tolist()
+        terms = torch.stack([losses.joints, losses.excess, losses.expansion])
+        joints, excess, expansion = self.world.mean(terms).tolist()
         clips = self.settings.batch
         figures = {
             "loss": self.loss * clips / self.seen,
             "accuracy": self.hits / self.seen,
             "joint_loss": joints,
             "size_penalty": excess,
+            "expansion": expansion,
             "learning_rate": learning_rate(self.step - 1, self.settings.steps, self.settings.lr),
         }
         self.loss, self.hits, self.seen = 0.0, 0, 0

@@ -84,6 +84,7 @@ class Losses(NamedTuple):
     named: Tensor  # cross entropy of the class
     joints: Tensor  # zero where the data has none
     excess: Tensor
+    expansion: Tensor
     logits: Tensor  # [B, T, classes]
     state: State
 
@@ -101,12 +102,13 @@ class Learner(nn.Module):
         placement: str,
         joint_weight: float,
         limit_weight: float,
+        calm_weight: float,
     ) -> None:
         super().__init__()
         self.model = model
         self.joint_head = JointHead(model.config) if joints else None
         self.world, self.smoothing, self.placement = world, smoothing, placement
-        self.joint_weight, self.limit_weight = joint_weight, limit_weight
+        self.joint_weight, self.limit_weight, self.calm_weight = joint_weight, limit_weight, calm_weight
 
     def forward(
         self,
@@ -118,12 +120,12 @@ class Learner(nn.Module):
         keep: Tensor | None,
     ) -> Losses:
         """Shapes as in :class:`lcr_edge.data.batches.Batch` and :meth:`lcr_edge.model.network.LCR.features`."""
-        features = self.model.features(frames, state, edges, keep)
+        features = self.model.features(frames, state, edges, keep, probe=self.calm_weight > 0)
         logits = self.model.head(features.hidden, features.cells)
         named = clip_loss(logits, labels, self.smoothing, self.placement)
-        total = named + self.limit_weight * features.excess
+        total = named + self.limit_weight * features.excess + self.calm_weight * features.expansion
         located = named.new_zeros(())
         if self.joint_head is not None and joints is not None:
             located = self.joint_head(features.hidden, features.cells, joints, keep, self.world)
             total = total + self.joint_weight * located
-        return Losses(total, named, located, features.excess, logits, features.state)
+        return Losses(total, named, located, features.excess, features.expansion, logits, features.state)

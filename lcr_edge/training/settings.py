@@ -25,6 +25,7 @@ class Settings:
     tube_mask: float = 0.0
     joint_weight: float = 0.5
     limit_weight: float = 1.0
+    calm_weight: float = 0.0
     full_rate: tuple[float, float] = (0.0, 0.6)
     augment: bool = True
     seed: int = 0

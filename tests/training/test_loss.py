@@ -20,7 +20,14 @@ PICO = get_config("lcr_pico")
 def _learner(joints: bool = True) -> Learner:
     model = build_model(PICO)
     return Learner(
-        model, joints=joints, world=CPU, smoothing=0.05, placement="every", joint_weight=0.5, limit_weight=1.0
+        model,
+        joints=joints,
+        world=CPU,
+        smoothing=0.05,
+        placement="every",
+        joint_weight=0.5,
+        limit_weight=1.0,
+        calm_weight=0.0,
     )
 
 
@@ -123,3 +130,21 @@ def test_large_values_are_penalised_in_training_mode_only() -> None:
     assert excess.item() > 1.0
     torch.autograd.backward(excess)
     assert all(layer.rg.weight.grad is not None for layer in model.blocks())
+
+
+def test_expansion_is_what_a_small_change_of_the_state_becomes() -> None:
+    model = random_checkpoint(PICO, 0).model.double()
+    clip = torch.randint(0, 256, (1, 6, *PICO.frame_shape), generator=torch.Generator().manual_seed(0)).byte()
+    # Small random weights: what changes the state dies out.
+    assert model.features(clip).expansion.item() == 0.0
+    assert model.features(clip, probe=True).expansion.item() < 1e-3
+    calm = model.features(clip).hidden
+    torch.testing.assert_close(model.features(clip, probe=True).hidden, calm, rtol=0, atol=0)
+    with torch.no_grad():
+        for layer in model.blocks():
+            layer.rg.weight.mul_(30.0)
+            layer.mix_out.weight.mul_(30.0)
+    wild = model.features(clip, probe=True).expansion
+    assert wild.item() > 0.01
+    torch.autograd.backward(wild)
+    assert all(bool(layer.mix_out.weight.grad.abs().sum() > 0) for layer in model.blocks())

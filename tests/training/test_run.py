@@ -233,6 +233,7 @@ def test_unreadable_clips_are_reported_and_too_many_stop_the_run(
         (("--carry-state", "1.5"), "--carry-state must lie between 0 and 1"),
         (("--lr", "nan"), "--lr must not be negative"),
         (("--seed", "100000000000000"), "--seed must be below"),
+        (("--calm-weight", "1"), "add --fp32"),
         (("--new-head",), "--new-head replaces the classifier of --init"),
         (("--carry-state", "1", "--tube-mask", "0.5"), "no clip ever gets a new tube mask"),
         (("--init", "vrwkv:none.pth"), "none.pth does not exist"),
