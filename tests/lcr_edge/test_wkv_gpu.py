@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from lcr_edge.kernels.compilers import find_nvcc
 from lcr_edge.kernels.wkv import PortableFormWarning, build, launch, op, wkv
@@ -110,7 +110,7 @@ def test_gpu_operator_uses_the_kernel() -> None:
     leaves = [x.requires_grad_() for x in inputs[:5]]
     y = wkv(*leaves)
     assert_right([y, *torch.autograd.grad(y, leaves, inputs[5])], inputs)
-    torch.library.opcheck(torch.ops.lcr_edge.wkv.default, tuple(x.detach().clone() for x in leaves))
+    library.opcheck(torch.ops.lcr_edge.wkv.default, tuple(x.detach().clone() for x in leaves))
 
 
 def test_gpu_falls_back_to_the_portable_form_aloud(monkeypatch: pytest.MonkeyPatch) -> None:

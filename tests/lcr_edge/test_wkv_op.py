@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from lcr_edge.errors import UsageError
 from lcr_edge.kernels.compilers import find_cxx
@@ -50,9 +50,9 @@ def test_opcheck(dtype: torch.dtype) -> None:
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     r, k, v, log_w, u, dy = awkward(make_inputs(5, 16, dtype))
     inputs = (r, k, v, log_w.to(exact), u.to(exact))
-    torch.library.opcheck(torch.ops.lcr_edge.wkv.default, inputs)
-    torch.library.opcheck(torch.ops.lcr_edge.wkv.default, tuple(x.detach().clone().requires_grad_() for x in inputs))
-    torch.library.opcheck(torch.ops.lcr_edge.wkv_backward.default, (*inputs, dy))
+    library.opcheck(torch.ops.lcr_edge.wkv.default, inputs)
+    library.opcheck(torch.ops.lcr_edge.wkv.default, tuple(x.detach().clone().requires_grad_() for x in inputs))
+    library.opcheck(torch.ops.lcr_edge.wkv_backward.default, (*inputs, dy))
 
 
 @pytest.mark.parametrize("tokens", LENGTHS)

@@ -147,4 +147,5 @@ def test_expansion_is_what_a_small_change_of_the_state_becomes() -> None:
     wild = model.features(clip, probe=True).expansion
     assert wild.item() > 0.01
     torch.autograd.backward(wild)
-    assert all(bool(layer.mix_out.weight.grad.abs().sum() > 0) for layer in model.blocks())
+    gradients = [layer.mix_out.weight.grad for layer in model.blocks()]
+    assert all(gradient is not None and bool(gradient.any()) for gradient in gradients)

@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from lcr_edge.errors import UsageError
 from lcr_edge.kernels.wkv import launch, portable
@@ -76,7 +76,7 @@ def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
     return launch.empty_tokens_first(like).copy_(x)
 
 
-@torch.library.custom_op("lcr_edge::wkv", mutates_args=(), device_types="cpu")
+@library.custom_op("lcr_edge::wkv", mutates_args=(), device_types="cpu")
 def _wkv(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     launch.check(r, k, v, log_w, u)
     return _portable(r, k, v, log_w, u) if r.numel() else launch.empty_tokens_first(r)
@@ -97,7 +97,7 @@ def _wkv_fake(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tens
     return launch.empty_tokens_first(r)
 
 
-@torch.library.custom_op("lcr_edge::wkv_backward", mutates_args=(), device_types="cpu")
+@library.custom_op("lcr_edge::wkv_backward", mutates_args=(), device_types="cpu")
 def _wkv_backward(
     r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
