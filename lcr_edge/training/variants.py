@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), metavar="NAME", help="some of the rows")
     parser.add_argument("--seeds", type=int, default=2, help="trainings a row (default: 2)")
-    parser.add_argument("--steps", type=int, default=900, help="of each training (default: 900)")
+    parser.add_argument("--steps", type=int, default=1000, help="of each training (default: 1000)")
     parser.add_argument("--clips", type=int, default=200, help="training clips a class (default: 200)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: 1)")
 
