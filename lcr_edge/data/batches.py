@@ -11,6 +11,8 @@ ranks share exactly the batch that one would get. Random numbers come from gener
 from __future__ import annotations
 
 import functools
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -266,6 +268,7 @@ def _by_processes(numbered: _Numbered, numbers: range, workers: int) -> Iterator
             # Forking a process that has loaded torch, or that has threads, can hang.
             multiprocessing_context="spawn",
         )
+        before = signal.getsignal(signal.SIGCHLD)
         rows = iter(loader)
     try:
         yield from rows
@@ -273,6 +276,10 @@ def _by_processes(numbered: _Numbered, numbers: range, workers: int) -> Iterator
         if "DataLoader worker" not in str(error):
             raise
         raise LcrError(f"a data worker ended ({error}); if memory ran out, use fewer --workers") from error
+    finally:
+        # The loader leaves a handler behind that the program would run whenever any process it started ends.
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _as_it_is(item: Any) -> Any:

@@ -87,7 +87,9 @@ def test_any_number_of_workers_and_any_restart_give_the_same(kind: str, folder: 
     data = files(folder) if kind == "folder" else rendered
     here = [make_batch(data, PLAN, number) for number in range(6)]
     assert same(here, batches(data, PLAN, 0, 6, workers=0))
+    handler = signal.getsignal(signal.SIGCHLD)
     assert same(here, batches(data, PLAN, 0, 6, workers=2))
+    assert signal.getsignal(signal.SIGCHLD) == handler  # nothing of the loader stays behind
     assert same(here[4:], batches(data, PLAN, 4, 6, workers=0))
     assert not same(here, (make_batch(data, replace(PLAN, seed=6), number) for number in range(6)))
 
