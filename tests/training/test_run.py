@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -192,16 +191,15 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(folder: str, tmp_path: Path
     options = ("--steps", "6", "--save-every", "2")
     assert _train(out, folder, *options, "--stop-after", "2") == 0
     kept = {name: (out / name).read_bytes() for name in (run_state.NAME, "lcr_pico.safetensors")}
-    limit = 100_000  # bytes a file may have: enough for metrics.csv, not for a network
-    command = [sys.executable, "-m", "lcr_edge", *_command(out, folder, *options, "--resume")]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env={**os.environ, "MPLCONFIGDIR": str(tmp_path)},
+    # Bytes a file may have: enough for metrics.csv, not for a network. Set in the process itself: forking this one, which
+    # may have loaded libraries with threads, is not safe.
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "sys.argv[0] = 'lcr-edge'; runpy.run_module('lcr_edge', run_name='__main__')"
     )
+    command = [sys.executable, "-c", limited, *_command(out, folder, *options, "--resume")]
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 2, result.stderr
     assert "unchanged" in result.stderr
     assert "Traceback" not in result.stderr
