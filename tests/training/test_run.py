@@ -191,8 +191,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(folder: str, tmp_path: Path
     options = ("--steps", "6", "--save-every", "2")
     assert _train(out, folder, *options, "--stop-after", "2") == 0
     kept = {name: (out / name).read_bytes() for name in (run_state.NAME, "lcr_pico.safetensors")}
-    # Bytes a file may have: enough for metrics.csv, not for a network. Set in the process itself: forking this one, which
-    # may have loaded libraries with threads, is not safe.
+    # Bytes a file may have: enough for metrics.csv, not for a network. The process sets it itself: to fork this one,
+    # which may have loaded libraries with threads, is not safe.
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
         "sys.argv[0] = 'lcr-edge'; runpy.run_module('lcr_edge', run_name='__main__')"
