@@ -53,7 +53,7 @@ class Variant(NamedTuple):
 
 
 VARIANTS: dict[str, Variant] = {
-    "default": Variant("as the packaged network is trained", {}, {}),
+    "default": Variant("the defaults, with `--optimiser muon`", {}, {}),
     "kv-edge": Variant("K, V from the edges alone (`kv`)", {"kv": "edge"}, {}),
     "head-cls": Variant("logits from the class token (`head`)", {"head": "cls"}, {}),
     "cell-residual": Variant("C = f (tanh A + C) + C (`cell`)", {"cell": "residual"}, {}),
