@@ -7,10 +7,14 @@
 - R and G are one matrix product, so are K and V, and so are the prompts of all layers;
 - decay tables are constants, dense or in chunks of tokens, whichever is faster and safe in float32.
 
+:meth:`StepCell.equalise` moves scales between the channels of a matrix product's input and its weights, for int8.
+
 There is no batch axis, so that products are plain matrices; no tensor has more than four axes.
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +30,8 @@ from lcr_edge.model.norm import NORM_EPS, SteadyNorm
 # The network takes pixels * _PIXEL - 1.
 _PIXEL = 2.0 / 255.0
 _PARTS = 4
+# Products of a layer that read what a norm has just made.
+_AFTER_NORM = ("rg", "kv", "mix_in")
 
 
 class StepCell(nn.Module):
@@ -37,6 +43,9 @@ class StepCell(nn.Module):
 
     edge_row: Tensor
     frame_row: Tensor
+    head_scale: Tensor | None
+    # Of the states at the boundary; None: that of the arithmetic. See with_state_precision.
+    state_dtype: torch.dtype | None = None
 
     def __init__(self, model: LCR, *, dtype: torch.dtype = torch.float32, chunk: int | None = None) -> None:
         super().__init__()
@@ -52,6 +61,32 @@ class StepCell(nn.Module):
         self.prompt = _linear(_exact(model.prompt.weight), _exact(model.prompt.bias) + bias, dtype)
         self.layers = nn.ModuleList(_LayerCell(layer, model, dtype, chunk) for layer in _layers(model))
         self.classify = _fold(model.norm_head, model.classify, dtype)
+        self.register_buffer("head_scale", None)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """The matrix products with weights, by the names that ``calibration.plan`` uses, in the order of a step."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+
+    def equalise(self, name: str, scale: Tensor) -> bool:
+        """Divide input channel j of the product ``name`` by scale[j] > 0, and multiply its weights: the same results.
+
+        The division goes where it costs nothing: into the norm before the product, or the product before that. False
+        where there is no such place (embeddings, prompts): then nothing was changed.
+        """
+        scale = scale.double()
+        owner, _, short = name.rpartition(".")
+        if name == "classify":
+            self.head_scale = _divided(self.head_scale, scale, self.classify.weight.dtype)
+        elif owner.startswith("layers."):
+            layer = self.get_submodule(owner)
+            assert isinstance(layer, _LayerCell)
+            layer.divide_input(short, scale)
+        else:
+            return False
+        linear = self.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        linear.weight.copy_(_exact(linear.weight) * scale)
+        return True
 
     def forward(self, frame: Tensor, state_h_in: Tensor, state_c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """frame uint8 [1, H, W, 3], states [L, N+1, C] -> logits [1, classes], next states [L, N+1, C]."""
@@ -60,6 +95,8 @@ class StepCell(nn.Module):
     def step(self, frame: Tensor, edge: Tensor, h_in: Tensor, c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the edges given: {0, 1}, any dtype, [1, H, W]."""
         config = self.config
+        if self.state_dtype is not None:
+            h_in, c_in = h_in.to(self.frame_row.dtype), c_in.to(self.frame_row.dtype)
         patches = _cut(frame, config, 3).to(h_in.dtype)
         x = torch.cat([self.frame_row, self.embed(patches)])
         e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
@@ -70,14 +107,17 @@ class StepCell(nn.Module):
             states_h.append(h)
             states_c.append(c)
             x = x + h if config.skip else h
-        return self._head(h, c), torch.stack(states_h), torch.stack(states_c)
+        next_h, next_c = torch.stack(states_h), torch.stack(states_c)
+        if self.state_dtype is not None:
+            next_h, next_c = next_h.to(self.state_dtype), next_c.to(self.state_dtype)
+        return self._head(h, c), next_h, next_c
 
     def _head(self, h: Tensor, c: Tensor) -> Tensor:
         if self.config.head == "cls":
             pooled = torch.cat([h[:1], c[:1]], dim=1)
         else:
             pooled = torch.cat([h.mean(0, keepdim=True), c.mean(0, keepdim=True)], dim=1)
-        logits: Tensor = self.classify(_normalise(pooled))
+        logits: Tensor = self.classify(_normalise(pooled, self.head_scale))
         return logits
 
 
@@ -94,6 +134,25 @@ class HostEdgeCell(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`StepCell.forward`, with edge uint8 [1, H, W] in {0, 1}."""
         return self.cell.step(frame, edge, state_h_in, state_c_in)
+
+
+def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
+    """The cell with its states in float16 at the boundary ("fp16") and its own arithmetic inside; itself otherwise.
+
+    "int8" returns the cell too: there the converter quantises the boundary. The new cell shares the weights, under the
+    same names. Raises TypeError for a module that is no step cell.
+    """
+    if state_precision != "fp16":
+        return cell
+    if isinstance(cell, HostEdgeCell):
+        step = with_state_precision(cell.cell, state_precision)
+        assert isinstance(step, StepCell)
+        return HostEdgeCell(step).train(cell.training)
+    if not isinstance(cell, StepCell):
+        raise TypeError(f"{type(cell).__name__} is no step cell")
+    twin = copy.copy(cell)
+    twin.state_dtype = torch.float16
+    return twin
 
 
 class _PatchCell(nn.Module):
@@ -136,6 +195,9 @@ class _LayerCell(nn.Module):
     sin: Tensor
     y_scale: Tensor
     y_shift: Tensor
+    rg_scale: Tensor | None
+    kv_scale: Tensor | None
+    mix_in_scale: Tensor | None
 
     def __init__(self, layer: Layer, model: LCR, dtype: torch.dtype, chunk: int | None) -> None:
         super().__init__()
@@ -150,6 +212,8 @@ class _LayerCell(nn.Module):
         self.register_buffer("y_scale", _copy(layer.norm_y.weight, dtype))
         self.register_buffer("y_shift", _copy(layer.norm_y.bias, dtype))
         self.y_eps = layer.norm_y.eps
+        for short in _AFTER_NORM:
+            self.register_buffer(f"{short}_scale", None)
         sign = torch.ones(config.head_dim, dtype=torch.float64)
         sign[: config.head_dim // 2] = -1.0
         self.register_buffer("cos", _copy(model.cos, dtype))
@@ -159,15 +223,28 @@ class _LayerCell(nn.Module):
         for name, table in tables._asdict().items():
             self.register_buffer(f"wkv_{name}", table if table.dtype == torch.bool else table.to(dtype))
 
+    def divide_input(self, short: str, scale: Tensor) -> None:
+        """Divide what the product ``short`` reads by scale, float64 [in]: see :meth:`StepCell.equalise`."""
+        if short in _AFTER_NORM:
+            before: Tensor | None = getattr(self, f"{short}_scale")
+            setattr(self, f"{short}_scale", _divided(before, scale, self.cos.dtype))
+        elif short == "attend":
+            self.y_scale.copy_(_exact(self.y_scale) / scale)
+            self.y_shift.copy_(_exact(self.y_shift) / scale)
+        else:  # mix_out reads relu(key)^2
+            assert short == "mix_out"
+            self.mix_in.weight[self.dim :].copy_(_exact(self.mix_in.weight[self.dim :]) / scale.sqrt()[:, None])
+            self.mix_in.bias[self.dim :].copy_(_exact(self.mix_in.bias[self.dim :]) / scale.sqrt())
+
     def forward(self, x: Tensor, e: Tensor, forget: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """x, e, forget and the states h, c, all [N+1, C], to the next h, c."""
-        r, g = self.rg(_normalise(torch.cat([x, h], dim=1))).split(self.dim, dim=1)
+        r, g = self.rg(_normalise(torch.cat([x, h], dim=1), self.rg_scale)).split(self.dim, dim=1)
         z = e if self.kv_source == "edge" else x + e
-        k, v = self.kv(_normalise(z)).split(self.dim, dim=1)
+        k, v = self.kv(_normalise(z, self.kv_scale)).split(self.dim, dim=1)
         y = wkv_with_tables(self._turn(self._split(r)), self._turn(self._split(k)), self._split(v), self._tables())
         y = F.layer_norm(y, (self.head_dim,), eps=self.y_eps).transpose(0, 1).reshape(-1, self.dim)
         x = x + self.attend(F.silu(g) * (y * self.y_scale + self.y_shift))
-        gate, key = self.mix_in(_normalise(x)).split([self.dim, self.hidden], dim=1)
+        gate, key = self.mix_in(_normalise(x, self.mix_in_scale)).split([self.dim, self.hidden], dim=1)
         key = torch.relu(key)
         a = x + torch.sigmoid(gate) * self.mix_out(key * key)
         update = forget * (c + torch.tanh(a))
@@ -223,5 +300,9 @@ def _cut(image: Tensor, config: Config, channels: int) -> Tensor:
     return image.reshape(rows, patch, columns, patch * channels).transpose(1, 2).reshape(rows * columns, -1)
 
 
-def _normalise(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+def _divided(before: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return (1.0 / scale if before is None else _exact(before) / scale).to(dtype)
+
+
+def _normalise(x: Tensor, scale: Tensor | None) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], scale, eps=NORM_EPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,45 @@ def rendered_stream(config: Config) -> Iterator[U8]:
         clip = render_clip(label % _LABELS, number, split="heldout", size=size, frames=_CLIP_FRAMES, fps=8.0)
         for frame in clip:
             yield center_crop(frame, config.height, config.width)
+
+
+@functools.lru_cache(maxsize=2)
+def rendered_clips(
+    size: tuple[int, int], frames: int, fps: float, per_class: int, workers: int = 1, progress: bool = False
+) -> tuple[U8, npt.NDArray[np.int64]]:
+    """Rendered gestures of the held-out split, ``per_class`` of each: uint8 [n, T, H, W, 3] and classes int64 [n].
+
+    The clips of ``lcr-edge evaluate``, fitted to ``size`` (height, width). Kept, read-only, for the next call, so that
+    verifying several bundles draws them once. workers: processes that draw; more than one needs a main module that can
+    be imported again, as the command line's can. Raises UsageError, MissingExtraError.
+    """
+    from lcr_edge.data.rendered import render_set
+
+    shape = {"size": max(*size, 32), "frames": frames, "fps": fps}
+    clips, classes = render_set(per_class, 0, split="heldout", **shape, workers=workers, progress=progress)
+    if clips.shape[2:4] != size:
+        clips = np.stack([[center_crop(frame, *size) for frame in clip] for clip in clips])
+    clips.setflags(write=False)
+    return clips, classes
+
+
+def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
+    """Streams of ``lengths`` frames [H, W, 3] from clips [n, T, H, W, 3] in random order, always the same one.
+
+    Each clip is shown once before any comes again, then in another order. Stream k starts at its first clip's frame
+    k * T / streams.
+    """
+    random = np.random.default_rng(0)
+    size = clips.shape[1]
+    offsets = [number * size // len(lengths) for number in range(len(lengths))]
+    needed = [-(-(length + offset) // size) for length, offset in zip(lengths, offsets)]
+    rounds = -(-sum(needed) // len(clips))
+    order = np.concatenate([random.permutation(len(clips)) for _ in range(rounds)])
+
+    def play(own: npt.NDArray[np.int64], offset: int, length: int) -> Iterator[U8]:
+        return itertools.islice((frame for number in own for frame in clips[number]), offset, offset + length)
+
+    return [play(*row) for row in zip(np.split(order, np.cumsum(needed)), offsets, lengths)]
 
 
 def stream(clip: str | None, config: Config, count: int) -> Iterator[U8]:
@@ -62,7 +102,7 @@ def ping_pong(number: int, length: int) -> int:
     return min(position, 2 * length - 2 - position)
 
 
-def check_count(frames: int) -> None:
-    """UsageError for fewer than two frames: one alone cannot show that the state is carried."""
-    if frames < 2:
-        raise UsageError(f"--frames must be at least 2, got {frames}")
+def check_count(frames: int, least: int = 2) -> None:
+    """UsageError for fewer than ``least`` frames; one alone cannot show that the state is carried."""
+    if frames < least:
+        raise UsageError(f"--frames must be at least {least}, got {frames}")

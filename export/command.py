@@ -10,16 +10,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcr_edge.config import CONFIGS, VARIANTS, get_config
+from lcr_edge.calibration import arguments as calibration
+from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES
+from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.contract import EDGE_MODES, STATE_MODES
 from lcr_edge.errors import CheckpointError, UsageError
 from lcr_edge.export import targets
+from lcr_edge.export.verify import WORKERS
 
 if TYPE_CHECKING:
     from lcr_edge.checkpoint import Checkpoint
     from lcr_edge.export.pipeline import Exported
 
 _ALL = "all"
+_AUTO = "auto"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--random-weights", type=int, metavar="SEED", help="random weights instead, to try a config out"
     )
     parser.add_argument("--variant", help=f"with --random-weights: one of {', '.join(VARIANTS)} (default: default)")
-    parser.add_argument("--precision", default=targets.DEFAULT_PRECISION, help="fp32 (default), or fp16 weights")
+    parser.add_argument(
+        "--precision", default=targets.DEFAULT_PRECISION, help=f"one of {', '.join(targets.PRECISIONS)} (default: fp32)"
+    )
     parser.add_argument(
         "--edges",
         default=targets.DEFAULT_EDGES,
@@ -46,6 +52,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=targets.DEFAULT_STATE_MODE,
         help=f"one of {', '.join(STATE_MODES)} (default: explicit); internal, a stateful model, is OpenVINO's",
     )
+    parser.add_argument(
+        "--state-precision",
+        help="states at the step's boundary: fp32 (default) or fp16, which halves what a camera keeps and moves",
+    )
+    parser.add_argument(
+        "--no-gate", action="store_true", help="write the bundle even if it misses what its precision promises"
+    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="also write what was measured as DIR/BUNDLE.html")
+    int8 = parser.add_argument_group("int8")
+    int8.add_argument(
+        "--quant",
+        help=f"one of {', '.join(QUANT_MODES)} (default: {_default_quants()})",
+    )
+    int8.add_argument(
+        "--int8-activations",
+        default=_AUTO,
+        help="auto (default: u8, for CPUs), u8, or s8: symmetric with zero point 0, as TensorRT needs",
+    )
+    int8.add_argument(
+        "--keep-float",
+        metavar="PATTERN",
+        help="layers that compute in float, as a comma-separated list of shell patterns ('layers.0.*,classify'), "
+        f"none, or auto: the fewest that pass (default for static: {targets.FLOAT_BY_DEFAULT})",
+    )
+    int8.add_argument(
+        "--io",
+        default=targets.DEFAULT_IO,
+        help="float (default), or int8: a TFLite model of integers only, for NPUs and microcontrollers",
+    )
+    calibration.add_arguments(parser)
     parser.add_argument("--out", default="out", metavar="DIR", help="folder to write CONFIG-TARGET-PRECISION/ into")
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="CPU threads of the verifying engine (default: 1)"
@@ -63,26 +99,89 @@ def run(args: argparse.Namespace) -> int:
     for name in chosen:
         targets.check_choice(f"precision for {name}", args.precision, targets.TARGETS[name].precisions)
         targets.check_choice(f"state mode for {name}", args.state_mode, targets.TARGETS[name].state_modes)
+        targets.check_choice(f"io for {name}", args.io, targets.TARGETS[name].io_modes)
     targets.check_choice("edges", args.edges, EDGE_MODES)
+    _check_int8(args)
     if args.threads < 1:
         raise UsageError(f"--threads must be at least 1, got {args.threads}")
     if args.config is not None:
         get_config(args.config)
     for name in chosen:
-        targets.require(targets.TARGETS[name])
-    checkpoint = _checkpoint(args)
+        targets.require(targets.TARGETS[name], int8=args.precision == "int8")
+    checkpoint = find_checkpoint(args)
+    requests = [_request(args, checkpoint.config, name) for name in chosen]
     import torch
 
-    from lcr_edge.export.pipeline import Exporter
+    from lcr_edge.export import sensitivity
+    from lcr_edge.export.pipeline import Exporter, Gate
+    from lcr_edge.export.report import write_page
+    from lcr_edge.export.verify import make_folder
 
     # The reference's matrices are small: more threads would mostly wait for each other.
     torch.set_num_threads(args.threads)
-
-    exporter = Exporter(checkpoint, Path(args.out), threads=args.threads)
-    for name in chosen:
-        request = targets.Request(checkpoint.config, name, args.precision, args.edges, args.state_mode)
-        _print(exporter.export(request))
+    if args.report is not None:
+        make_folder(args.report)
+    samples = calibration.samples_for(args, checkpoint) if args.precision == "int8" else None
+    exporter = Exporter(checkpoint, Path(args.out), samples=samples, threads=args.threads)
+    gate = Gate(enforced=not args.no_gate, workers=WORKERS)
+    for request in requests:
+        costs: tuple[tuple[str, float], ...] = ()
+        if args.keep_float == _AUTO:
+            exported, costs = sensitivity.export_with_fewest(exporter, request, gate)
+        elif args.precision == "int8":
+            exported = exporter.export(request, gate, exporter.float_layers(request, args.keep_float))
+        else:
+            exported = exporter.export(request, gate)
+        _print(exported)
+        if args.report is not None:
+            print(f"  report {write_page(exported.report, args.report, exported.folder, costs)}")
     return 0
+
+
+def _default_quants() -> str:
+    return ", ".join(f"{row.default_quant} for {name}" for name, row in targets.TARGETS.items())
+
+
+def _check_int8(args: argparse.Namespace) -> None:
+    """Raises UsageError for values out of range, and for options of int8 without it."""
+    targets.check_choice("int8 activations", args.int8_activations, (_AUTO, *ACTIVATIONS))
+    if args.quant is not None:
+        targets.check_choice("quant", args.quant, QUANT_MODES)
+    if args.state_precision is not None:
+        targets.check_choice("state precision", args.state_precision, ("fp32", "fp16"))
+    calibration.check(args)
+    if args.precision == "int8":
+        return
+    given = {
+        "--quant": args.quant is not None,
+        "--int8-activations": args.int8_activations != _AUTO,
+        "--keep-float": args.keep_float is not None,
+        "--io": args.io != targets.DEFAULT_IO,
+    }
+    for name, value in vars(args).items():
+        if name.startswith("calibration"):
+            given[f"--{name.replace('_', '-')}"] = value is not None
+    extra = [name for name, used in given.items() if used]
+    if extra:
+        raise UsageError(f"{', '.join(extra)}: only with --precision int8")
+
+
+def _request(args: argparse.Namespace, config: Config, target: str) -> targets.Request:
+    if args.io == "int8":
+        if args.state_precision is not None or args.keep_float is not None:
+            raise UsageError("--io int8 quantises everything: leave --state-precision and --keep-float out")
+        return targets.Request(config, target, "int8", args.edges, args.state_mode, state_precision="int8", io="int8")
+    activations = ACTIVATIONS[0] if args.int8_activations == _AUTO else args.int8_activations
+    return targets.Request(
+        config,
+        target,
+        args.precision,
+        args.edges,
+        args.state_mode,
+        quant=args.quant or targets.TARGETS[target].default_quant,
+        activations=activations,
+        state_precision=args.state_precision or targets.DEFAULT_STATE_PRECISION,
+    )
 
 
 def _targets(name: str | None) -> tuple[str, ...]:
@@ -92,7 +191,8 @@ def _targets(name: str | None) -> tuple[str, ...]:
     return tuple(targets.TARGETS) if name == _ALL else (name,)
 
 
-def _checkpoint(args: argparse.Namespace) -> Checkpoint:
+def find_checkpoint(args: argparse.Namespace) -> Checkpoint:
+    """The checkpoint that --checkpoint, --config, --random-weights and --variant name. CheckpointError, UsageError."""
     from lcr_edge import checkpoint
 
     if args.random_weights is not None:
@@ -117,6 +217,10 @@ def _checkpoint(args: argparse.Namespace) -> Checkpoint:
 def _print(exported: Exported) -> None:
     sizes = "  ".join(f"{name} {size / 1024:.0f} KiB" for name, size in exported.sizes.items())
     print(f"wrote {exported.folder}/\n  {sizes}")
+    if exported.report.precision == "int8":
+        print("\n".join(f"  {check.line()}" for check in exported.report.every_check))
+        sys.stdout.flush()
+        return
     one_step, stream = exported.report.one_step["all"], exported.report.stream["all"]
     worst = [max(tally.max_abs for tally in line.tensors.values()) for line in (one_step, stream)]
     print(

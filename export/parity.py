@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,151 +15,140 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.calibration.rollout import Step, steps
-from lcr_edge.contract import LOGITS, STATE_NAMES
-from lcr_edge.errors import BundleError
+from lcr_edge.contract import STATE_NAMES
+from lcr_edge.errors import StateError, UsageError
+from lcr_edge.export.modes import EVERYTHING, Curve, Line, Mode, table_of
+from lcr_edge.runtimes import judge
 from lcr_edge.runtimes.api import Model, State
-from lcr_edge.tolerances import PROMISES
+from lcr_edge.runtimes.judge import ONE_STEP, STREAM, Check, Floats
+from lcr_edge.tolerances import Promise
 
 if TYPE_CHECKING:
+    from lcr_edge.export.decisions import Clips, Streams
     from lcr_edge.model.network import LCR
 
-TENSORS = (LOGITS, *STATE_NAMES)
 # First frame of each phase: the state is zero, then filling, then full; then a stream.
-PHASES = ((0, "0"), (1, "1-3"), (4, "4-49"), (50, "50-"))
-_EVERYTHING = "all"
-
-
-@dataclass
-class Tally:
-    """Errors of one tensor over some frames, summed up so that no frame need be kept."""
-
-    max_abs: float = 0.0
-    squared_error: float = 0.0
-    total: float = 0.0
-    squared: float = 0.0
-    count: int = 0
-
-    def add(self, found: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> None:
-        exact = reference.astype(np.float64)
-        error = np.abs(found - exact)
-        # numpy's maximum keeps a NaN, Python's may drop it.
-        self.max_abs = float(np.maximum(self.max_abs, error.max()))
-        self.squared_error += float((error * error).sum())
-        self.total += float(exact.sum())
-        self.squared += float((exact * exact).sum())
-        self.count += exact.size
-
-    @property
-    def relative(self) -> float:
-        """rms error / standard deviation of the reference."""
-        variance = self.squared / self.count - (self.total / self.count) ** 2
-        return math.sqrt(self.squared_error / self.count) / max(math.sqrt(max(variance, 0.0)), 1e-30)
-
-
-@dataclass
-class Line:
-    """One phase in one mode: a tally per tensor, and how often the class was that of the reference."""
-
-    tensors: dict[str, Tally] = dataclasses.field(default_factory=lambda: {name: Tally() for name in TENSORS})
-    frames: int = 0
-    agreed: int = 0
-
-    def add(self, logits: npt.NDArray[np.float32], state: State, reference: Step) -> None:
-        found = (logits, state.h, state.c)
-        wanted = (reference.logits, reference.state_h, reference.state_c)
-        for tally, have, want in zip(self.tensors.values(), found, wanted):
-            tally.add(have, want)
-        self.frames += 1
-        self.agreed += int(logits.argmax() == reference.logits.argmax())
-
-    @property
-    def top1(self) -> float:
-        return self.agreed / self.frames
-
-    def to_dict(self) -> dict[str, Any]:
-        errors = {
-            name: {"max_abs": tally.max_abs, "rms_over_std": tally.relative} for name, tally in self.tensors.items()
-        }
-        return {"frames": self.frames, "top1": self.top1, **errors}
+PHASES = (0, 1, 4, 50)
+# What to try when int8 misses.
+_ADVICE = (
+    "calibrate with clips of the device's own scenes (lcr-edge export --calibration-data), leave the layers that cost "
+    "most in float (--keep-float auto), let the engine find the ranges at every step (--quant dynamic), or train for "
+    "int8 (lcr-edge train --qat)"
+)
 
 
 @dataclass(frozen=True)
 class Report:
     """What was measured. one_step, stream: a :class:`Line` per phase and one for "all" frames, from the reference's
-    state and from the bundle's own. failures: one sentence per missed promise; empty means passed."""
+    state and from the bundle's own; the curves are the same frame by frame. checks: each promise. broken: what no
+    bundle may do at all. streams, clips: decisions, where they were compared. passed: nothing missed."""
 
     bundle: str
     engine: str
     precision: str
     clip: str
     frames: int
+    promise: Promise
     one_step: dict[str, Line]
     stream: dict[str, Line]
-    failures: tuple[str, ...]
+    one_step_curve: Curve
+    stream_curve: Curve
+    checks: tuple[Check, ...]
+    broken: tuple[str, ...]
+    streams: Streams | None = None
+    clips: Clips | None = None
+
+    @property
+    def every_check(self) -> tuple[Check, ...]:
+        """Of both modes, the rendered streams and the clips."""
+        more = (part.checks for part in (self.streams, self.clips) if part is not None)
+        return self.checks + tuple(check for checks in more for check in checks)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence per missed promise; empty means passed."""
+        more = (part.broken for part in (self.streams, self.clips) if part is not None)
+        return (*self.broken, *itertools.chain(*more), *judge.failures_of(self.every_check))
 
     @property
     def passed(self) -> bool:
         return not self.failures
 
+    @property
+    def complaint(self) -> str:
+        """All failures in one sentence, and for int8 what to try."""
+        advice = f". Try: {_ADVICE}" if self.precision == "int8" and not self.broken else ""
+        return "; ".join(self.failures) + advice
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; NaN and Inf, which JSON lacks, become strings."""
+        """JSON values; NaN and Inf, which JSON lacks, become strings. Curves have at most ``curves.POINTS`` points."""
         values = {
             "passed": self.passed,
             "failures": list(self.failures),
             "bundle": self.bundle,
             "engine": self.engine,
             "precision": self.precision,
-            "promise": dataclasses.asdict(PROMISES[self.precision]),
+            "promise": dataclasses.asdict(self.promise),
+            "checks": [check.to_dict() for check in self.every_check],
             "clip": self.clip,
             "frames": self.frames,
             "one_step": {phase: line.to_dict() for phase, line in self.one_step.items()},
             "stream": {phase: line.to_dict() for phase, line in self.stream.items()},
+            "curves": {"one_step": self.one_step_curve.thinned(), "stream": self.stream_curve.thinned()},
+            "streams": None if self.streams is None else self.streams.to_dict(),
+            "clips": None if self.clips is None else self.clips.to_dict(),
         }
         finite: dict[str, Any] = _finite(values)
         return finite
 
+    def to_json(self) -> bytes:
+        """:meth:`to_dict` as the text of a file; lists of numbers stay on one line."""
+        text = json.dumps(self.to_dict(), indent=2)
+        return (re.sub(r"\[[-+0-9.eE,\s]*\]", lambda found: " ".join(found[0].split()), text) + "\n").encode()
+
     def table(self) -> str:
-        """The report for people: max abs error and rms error / std per phase and tensor, and agreement of the class."""
-        lines = [f"{self.bundle} on {self.engine}, {self.frames} frames of {self.clip}"]
-        header = "".join(f"{name:>22}" for name in TENSORS)
-        for title, mode in (("one step", self.one_step), ("stream", self.stream)):
-            lines.append(f"{title:>9} {'frames':8}{header}{'top-1':>9}")
-            for phase, line in mode.items():
-                cells = "".join(f"{t.max_abs:12.2e}{t.relative:10.1e}" for t in line.tensors.values())
-                lines.append(f"{'':9} {phase:8}{cells}{line.top1:9.2%}")
-        promise = PROMISES[self.precision]
-        lines.append(
-            f"columns: max abs error, rms error / std; promised for {self.precision}: {promise.step_abs:.0e} "
-            f"after one step, {promise.stream_abs:.0e} in a stream, top-1 {promise.top1:.1%}"
-        )
-        return "\n".join(lines)
+        """The report for people: max abs error and rms error / std per phase and tensor, agreement of the class, and
+        each promise with what was measured."""
+        parts = [f"{self.bundle} on {self.engine}, {self.frames} frames of {self.clip}"]
+        parts += table_of(ONE_STEP, self.one_step) + table_of(STREAM, self.stream)
+        parts.append("columns: max abs error, rms error / std")
+        for part in (self.streams, self.clips):
+            if part is not None:
+                parts.append(part.table())
+        return "\n".join([*parts, *(check.line() for check in self.every_check)])
 
 
-def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]], clip: str) -> Report:
+def measure(
+    model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]], clip: str, *, judge_drift: bool = False
+) -> Report:
     """Step bundle and reference side by side; ``clip`` names the frames in the report.
 
-    Does not raise on a missed promise. Raises BundleError for a precision without a promise and FrameError.
+    judge_drift: judge the growth of the error on this one stream, where the precision promises it. Does not raise on a
+    missed promise. Raises BundleError for a precision without a promise, FrameError, UsageError for too few frames.
     """
-    promise = PROMISES.get(model.bundle.precision)
-    if promise is None:
-        raise BundleError(f"no promise for precision {model.bundle.precision!r}: upgrade lcr-edge")
-    one_step: dict[str, Line] = {}
-    stream: dict[str, Line] = {}
+    promise = judge.promised(model)
+    one_step, stream = Mode(PHASES, promise.settled), Mode(PHASES, promise.settled)
     own = before = model.initial_state()
     unchanged: set[str] = set()
     unread: set[str] = set(STATE_NAMES)
+    broken: list[str] = []
     count = 0
     model.reset()
     for step in steps(reference, frames):
-        phase = next(name for first, name in reversed(PHASES) if count >= first)
+        wanted = (step.logits, step.state_h, step.state_c)
         logits, after = model.step(step.frame, before)
-        own_logits, own = model.step(step.frame, own)
-        streamed = model.step_stream(step.frame) if model.bundle.state_mode == "internal" else own_logits
-        for name in (phase, _EVERYTHING):
-            one_step.setdefault(name, Line()).add(logits, after, step)
-            stream.setdefault(name, Line()).add(own_logits, own, step)
-            if streamed is not own_logits:
-                stream[name].tensors[LOGITS].add(streamed, step.logits)
+        try:
+            own_logits, own = model.step(step.frame, own)
+        except StateError as error:  # NaN or Inf, which no promise allows
+            broken.append(f"stream: the bundle's own state cannot be fed back after {count} frames: {error}")
+            break
+        one_step.add(count, (logits, *model.state_values(after)), wanted)
+        # Where the engine can keep the states, its own feedback is what a device runs.
+        internal = model.bundle.state_mode == "internal"
+        streamed = model.step_stream(step.frame) if internal else own_logits
+        stream.add(count, (streamed, *model.state_values(own)), wanted)
+        if internal:
+            stream.add_logits(count, own_logits, step.logits)
         unchanged |= {
             name
             for name, now, then in zip(STATE_NAMES, (after.h, after.c), (before.h, before.c))
@@ -164,33 +156,47 @@ def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]
         }
         if unread and count:
             unread -= _read_states(model, step, before, (logits, after))
-        before = State(step.state_h, step.state_c)
+        before = model.state_of(step.state_h, step.state_c)
         count += 1
-    if count == 0:
-        raise ValueError("measuring needs at least one frame")
-    for lines in (one_step, stream):
-        lines[_EVERYTHING] = lines.pop(_EVERYTHING)  # last in the table
-    failures = [f"{name} did not change in a step: it is not computed" for name in sorted(unchanged)]
-    failures += [f"{name} fed to a step makes no difference: it is not read" for name in sorted(unread) if count > 1]
-    failures += _missed(one_step[_EVERYTHING], promise.step_abs, "one step", None)
-    failures += _missed(stream[_EVERYTHING], promise.stream_abs, "stream", promise.top1)
+    if count <= promise.settled:
+        raise UsageError(f"measuring {model.bundle.precision} takes at least {promise.settled + 1} frames, got {count}")
+    missed = [f"{name} did not change in a step: it is not computed" for name in sorted(unchanged)]
+    missed += [f"{name} fed to a step makes no difference: it is not read" for name in sorted(unread) if count > 1]
     return Report(
         bundle=str(model.manifest["name"]),
         engine=model.engine.name,
         precision=model.bundle.precision,
         clip=clip,
         frames=count,
-        one_step=one_step,
-        stream=stream,
-        failures=tuple(failures),
+        promise=promise,
+        one_step=one_step.lines(),
+        stream=stream.lines(),
+        one_step_curve=one_step.curve,
+        stream_curve=stream.curve,
+        checks=tuple(_checks(promise, one_step, stream, judge_drift)),
+        broken=(*missed, *broken),
     )
 
 
-def _read_states(model: Model, step: Step, before: State, found: tuple[npt.NDArray[np.float32], State]) -> set[str]:
+def _checks(promise: Promise, one_step: Mode, stream: Mode, judge_drift: bool) -> Iterable[Check]:
+    whole = one_step.lines()[EVERYTHING], stream.lines()[EVERYTHING]
+    for mode, line, allowed in zip((ONE_STEP, STREAM), whole, (promise.step_abs, promise.stream_abs)):
+        if allowed is not None:
+            yield from (judge.max_error(mode, name, tally, allowed) for name, tally in line.tensors.items())
+    if promise.step_relative is not None:
+        for name, tally in one_step.judged().tensors.items():
+            yield judge.relative_error(ONE_STEP, name, tally, promise.step_relative, promise.settled)
+    judged = stream.judged()
+    yield judge.same_class(STREAM, judged.agreed, judged.frames, promise)
+    if promise.drift is not None and judge_drift:
+        yield judge.drift(STREAM, *stream.curve.drift(), promise.drift, 1)
+
+
+def _read_states(model: Model, step: Step, before: State, found: tuple[Floats, State]) -> set[str]:
     """Names of the states whose zeroing changes the step: those that the model reads."""
-    zeros = np.zeros_like(before.h)
+    zeros = model.initial_state()
     read = set()
-    for name, blind in zip(STATE_NAMES, (State(zeros, before.c), State(before.h, zeros))):
+    for name, blind in zip(STATE_NAMES, (State(zeros.h, before.c), State(before.h, zeros.c))):
         logits, after = model.step(step.frame, blind)
         same = (logits, after.h, after.c), (found[0], found[1].h, found[1].c)
         if not all(np.array_equal(a, b) for a, b in zip(*same)):
@@ -198,21 +204,11 @@ def _read_states(model: Model, step: Step, before: State, found: tuple[npt.NDArr
     return read
 
 
-def _missed(line: Line, allowed: float, mode: str, top1: float | None) -> list[str]:
-    # "not <=" also catches NaN.
-    found = [
-        f"{mode}: {name} is off by {tally.max_abs:.2e}, promised {allowed:.0e} ({tally.max_abs / allowed:.1f} times)"
-        for name, tally in line.tensors.items()
-        if not tally.max_abs <= allowed
-    ]
-    if top1 is not None and not line.top1 >= top1:
-        found.append(f"{mode}: the class is the reference's in {line.top1:.2%} of the frames, promised {top1:.1%}")
-    return found
-
-
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,7 +14,12 @@ from torch import nn
 
 from lcr_edge.contract import input_specs, output_specs
 from lcr_edge.errors import LcrError
-from lcr_edge.export.targets import Request
+from lcr_edge.export import int8_onnx
+from lcr_edge.export.targets import Converted, Request
+
+if TYPE_CHECKING:
+    from lcr_edge.calibration.plan import Plan
+    from lcr_edge.calibration.samples import Samples
 
 OPSET = 18
 # Where a node came from in the network; everything else that the exporter notes holds paths of this machine.
@@ -22,11 +27,19 @@ _KEPT_METADATA = "pkg.torch.onnx.name_scopes"
 _cache: weakref.WeakKeyDictionary[nn.Module, bytes] = weakref.WeakKeyDictionary()
 
 
-def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
-    """Write model.onnx; returns the op types it needs. cell: as the edge mode of the request wants it."""
+def convert(
+    cell: nn.Module, request: Request, folder: Path, plan: Plan | None = None, samples: Samples | None = None
+) -> Converted:
+    """Write model.onnx. cell: as the edge mode wants it, and for int8 as it was prepared with the plan.
+
+    samples: unused here.
+    """
+    del samples
     model = build(cell, request)
-    (folder / request.row.files[0]).write_bytes(model.SerializeToString())
-    return sorted({node.op_type for node in model.graph.node})
+    if plan is not None:
+        model = int8_onnx.quantise(model, plan)
+    (folder / request.row.files[0]).write_bytes(model.SerializeToString(deterministic=True))
+    return Converted(sorted({node.op_type for node in model.graph.node}))
 
 
 def build(cell: nn.Module, request: Request) -> onnx.ModelProto:
@@ -41,10 +54,11 @@ def build(cell: nn.Module, request: Request) -> onnx.ModelProto:
 
 
 def example_inputs(request: Request) -> dict[str, torch.Tensor]:
-    """Zeros of the contract's inputs, by name, in order."""
+    """Zeros of what the cell takes, by name, in contract order. Int8 states are made by the converter: floats here."""
+    state_precision = "fp32" if request.state_precision == "int8" else request.state_precision
     return {
         spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
-        for spec in input_specs(request.config, request.edges)
+        for spec in input_specs(request.config, request.edges, state_precision=state_precision)
     }
 
 

@@ -4,37 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 from torch import nn
 
-from lcr_edge.contract import STATE_NAMES, input_specs, output_specs
+from lcr_edge.contract import STATE_DTYPES, STATE_NAMES, input_specs, output_specs
 from lcr_edge.errors import LcrError
-from lcr_edge.export import to_onnx
-from lcr_edge.export.targets import Request
+from lcr_edge.export import int8_openvino, to_onnx
+from lcr_edge.export.targets import Converted, Request
+
+if TYPE_CHECKING:
+    from lcr_edge.calibration.plan import Plan
+    from lcr_edge.calibration.samples import Samples
 
 
-def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
-    """Write model.xml and model.bin; returns the op types they need.
+def convert(
+    cell: nn.Module, request: Request, folder: Path, plan: Plan | None = None, samples: Samples | None = None
+) -> Converted:
+    """Write model.xml and model.bin. plan: for int8, with the cell that was prepared for it. samples: unused.
 
     state_mode "internal": the states become variables of the model.
     """
+    del samples
     onnx_file = folder / "from.onnx"
     onnx_file.write_bytes(to_onnx.build(cell, dataclasses.replace(request, precision="fp32")).SerializeToString())
     # Not ov.convert_model: it starts a telemetry process.
     model: Any = ov.Core().read_model(str(onnx_file))
     onnx_file.unlink()
     _check_names(model, request)
+    if plan is not None:
+        model = int8_openvino.quantise(model, plan)
     if request.state_mode == "internal":
         model = _stateful(model, request)
     if request.precision == "fp16":
         _halve(model)
     model.set_friendly_name(request.config.name)
-    ov.save_model(model, str(folder / request.row.files[0]), compress_to_fp16=False)
-    return sorted({node.get_type_name() for node in model.get_ops()})
+    path = folder / request.row.files[0]
+    if plan is None:
+        ov.save_model(model, str(path), compress_to_fp16=False)
+    else:
+        int8_openvino.save(model, path)
+    return Converted(sorted({node.get_type_name() for node in model.get_ops()}))
 
 
 def _halve(model: Any) -> None:
@@ -64,12 +77,14 @@ def _check_names(model: Any, request: Request) -> None:
 
 
 def _stateful(model: Any, request: Request) -> Any:
-    """The same model with ReadValue and Assign in place of the state tensors; zeros at the start of a stream."""
+    """The same model with ReadValue and Assign in place of the state tensors, of their dtype; zeros at the start of
+    a stream."""
     sinks = []
+    shape = request.config.state_shape
     for name in STATE_NAMES:
         parameter = model.input(f"{name}_in").get_node()
-        start = ops.constant(np.zeros(request.config.state_shape, np.float32))
-        memory = ops.read_value(start, name, ov.Type.f32, ov.Shape(list(request.config.state_shape)))
+        start = ops.constant(np.zeros(shape, STATE_DTYPES[request.state_precision]))
+        memory = ops.read_value(start, name, start.get_output_element_type(0), ov.Shape(list(shape)))
         for reader in parameter.output(0).get_target_inputs():
             reader.replace_source_output(memory.output(0))
         result = model.output(f"{name}_out").get_node()

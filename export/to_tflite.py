@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import litert_torch
 from ai_edge_litert.interpreter import Interpreter
@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from lcr_edge.contract import output_specs
 from lcr_edge.errors import LcrError
-from lcr_edge.export.targets import Request
+from lcr_edge.export import int8_tflite
+from lcr_edge.export.targets import Converted, Request
 from lcr_edge.export.to_onnx import example_inputs
+
+if TYPE_CHECKING:
+    from lcr_edge.calibration.plan import Plan
+    from lcr_edge.calibration.samples import Samples
 
 
 class _Named(nn.Module):
@@ -27,21 +32,29 @@ class _Named(nn.Module):
         return dict(zip(self.names, self.cell(**inputs)))
 
 
-def convert(cell: nn.Module, request: Request, folder: Path) -> list[str]:
-    """Write model.tflite; returns the op names it needs, all of them builtin."""
+def convert(
+    cell: nn.Module, request: Request, folder: Path, plan: Plan | None = None, samples: Samples | None = None
+) -> Converted:
+    """Write model.tflite, of builtin operators. plan: for int8, with the cell that was prepared for it.
+
+    samples: for ``--io int8``, whose ranges ai-edge-quantizer finds on them.
+    """
     names = tuple(spec.name for spec in output_specs(request.config))
     edge_model: Any = litert_torch.convert(_Named(cell, names).eval(), sample_kwargs=example_inputs(request))
     path = folder / request.row.files[0]
     edge_model.export(str(path))
     if request.precision == "fp16":
         path.write_bytes(_halved(path))
+    boundary = None
+    if plan is not None:
+        path.write_bytes(int8_tflite.quantise(path, plan))
     operators = sorted({str(op["op_name"]) for op in Interpreter(str(path))._get_ops_details()})
     foreign = [name for name in operators if name == "CUSTOM" or name.startswith("Flex")]
     if foreign:
         raise LcrError(
             f"the TFLite model needs {', '.join(foreign)}, which devices lack; this network cannot go to TFLite"
         )
-    return [name for name in operators if name != "DELEGATE"]
+    return Converted([name for name in operators if name != "DELEGATE"], boundary)
 
 
 def _halved(path: Path) -> bytes:

@@ -1,14 +1,15 @@
 """Measure a bundle against the float PyTorch cell of its checkpoint; without torch, against its golden clip.
 
 Two modes: one step from the reference's state, and a stream in which the bundle feeds its own state back. Logits and
-both states are compared on every frame, by the promises of lcr_edge.tolerances.
+both states are compared on every frame, by the promises of lcr_edge.tolerances. Of int8 bundles, and of others on
+request, the decisions on rendered gestures are compared too: on long streams and clip by clip.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lcr_edge.errors import CheckpointError, ParityError
+from lcr_edge.errors import CheckpointError, OutputError, ParityError
 from lcr_edge.files import write_atomically
-from lcr_edge.runtimes import load
+from lcr_edge.runtimes import Model, judge, load
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.selftest import run as run_selftest
+from lcr_edge.tolerances import CLIPS_PER_CLASS, STREAM_FRAMES
 
 if TYPE_CHECKING:
     from lcr_edge.checkpoint import Checkpoint
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 FRAMES = 500
 _RENDERED = "rendered gestures"
+# Clips of each class for a network whose accuracy on them means nothing: enough for streams.
+_FEW = 4
+# Processes of the command line that draw clips.
+WORKERS = 2
 
 
 def verify(
@@ -39,22 +45,68 @@ def verify(
     clip: str | None = None,
     frames: int = FRAMES,
     threads: int | None = 1,
+    decisions: bool | None = None,
+    workers: int = 1,
     progress: bool = False,
 ) -> Report:
     """Measure a bundle; see ``lcr_edge.export.parity.Report``. Needs torch.
 
     against: the checkpoint file it was exported from; by default the packaged one, or the random weights that its
-    manifest names. clip: a video file, by default rendered gestures. Does not raise on a missed promise. Raises
-    BundleError, CheckpointError (another checkpoint than the bundle's), VideoError, UsageError, MissingExtraError.
+    manifest names. The others as of :func:`measure_all`. Does not raise on a missed promise. Raises BundleError,
+    CheckpointError (another checkpoint than the bundle's), VideoError, UsageError, MissingExtraError.
+    """
+    model = load(bundle, threads=threads)
+    _check_frames(model, frames)
+    checkpoint = reference_checkpoint(model.bundle, against)
+    return measure_all(
+        model, checkpoint, clip=clip, frames=frames, decisions=decisions, workers=workers, progress=progress
+    )
+
+
+def measure_all(
+    model: Model,
+    checkpoint: Checkpoint,
+    *,
+    clip: str | None = None,
+    frames: int = FRAMES,
+    decisions: bool | None = None,
+    streams: int = STREAM_FRAMES,
+    per_class: int = CLIPS_PER_CLASS,
+    workers: int = 1,
+    progress: bool = False,
+) -> Report:
+    """Everything that the bundle's precision promises, and in the report what else was measured.
+
+    clip: a video file for the two modes, by default rendered gestures; frames: of it. decisions: also compare them on
+    rendered gestures, by default where the precision promises something about them (int8): one stream of
+    max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture. workers:
+    processes that draw these clips, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+
+    Does not raise on a missed promise. Raises BundleError, VideoError, UsageError, MissingExtraError.
     """
     from lcr_edge.export import clips, parity
+    from lcr_edge.export.decisions import measure_clips, measure_streams, why_not
 
-    clips.check_count(frames)
-    model = load(bundle, threads=threads)
-    checkpoint = reference_checkpoint(model.bundle, against)
+    _check_frames(model, frames)
     source = clips.stream(clip, model.bundle.config, frames)
     shown = _with_progress(source, frames) if progress else source
-    return parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
+    name = _RENDERED if clip is None else Path(clip).name
+    # One stream of rendered gestures is too short to tell growth from chance; measure_streams has several.
+    report = parity.measure(model, checkpoint.model, shown, name, judge_drift=clip is not None)
+    if not (report.promise.drift is not None if decisions is None else decisions):
+        return report
+    shared = {"per_class": min(per_class, _FEW) if why_not(checkpoint) else per_class, "workers": workers}
+    return dataclasses.replace(
+        report,
+        streams=measure_streams(model, checkpoint, frames=max(streams, frames), **shared, progress=progress),
+        clips=measure_clips(model, checkpoint, **shared, progress=progress),
+    )
+
+
+def _check_frames(model: Model, frames: int) -> None:
+    from lcr_edge.export import clips
+
+    clips.check_count(frames, max(2, judge.promised(model).settled + 1))
 
 
 def save_golden(
@@ -111,6 +163,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clip", metavar="FILE", help="a video; a short one is played forward and backward in turn")
     parser.add_argument("--frames", type=int, default=FRAMES, metavar="N", help=f"frames to step (default: {FRAMES})")
+    parser.add_argument(
+        "--decisions",
+        action="store_true",
+        help=f"also compare decisions on rendered gestures: streams of {STREAM_FRAMES} frames and {CLIPS_PER_CLASS} "
+        "clips of each class (int8: always)",
+    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="also write the report as DIR/BUNDLE.html")
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     parser.add_argument(
         "--save-golden",
@@ -134,16 +193,36 @@ def run(args: argparse.Namespace) -> int:
 
     # The reference's matrices are small: more threads would mostly wait for each other.
     torch.set_num_threads(max(args.threads, 1))
+    if args.report is not None:  # before the work, which may take long
+        _make_folder(args.report)
     report = verify(
-        args.bundle, against=args.against, clip=args.clip, frames=args.frames, threads=args.threads, progress=True
+        args.bundle,
+        against=args.against,
+        clip=args.clip,
+        frames=args.frames,
+        threads=args.threads,
+        decisions=args.decisions or None,
+        workers=WORKERS,
+        progress=True,
     )
     print(report.table())
     if args.json:
-        write_atomically(Path(args.json), (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+        write_atomically(Path(args.json), report.to_json())
+    if args.report is not None:
+        from lcr_edge.export.report import write_page
+
+        print(f"wrote {write_page(report, args.report, args.bundle)}")
     if args.save_golden:
         save_golden(args.save_golden, args.bundle, against=args.against, clip=args.clip, frames=args.frames)
         print(f"wrote {args.save_golden}")
     if not report.passed:
-        raise ParityError("verify failed: " + "; ".join(report.failures))
+        raise ParityError(f"verify failed: {report.complaint}")
     print("passed")
     return 0
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another --report") from error

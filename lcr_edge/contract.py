@@ -1,17 +1,29 @@
 """The step contract, version 1: what goes in and out of one step, in every format and language.
 
 Torch-free; shared by the exporters that promise it and by the runtimes that check it.
+
+Frame and edges are bytes in every bundle. The states cross the boundary in one of three dtypes, which the manifest
+names (``state_precision``); whatever the dtype, the arithmetic inside is that of the bundle's precision:
+
+- fp32: float32, the default;
+- fp16: float16, half the memory and traffic of every stream's state;
+- int8: int8, of a model of integers only (``io`` "int8"); its logits are int8 too. An int8 tensor q means
+  ``scale * (q - zero_point)``; the manifest holds both numbers, and a state has the same pair going in and coming out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lcr_edge.config import Config
 
 CONTRACT_VERSION = 1
 EDGE_MODES = ("graph", "host")
 STATE_MODES = ("explicit", "internal")
+IO_MODES = ("float", "int8")
+# numpy's dtype of the states by state precision.
+STATE_DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 FRAME = "frame"
 EDGE = "edge"
@@ -20,17 +32,31 @@ STATE_NAMES = ("state_h", "state_c")
 STATES_IN = tuple(f"{name}_in" for name in STATE_NAMES)
 STATES_OUT = tuple(f"{name}_out" for name in STATE_NAMES)
 
+# (scale, zero point) by tensor name, of int8 tensors.
+Boundary = Mapping[str, "tuple[float, int]"]
+
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, numpy dtype name and static shape of one tensor at the step's boundary."""
+    """Name, numpy dtype name and static shape of one tensor at the step's boundary.
+
+    quantised: (scale, zero point) of an int8 tensor where they are known. Not part of equality: most engines do not
+    tell them.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    quantised: tuple[float, int] | None = field(default=None, compare=False)
 
 
-def input_specs(config: Config, edges: str = "graph", state_mode: str = "explicit") -> tuple[TensorSpec, ...]:
+def input_specs(
+    config: Config,
+    edges: str = "graph",
+    state_mode: str = "explicit",
+    state_precision: str = "fp32",
+    boundary: Boundary | None = None,
+) -> tuple[TensorSpec, ...]:
     """Inputs in contract order: frame, edge (only ``edges="host"``), state_h_in, state_c_in.
 
     ``state_mode="internal"`` (OpenVINO stateful model) has no state tensors at its boundary.
@@ -38,14 +64,23 @@ def input_specs(config: Config, edges: str = "graph", state_mode: str = "explici
     specs = [TensorSpec(FRAME, "uint8", (1, config.height, config.width, 3))]
     if edges == "host":
         specs.append(TensorSpec(EDGE, "uint8", (1, config.height, config.width)))
-    if state_mode == "explicit":
-        specs += [TensorSpec(name, "float32", config.state_shape) for name in STATES_IN]
-    return tuple(specs)
+    return tuple(specs + _states(STATES_IN, config, state_mode, state_precision, boundary or {}))
 
 
-def output_specs(config: Config, state_mode: str = "explicit") -> tuple[TensorSpec, ...]:
-    """Outputs in contract order: logits, state_h_out, state_c_out."""
-    specs = [TensorSpec(LOGITS, "float32", (1, config.classes))]
-    if state_mode == "explicit":
-        specs += [TensorSpec(name, "float32", config.state_shape) for name in STATES_OUT]
-    return tuple(specs)
+def output_specs(
+    config: Config, state_mode: str = "explicit", state_precision: str = "fp32", boundary: Boundary | None = None
+) -> tuple[TensorSpec, ...]:
+    """Outputs in contract order: logits, state_h_out, state_c_out. Logits are float32, beside int8 states int8."""
+    boundary = boundary or {}
+    dtype = "int8" if state_precision == "int8" else "float32"
+    logits = TensorSpec(LOGITS, dtype, (1, config.classes), boundary.get(LOGITS))
+    return (logits, *_states(STATES_OUT, config, state_mode, state_precision, boundary))
+
+
+def _states(
+    names: tuple[str, ...], config: Config, state_mode: str, state_precision: str, boundary: Boundary
+) -> list[TensorSpec]:
+    if state_mode != "explicit":
+        return []
+    dtype = STATE_DTYPES[state_precision]
+    return [TensorSpec(name, dtype, config.state_shape, boundary.get(name)) for name in names]

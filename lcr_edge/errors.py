@@ -53,6 +53,10 @@ class OutputError(LcrError):
     """An output that cannot be written: folder not writable, disk full."""
 
 
+class CalibrationError(LcrError):
+    """Calibration that cannot be done: too few readable clips, NaN in the network, samples of another checkpoint."""
+
+
 class UnsafeDecayError(LcrError):
     """Decays so strong that the requested WKV form would overflow float32."""
 

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
+from lcr_edge.contract import STATE_DTYPES
 from lcr_edge.errors import UsageError
 
 CLIP_FRAMES = 16
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+# What only the manifests of int8 bundles hold.
+_OF_INT8 = ("quant", "activations", "calibration_digest", "float_layers")
 
 
 def count_parameters(config: Config) -> int:
@@ -44,8 +48,8 @@ def count_flops(config: Config) -> int:
     return 2 * multiply_adds
 
 
-def describe(config: Config) -> dict[str, Any]:
-    """All figures of a config as plain numbers."""
+def describe(config: Config, state_precision: str = "fp32") -> dict[str, Any]:
+    """All figures of a config as plain numbers; state_precision: of the states that a stream keeps between steps."""
     return {
         "config": config.name,
         "frame": list(config.frame_shape),
@@ -61,7 +65,8 @@ def describe(config: Config) -> dict[str, Any]:
         "flops_per_frame": count_flops(config),
         f"flops_per_{CLIP_FRAMES}_frame_clip": CLIP_FRAMES * count_flops(config),
         "state_shape": list(config.state_shape),
-        "state_bytes": 2 * 4 * config.layers * config.tokens * config.dim,
+        "state_dtype": STATE_DTYPES[state_precision],
+        "state_bytes": 2 * _BYTES[state_precision] * config.layers * config.tokens * config.dim,
     }
 
 
@@ -81,9 +86,13 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--variant and --classes belong to configs; a bundle has its own")
         from lcr_edge.runtimes.bundle import read_bundle
 
-        manifest = read_bundle(args.what).manifest
-        facts = describe(Config.from_dict(manifest["config"]))
-        facts.update({key: manifest[key] for key in ("target", "precision", "edges", "state_mode", "contract_version")})
+        bundle = read_bundle(args.what)
+        manifest = bundle.manifest
+        facts = describe(bundle.config, bundle.state_precision)
+        facts.update({key: manifest[key] for key in ("target", "precision")})
+        facts.update({key: manifest[key] for key in _OF_INT8 if manifest.get(key)})
+        facts.update(edges=bundle.edges, state_mode=bundle.state_mode, io=bundle.io)
+        facts["contract_version"] = manifest["contract_version"]
         facts["files"] = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     else:
         raise UsageError(f"{args.what!r} is neither a config ({', '.join(CONFIGS)}) nor a bundle's folder")
@@ -101,7 +110,9 @@ def _readable(key: str, value: Any) -> str:
     if key.startswith("flops"):
         return f"{value:,} ({value / 1e9:.3f} G)"
     if key == "state_bytes":
-        return f"{value:,} ({value / 1024:.0f} KiB, H and C, float32)"
+        return f"{value:,} ({value / 1024:.0f} KiB, H and C)"
     if key == "files":
         return ", ".join(f"{name} {size:,} bytes" for name, size in value.items())
+    if key == "float_layers":
+        return ", ".join(value)
     return " x ".join(map(str, value)) if isinstance(value, list) else str(value)

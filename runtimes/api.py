@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import threading
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from lcr_edge.contract import CONTRACT_VERSION, EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
-from lcr_edge.errors import FrameError, StateError, UsageError
-from lcr_edge.files import write_atomically
-from lcr_edge.runtimes.bundle import Bundle, compare_specs, read_bundle
+from lcr_edge.contract import EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
+from lcr_edge.errors import FrameError, UsageError
+from lcr_edge.runtimes.bundle import Bundle, read_bundle
+from lcr_edge.runtimes.state import Array, Floats, State, StateFormat, dequantised
+from lcr_edge.runtimes.tensors import compare_specs
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
+__all__ = ["Array", "Engine", "Floats", "Model", "Options", "State", "StatefulEngine", "clip_decision", "load"]
 
 PRECISION_HINTS = ("f32", "bf16", "f16")
 # One row per target: the module and class of its engine, imported when a bundle asks for it.
@@ -62,41 +58,6 @@ class StatefulEngine(Engine, Protocol):
         """The engine's own stream starts again from zero states."""
 
 
-@dataclass(eq=False)
-class State:
-    """The memory of one stream: ``h`` and ``c``, float32 [L, N+1, C]. Zeros at a stream's start. One per camera."""
-
-    h: Floats
-    c: Floats
-
-    def copy(self) -> State:
-        """A state that shares no memory with this one."""
-        return State(self.h.copy(), self.c.copy())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a .npz file, whole or not at all. Raises OutputError."""
-        buffer = io.BytesIO()
-        np.savez(buffer, h=self.h, c=self.c, contract_version=np.int64(CONTRACT_VERSION))
-        write_atomically(Path(path), buffer.getvalue())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> State:
-        """Read what :meth:`save` wrote; nothing is unpickled. Raises StateError."""
-        try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                h, c, version = archive["h"], archive["c"], int(archive["contract_version"])
-        except FileNotFoundError:
-            raise StateError(f"state file {path} does not exist; start from model.initial_state()") from None
-        except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise StateError(f"state file {path} cannot be read ({error}); start from model.initial_state()") from error
-        if version != CONTRACT_VERSION:
-            raise StateError(
-                f"state file {path} is of contract version {version}, this lcr_edge speaks {CONTRACT_VERSION}; "
-                "start from model.initial_state()"
-            )
-        return cls(h, c)
-
-
 class Model:
     """A loaded bundle. Keeps no stream's memory except the one of :meth:`step_stream`; safe to share by threads.
 
@@ -109,7 +70,7 @@ class Model:
         self.labels = bundle.labels
         self.manifest = bundle.manifest
         self.frame_shape = bundle.config.frame_shape
-        self._state_shape = bundle.config.state_shape
+        self._states = StateFormat.of_bundle(bundle)
         self._stateful = cast(StatefulEngine, engine) if bundle.state_mode == "internal" else None
         self._edges: Callable[[Array], Array] | None = None
         if bundle.edges == "host":
@@ -118,22 +79,38 @@ class Model:
         self._lock = threading.Lock()
 
     def initial_state(self) -> State:
-        """Zeros: the state before a stream's first frame."""
-        return State(np.zeros(self._state_shape, np.float32), np.zeros(self._state_shape, np.float32))
+        """The state before a stream's first frame: zeros, which int8 states write as their zero points."""
+        return self._states.zero()
+
+    def state_values(self, state: State) -> tuple[Floats, Floats]:
+        """What a state of this model means: (h, c), float32 [L, N+1, C]. A float32 state's own arrays, else new ones.
+
+        Of int8: scale * (q - zero_point). Raises StateError.
+        """
+        return self._states.values(state)
+
+    def state_of(self, h: Array, c: Array) -> State:
+        """The state of this model that is nearest to the values h, c, floats [L, N+1, C]; shares no memory with them.
+
+        The inverse of :meth:`state_values` up to rounding. Values beyond what the dtype holds become its largest.
+        Raises StateError for another shape, for integers, and for NaN or Inf.
+        """
+        return self._states.of(h, c)
 
     def step(self, frame: Array, state: State) -> tuple[Floats, State]:
         """One frame: (logits float32 [classes], the state after it).
 
         frame: uint8 [H, W, 3], RGB. ``frame`` and ``state`` are only read; the results are new arrays, so states of
-        any number of streams may be stepped in any order. Raises FrameError and StateError.
+        any number of streams may be stepped in any order. Logits are float32 whatever the model's own are. Raises
+        FrameError and StateError.
         """
         feeds = self._frame_feeds(frame)
-        self._check_state(state)
+        self._states.check(state)
         feeds.update(zip(STATES_IN, (np.ascontiguousarray(state.h), np.ascontiguousarray(state.c))))
         with self._lock:
             results = self.engine.run(feeds)
         h, c = (results[name] for name in STATES_OUT)
-        return results[LOGITS][0], State(h, c)
+        return self._logits(results), State(h, c)
 
     def step_stream(self, frame: Array) -> Floats:
         """One frame of the model's own single stream: logits float32 [classes].
@@ -146,8 +123,8 @@ class Model:
             return logits
         feeds = self._frame_feeds(frame)
         with self._lock:
-            stream_logits: Floats = self._stateful.run_stream(feeds)[LOGITS][0]
-        return stream_logits
+            results = self._stateful.run_stream(feeds)
+        return self._logits(results)
 
     def reset(self) -> None:
         """Start the stream of :meth:`step_stream` again from zero states: after a cut, a gap, another scene."""
@@ -155,6 +132,10 @@ class Model:
         if self._stateful is not None:
             with self._lock:
                 self._stateful.reset_stream()
+
+    def _logits(self, results: Mapping[str, Array]) -> Floats:
+        logits: Floats = results[LOGITS][0]
+        return dequantised(logits, self.bundle.boundary[LOGITS]) if self.bundle.io == "int8" else logits
 
     def _frame_feeds(self, frame: Any) -> dict[str, Array]:
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != self.frame_shape:
@@ -183,22 +164,6 @@ class Model:
         if frame.dtype != np.uint8:
             return f"{found}: give pixel values 0..255, for 0..1 floats (frame * 255).round().astype(numpy.uint8)"
         return f"{found}: use lcr_edge.frames.letterbox(frame, {height}, {width}) or center_crop"
-
-    def _check_state(self, state: State) -> None:
-        for name in ("h", "c"):
-            array = getattr(state, name, None)
-            if not isinstance(array, np.ndarray):
-                raise StateError(f"a state needs numpy arrays h and c, got {type(state).__name__}; use initial_state()")
-            if array.shape != self._state_shape or array.dtype != np.float32:
-                raise StateError(
-                    f"state {name} is {array.dtype} {list(array.shape)}, this model's is float32 "
-                    f"{list(self._state_shape)}; states of other models do not fit: use model.initial_state()"
-                )
-            # NaN and Inf survive a sum, and a sum is the cheapest full read; only a suspicious one is looked at again.
-            with np.errstate(over="ignore", invalid="ignore"):
-                total = float(array.sum())
-            if not np.isfinite(total) and not np.isfinite(array).all():
-                raise StateError(f"state {name} holds NaN or Inf; this stream is lost: use model.initial_state()")
 
 
 def load(

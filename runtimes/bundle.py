@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,34 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.config import Config
-from lcr_edge.contract import CONTRACT_VERSION, EDGE_MODES, STATE_MODES, TensorSpec, input_specs, output_specs
+from lcr_edge.contract import (
+    CONTRACT_VERSION,
+    EDGE_MODES,
+    IO_MODES,
+    STATE_DTYPES,
+    STATE_MODES,
+    Boundary,
+    TensorSpec,
+    input_specs,
+    output_specs,
+)
 from lcr_edge.errors import BundleError, UsageError
+from lcr_edge.runtimes.tensors import AGAIN, compare_specs, read_boundary, read_specs
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 TARGETS = ("onnx", "openvino", "tflite")
 _SEAL = "manifest_sha256"
 _BLANK = "0" * 64
-_AGAIN = "export the bundle again, or copy the whole folder again"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle. ``manifest`` is the parsed manifest.json; the other fields are its parts, typed."""
+    """A checked bundle. ``manifest`` is the parsed manifest.json; the other fields are its parts, typed.
+
+    state_precision, io: see ``lcr_edge.contract``. boundary: (scale, zero point) of each int8 tensor by name; empty
+    unless io is "int8".
+    """
 
     folder: Path
     manifest: dict[str, Any]
@@ -38,6 +52,9 @@ class Bundle:
     precision: str
     edges: str
     state_mode: str
+    state_precision: str
+    io: str
+    boundary: Boundary
     labels: tuple[str, ...]
     model_files: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
@@ -71,11 +88,6 @@ def file_record(path: Path) -> dict[str, Any]:
             digest.update(block)
             size += len(block)
     return {"sha256": digest.hexdigest(), "bytes": size}
-
-
-def tensor_table(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
-    """Tensor specs as the manifest's ``inputs`` and ``outputs`` hold them."""
-    return [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
 
 
 def seal(manifest: Mapping[str, Any]) -> bytes:
@@ -114,26 +126,26 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise BundleError(f"{path.parent} holds no {MANIFEST}: not a bundle, or copied in part; {_AGAIN}") from None
+        raise BundleError(f"{path.parent} holds no {MANIFEST}: not a bundle, or copied in part; {AGAIN}") from None
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     try:
         manifest = json.loads(raw.decode())
     except (ValueError, RecursionError):
-        raise BundleError(f"{path} is not JSON: damaged or edited; {_AGAIN}") from None
+        raise BundleError(f"{path} is not JSON: damaged or edited; {AGAIN}") from None
     version = manifest.get("contract_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(f"{path} names no contract version: not a manifest of lcr_edge, or damaged; {_AGAIN}")
+        raise BundleError(f"{path} names no contract version: not a manifest of lcr_edge, or damaged; {AGAIN}")
     # Before the seal: a future version may seal in another way, and its user should read "upgrade".
     if version != CONTRACT_VERSION:
         way_out = "upgrade lcr-edge on this device" if version > CONTRACT_VERSION else "export it again"
         raise BundleError(f"{path}: contract version {version}; this lcr_edge speaks {CONTRACT_VERSION}: {way_out}")
     value = manifest.get(_SEAL)
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-        raise BundleError(f"{path} is not sealed ({_SEAL} is missing or damaged); {_AGAIN}")
+        raise BundleError(f"{path} is not sealed ({_SEAL} is missing or damaged); {AGAIN}")
     head, _, tail = raw.rpartition(value.encode())
     if hashlib.sha256(head + _BLANK.encode() + tail).hexdigest() != value:
-        raise BundleError(f"{path} was changed after the export (its own digest differs); {_AGAIN}")
+        raise BundleError(f"{path} was changed after the export (its own digest differs); {AGAIN}")
     return dict(manifest)
 
 
@@ -142,28 +154,36 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     try:
         config = Config.from_dict(dict(_field(manifest, "config", dict, where)))
     except (UsageError, TypeError) as error:
-        raise BundleError(f"{where}: {error}; {_AGAIN}") from error
+        raise BundleError(f"{where}: {error}; {AGAIN}") from error
     target = _choice(manifest, "target", TARGETS, where)
     edges = _choice(manifest, "edges", EDGE_MODES, where)
     state_mode = _choice(manifest, "state_mode", STATE_MODES, where)
     if state_mode == "internal" and target != "openvino":
-        raise BundleError(f"{where}: only OpenVINO bundles may keep their state inside, not {target}; {_AGAIN}")
-    inputs, outputs = input_specs(config, edges, state_mode), output_specs(config, state_mode)
+        raise BundleError(f"{where}: only OpenVINO bundles may keep their state inside, not {target}; {AGAIN}")
+    # Bundles that were made before these two existed are float.
+    state_precision = _choice({"state_precision": "fp32", **manifest}, "state_precision", tuple(STATE_DTYPES), where)
+    io = _choice({"io": "float", **manifest}, "io", IO_MODES, where)
+    if (state_precision == "int8") != (io == "int8"):
+        raise BundleError(f"{where}: io is {io!r}, its states are {state_precision!r}; {AGAIN}")
+    tables = [*_field(manifest, "inputs", list, where), *_field(manifest, "outputs", list, where)]
+    boundary = read_boundary(tables, where) if io == "int8" else {}
+    inputs = input_specs(config, edges, state_mode, state_precision, boundary)
+    outputs = output_specs(config, state_mode, state_precision, boundary)
     for key, specs in (("inputs", inputs), ("outputs", outputs)):
-        compare_specs(_specs(_field(manifest, key, list, where), where), specs, f"{where}, {key}")
+        compare_specs(read_specs(_field(manifest, key, list, where), where), specs, f"{where}, {key}")
     labels = _field(manifest, "labels", list, where)
     if len(labels) != config.classes or not all(isinstance(label, str) for label in labels):
-        raise BundleError(f"{where}: labels must be {config.classes} strings, found {len(labels)} entries; {_AGAIN}")
+        raise BundleError(f"{where}: labels must be {config.classes} strings, found {len(labels)} entries; {AGAIN}")
     frame = _field(manifest, "frame", dict, where)
     wanted = {"height": config.height, "width": config.width, "colour": "RGB", "layout": "NHWC"}
     wrong = [key for key, value in wanted.items() if frame.get(key) != value]
     fps = frame.get("train_fps")
     if wrong or isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
-        raise BundleError(f"{where}: frame does not fit the config ({', '.join(wrong) or 'train_fps'}); {_AGAIN}")
+        raise BundleError(f"{where}: frame does not fit the config ({', '.join(wrong) or 'train_fps'}); {AGAIN}")
     model_files = _field(manifest, "model_files", list, where)
     files = _field(manifest, "files", dict, where)
     if not model_files or any(name not in files for name in map(str, model_files)):
-        raise BundleError(f"{where}: model_files must name files of the bundle, found {model_files}; {_AGAIN}")
+        raise BundleError(f"{where}: model_files must name files of the bundle, found {model_files}; {AGAIN}")
     _field(manifest, "producer", dict, where)
     return Bundle(
         folder=folder,
@@ -173,6 +193,9 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
         precision=_field(manifest, "precision", str, where),
         edges=edges,
         state_mode=state_mode,
+        state_precision=state_precision,
+        io=io,
+        boundary=boundary,
         labels=tuple(labels),
         model_files=tuple(map(str, model_files)),
         inputs=inputs,
@@ -183,7 +206,7 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
 def _field(manifest: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
     value = manifest.get(key)
     if not isinstance(value, kind):
-        raise BundleError(f"{where}: {key!r} is missing or no JSON {kind.__name__}; {_AGAIN}")
+        raise BundleError(f"{where}: {key!r} is missing or no JSON {kind.__name__}; {AGAIN}")
     return value
 
 
@@ -194,38 +217,11 @@ def _choice(manifest: Mapping[str, Any], key: str, allowed: Sequence[str], where
     return value
 
 
-def _specs(table: list[Any], where: Path) -> tuple[TensorSpec, ...]:
-    try:
-        return tuple(
-            TensorSpec(str(row["name"]), str(row["dtype"]), tuple(int(size) for size in row["shape"])) for row in table
-        )
-    except (TypeError, KeyError, ValueError):
-        raise BundleError(f"{where}: its tensor tables are damaged; {_AGAIN}") from None
-
-
-def compare_specs(found: Sequence[TensorSpec], expected: Sequence[TensorSpec], where: str) -> None:
-    """BundleError, naming the first difference, unless both hold the same tensors in the same order."""
-    for position, (have, want) in enumerate(zip(found, expected)):
-        if have != want:
-            raise BundleError(
-                f"{where}: tensor {position} is {_describe(have)}, the step contract wants {_describe(want)}; {_AGAIN}"
-            )
-    if len(found) != len(expected):
-        raise BundleError(
-            f"{where}: {len(found)} tensors ({', '.join(spec.name for spec in found)}), the step contract wants "
-            f"{len(expected)} ({', '.join(spec.name for spec in expected)}); {_AGAIN}"
-        )
-
-
-def _describe(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.dtype} {list(spec.shape)}"
-
-
 def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     missing, extra = sorted(set(files) - found), sorted(found - set(files))
     if missing:
-        raise BundleError(f"bundle {folder} lacks {', '.join(missing)}; {_AGAIN}")
+        raise BundleError(f"bundle {folder} lacks {', '.join(missing)}; {AGAIN}")
     if extra:
         raise BundleError(
             f"bundle {folder} holds files that its manifest does not know: {', '.join(extra)}; remove them"
@@ -233,7 +229,7 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     for name, record in files.items():
         path = folder / name
         if not path.is_file():
-            raise BundleError(f"{path} is no file; {_AGAIN}")
+            raise BundleError(f"{path} is no file; {AGAIN}")
         try:
             actual = file_record(path)
         except OSError as error:
@@ -241,7 +237,7 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
         if actual != record:
             raise BundleError(
                 f"{path} differs from what was exported ({actual['bytes']} bytes, "
-                f"sha256 {actual['sha256'][:12]}...): changed, truncated or half copied; {_AGAIN}"
+                f"sha256 {actual['sha256'][:12]}...): changed, truncated or half copied; {AGAIN}"
             )
 
 
@@ -264,15 +260,15 @@ def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in wanted}
     except FileNotFoundError:
-        raise BundleError(f"there is no golden clip {path} to check with; {_AGAIN}") from None
+        raise BundleError(f"there is no golden clip {path} to check with; {AGAIN}") from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path} cannot be read ({error}); {_AGAIN}") from error
+        raise BundleError(f"{path} cannot be read ({error}); {AGAIN}") from error
     steps = len(arrays["frames"]) if arrays["frames"].ndim else 0
     for name, (dtype, shape) in wanted.items():
         array = arrays[name]
         if str(array.dtype) != dtype or array.shape != (steps, *shape) or steps < 2:
             raise BundleError(
                 f"{path}: {name} is {array.dtype} {list(array.shape)}, wanted {dtype} [T >= 2, "
-                f"{', '.join(map(str, shape))}]; {_AGAIN}"
+                f"{', '.join(map(str, shape))}]; {AGAIN}"
             )
     return Golden(**arrays)

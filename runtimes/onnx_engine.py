@@ -14,7 +14,7 @@ from lcr_edge.errors import BundleError, MissingExtraError, UsageError
 from lcr_edge.runtimes.api import Options
 from lcr_edge.runtimes.bundle import Bundle
 
-_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 
 
 class OnnxEngine:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcr_edge.contract import LOGITS, STATE_NAMES, STATES_IN, STATES_OUT, TensorSpec
+from lcr_edge.contract import LOGITS, STATE_DTYPES, STATE_NAMES, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import BundleError, MissingExtraError
 from lcr_edge.runtimes.api import Options
 from lcr_edge.runtimes.bundle import Bundle
 
 Array = npt.NDArray[Any]
+# OpenVINO's property and the name of the bundle's runtime hint for it.
+_GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
 class OpenVinoEngine:
@@ -37,6 +39,7 @@ class OpenVinoEngine:
         if options.threads is not None:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         path = bundle.folder / bundle.model_files[0]
+        properties.update(_dynamic_quantisation(bundle))
         try:
             compiled = self._ov.Core().compile_model(str(path), "CPU", properties)
             self._request = compiled.create_infer_request()
@@ -51,6 +54,7 @@ class OpenVinoEngine:
         self._internal = bundle.state_mode == "internal"
         if self._internal:
             self._shape = bundle.config.state_shape
+            self._state_dtype = np.dtype(STATE_DTYPES[bundle.state_precision])
             self._variables = _variables(self._request, str(path), self._shape)
             self._stream = compiled.create_infer_request()
             self._stream.reset_state()
@@ -63,10 +67,10 @@ class OpenVinoEngine:
             return self._infer(self._request, feeds)
         boundary = dict(feeds)
         for variable, name in zip(self._variables, STATES_IN):
-            variable.state = self._ov.Tensor(np.asarray(boundary.pop(name), np.float32))
+            variable.state = self._ov.Tensor(np.asarray(boundary.pop(name), variable.state.data.dtype))
         results = self._infer(self._request, boundary)
         for variable, name in zip(self._variables, STATES_OUT):
-            results[name] = np.array(variable.state.data, np.float32).reshape(self._shape)
+            results[name] = np.array(variable.state.data, self._state_dtype).reshape(self._shape)
         return results
 
     def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -81,6 +85,23 @@ class OpenVinoEngine:
         # Shared inputs are read in place; shared outputs would be views that the next step overwrites.
         results = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
         return {name: results[index] for index, name in enumerate(self._output_names)}
+
+
+def _dynamic_quantisation(bundle: Bundle) -> dict[str, int]:
+    """The property that says whether compressed weights meet inputs in int8 (and how many share a scale) or in float.
+
+    Without it the CPU device chooses int8, so that a bundle of int8 weights alone has to name 0.
+    """
+    hints = bundle.manifest.get("runtime_hints")
+    size = hints.get(_GROUP_SIZE) if isinstance(hints, dict) else None
+    if size is None:
+        return {}
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise BundleError(
+            f"bundle {bundle.folder}: {_GROUP_SIZE} must be 0 or a positive number of values, found {size!r}; "
+            "export the bundle again"
+        )
+    return {_GROUP_SIZE: size}
 
 
 def _specs(ports: Any, wanted: list[str]) -> tuple[TensorSpec, ...]:

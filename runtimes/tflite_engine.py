@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcr_edge.contract import TensorSpec
+from lcr_edge.contract import Boundary, TensorSpec
 from lcr_edge.errors import BundleError, MissingExtraError
 from lcr_edge.runtimes.api import Options
 from lcr_edge.runtimes.bundle import Bundle
@@ -45,6 +45,7 @@ class TfliteEngine:
         # A signature is a table by name without an order of its own: the contract's order is taken where names agree.
         self.inputs = _specs(self._runner.get_input_details(), [spec.name for spec in bundle.inputs])
         self.outputs = _specs(self._runner.get_output_details(), [spec.name for spec in bundle.outputs])
+        _check_scales((*self.inputs, *self.outputs), bundle.boundary, str(path))
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """One step; the signature runner copies in and out."""
@@ -81,9 +82,28 @@ def _version(package: str) -> str:
 def _specs(details: Mapping[str, Any], wanted: list[str]) -> tuple[TensorSpec, ...]:
     names = [name for name in wanted if name in details] + sorted(set(details) - set(wanted))
     return tuple(
-        TensorSpec(name, np.dtype(details[name]["dtype"]).name, tuple(int(size) for size in details[name]["shape"]))
+        TensorSpec(
+            name,
+            np.dtype(details[name]["dtype"]).name,
+            tuple(int(size) for size in details[name]["shape"]),
+            (float(details[name]["quantization"][0]), int(details[name]["quantization"][1])),
+        )
         for name in names
     )
+
+
+def _check_scales(specs: tuple[TensorSpec, ...], boundary: Boundary, path: str) -> None:
+    """BundleError unless int8 tensors have the scales of the manifest, which turn their numbers into values."""
+    for spec in specs:
+        wanted = boundary.get(spec.name)
+        if spec.dtype != "int8" or wanted is None or spec.quantised is None:
+            continue
+        # The file holds float32.
+        if (np.float32(spec.quantised[0]), spec.quantised[1]) != (np.float32(wanted[0]), wanted[1]):
+            raise BundleError(
+                f"{path}: {spec.name} has scale and zero point {spec.quantised}, its manifest says {wanted}; "
+                "export the bundle again"
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -17,11 +17,11 @@ from lcr_edge.cli import main
 from lcr_edge.config import get_config
 from lcr_edge.errors import CheckpointError, ParityError, UsageError, VideoError
 from lcr_edge.export.clips import ping_pong, rendered_stream, video_stream
-from lcr_edge.export.parity import Tally
 from lcr_edge.export.pipeline import Exporter
 from lcr_edge.export.targets import Request
 from lcr_edge.export.verify import verify
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
+from lcr_edge.runtimes.judge import Tally
 from tests.clips import real_clip
 from tests.export import made
 

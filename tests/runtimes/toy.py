@@ -5,7 +5,8 @@
     h_out = 0.7 tanh(c_out)
     logits = mean over layers and tokens of h_out @ W_h
 
-The runtimes are tested on it so that their tests need neither the network nor its exporters.
+The runtimes are tested on it so that their tests need neither the network nor its exporters. Its states may cross the
+boundary as float16 or int8; the arithmetic is always float32.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import numpy.typing as npt
 import pytest
 
 from lcr_edge.config import Config
-from lcr_edge.contract import input_specs, output_specs
+from lcr_edge.contract import LOGITS, STATE_DTYPES, STATES_IN, STATES_OUT, input_specs, output_specs
 from lcr_edge.edges.host import host_edges
-from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal, tensor_table
+from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
+from lcr_edge.runtimes.tensors import scaling, tensor_table
 
 CONFIG = Config("toy", height=32, width=48, dim=32, layers=2, classes=3)
 LABELS = ("left", "right", "none")
@@ -39,6 +41,10 @@ KINDS = (
     ("tflite", "graph", "explicit"),
     ("tflite", "host", "explicit"),
 )
+# Scale and zero point of the int8 tensors: |h| < 0.7, |c| < 2.5.
+BOUNDARY = {LOGITS: (0.125, 2)}
+BOUNDARY.update(dict.fromkeys(("state_h_in", "state_h_out"), (0.00625, 5)))
+BOUNDARY.update(dict.fromkeys(("state_c_in", "state_c_out"), (0.0234375, -4)))
 Floats = npt.NDArray[np.float32]
 
 
@@ -82,20 +88,23 @@ def golden(edges: str) -> dict[str, npt.NDArray[Any]]:
     return {"frames": frames, **{name: np.stack([row[i] for row in rows]) for i, name in enumerate(names)}}
 
 
-def make_bundle(folder: Path, target: str, edges: str = "graph", state_mode: str = "explicit") -> Path:
+def make_bundle(
+    folder: Path, target: str, edges: str = "graph", state_mode: str = "explicit", state_precision: str = "fp32"
+) -> Path:
     """Write a complete, sealed bundle into ``folder`` (created) and return it. Skips without the target's packages."""
     folder.mkdir(parents=True)
-    for name, data in model_bytes(target, edges, state_mode).items():
+    for name, data in model_bytes(target, edges, state_mode, state_precision).items():
         (folder / name).write_bytes(data)
     arrays = golden(edges)
     np.savez(folder / "golden.npz", **arrays)  # type: ignore[arg-type]
-    reseal(folder, manifest(target, edges, state_mode))
+    reseal(folder, manifest(target, edges, state_mode, state_precision))
     return folder
 
 
-def manifest(target: str, edges: str, state_mode: str) -> dict[str, Any]:
+def manifest(target: str, edges: str, state_mode: str, state_precision: str) -> dict[str, Any]:
     """A manifest without its table of files and its seal."""
-    size = int(np.prod(CONFIG.state_shape)) * 4
+    dtype, boundary = STATE_DTYPES[state_precision], BOUNDARY if state_precision == "int8" else {}
+    size = int(np.prod(CONFIG.state_shape)) * np.dtype(dtype).itemsize
     return {
         "contract_version": 1,
         "name": f"toy-{target}-fp32",
@@ -103,15 +112,18 @@ def manifest(target: str, edges: str, state_mode: str) -> dict[str, Any]:
         "precision": "fp32",
         "edges": edges,
         "state_mode": state_mode,
+        "state_precision": state_precision,
+        "io": "int8" if state_precision == "int8" else "float",
         "config": CONFIG.to_dict(),
         "model_files": list(MODEL_FILES[target]),
         "checkpoint_sha256": "0" * 64,
         "producer": {target: "1.0"},
-        "inputs": tensor_table(input_specs(CONFIG, edges, state_mode)),
-        "outputs": tensor_table(output_specs(CONFIG, state_mode)),
+        "inputs": tensor_table(input_specs(CONFIG, edges, state_mode, state_precision, boundary)),
+        "outputs": tensor_table(output_specs(CONFIG, state_mode, state_precision, boundary)),
         "frame": {"height": 32, "width": 48, "colour": "RGB", "layout": "NHWC", "train_fps": 8.0},
         "states": [
-            {"in": f"{name}_in", "out": f"{name}_out", "dtype": "float32", "shape": [2, 7, 32], "bytes": size}
+            {"in": f"{name}_in", "out": f"{name}_out", "dtype": dtype, "shape": [2, 7, 32], "bytes": size}
+            | scaling(boundary.get(f"{name}_in"))
             for name in ("state_h", "state_c")
         ],
         "labels": list(LABELS),
@@ -132,20 +144,20 @@ def reseal(folder: Path, content: dict[str, Any] | None = None, **changes: Any) 
 
 
 @functools.cache
-def model_bytes(target: str, edges: str, state_mode: str) -> dict[str, bytes]:
+def model_bytes(target: str, edges: str, state_mode: str, state_precision: str = "fp32") -> dict[str, bytes]:
     """The model files of one kind of bundle by name; built once per process."""
     if target == "onnx":
-        return {"model.onnx": onnx_bytes(edges)}
+        return {"model.onnx": onnx_bytes(edges, state_precision=state_precision)}
     if target == "openvino":
-        return _openvino_bytes(edges, state_mode)
-    return {"model.tflite": _tflite_bytes(edges)}
+        return _openvino_bytes(edges, state_mode, state_precision)
+    return {"model.tflite": _tflite_bytes(edges, state_precision)}
 
 
-def onnx_bytes(edges: str, rename: dict[str, str] | None = None) -> bytes:
+def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision: str = "fp32") -> bytes:
     """The step as an ONNX model; ``rename`` gives graph inputs or outputs other names."""
     onnx = pytest.importorskip("onnx")
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    kinds = {"uint8": onnx.TensorProto.UINT8, "float32": onnx.TensorProto.FLOAT}
+    kinds = {name: onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in ("uint8", *STATE_DTYPES.values())}
     w_x, w_h = weights()
     constants = {
         "w_x": w_x / np.float32(255),
@@ -155,6 +167,7 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None) -> bytes:
         "gain": np.float32(0.7),
         "row": np.array([1, -1], np.int64),
     }
+    leaving: list[Any] = []
     nodes = [
         node("Cast", ["frame"], ["pixels"], to=onnx.TensorProto.FLOAT),
         node("ReduceMean", ["pixels"], ["colour"], axes=[1, 2], keepdims=0),
@@ -168,23 +181,38 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None) -> bytes:
         ]
     else:
         nodes += [node("Identity", ["drive_frame"], ["drive"])]
+    # Float inside: what enters has the prefix "in." there, what leaves "out.".
+    for name in (*STATES_IN, LOGITS, *STATES_OUT):
+        ends = ([name], [f"in.{name}"]) if name in STATES_IN else ([f"out.{name}"], [name])
+        kind = "float32" if name in STATES_IN or name == LOGITS else STATE_DTYPES[state_precision]
+        if state_precision == "int8":
+            constants[f"{name}.scale"] = np.float32(BOUNDARY[name][0])
+            constants[f"{name}.zero"] = np.int8(BOUNDARY[name][1])
+            ends[0].extend([f"{name}.scale", f"{name}.zero"])
+            crossing = node("DequantizeLinear" if name in STATES_IN else "QuantizeLinear", *ends)
+        else:
+            crossing = node("Cast", *ends, to=kinds[kind])
+        (nodes if name in STATES_IN else leaving).append(crossing)
     nodes += [
-        node("Mul", ["state_h_in", "past"], ["from_h"]),
+        node("Mul", ["in.state_h_in", "past"], ["from_h"]),
         node("Add", ["from_h", "drive"], ["input"]),
         node("Tanh", ["input"], ["fresh"]),
-        node("Mul", ["state_c_in", "keep"], ["kept"]),
-        node("Add", ["kept", "fresh"], ["state_c_out"]),
-        node("Tanh", ["state_c_out"], ["squashed"]),
-        node("Mul", ["squashed", "gain"], ["state_h_out"]),
-        node("ReduceMean", ["state_h_out"], ["pooled"], axes=[0, 1], keepdims=0),
+        node("Mul", ["in.state_c_in", "keep"], ["kept"]),
+        node("Add", ["kept", "fresh"], ["out.state_c_out"]),
+        node("Tanh", ["out.state_c_out"], ["squashed"]),
+        node("Mul", ["squashed", "gain"], ["out.state_h_out"]),
+        node("ReduceMean", ["out.state_h_out"], ["pooled"], axes=[0, 1], keepdims=0),
         node("Reshape", ["pooled", "row"], ["pooled_row"]),
-        node("MatMul", ["pooled_row", "w_h"], ["logits"]),
+        node("MatMul", ["pooled_row", "w_h"], ["out.logits"]),
+        *leaving,
     ]
+    inputs = input_specs(CONFIG, edges, state_precision=state_precision)
+    outputs = output_specs(CONFIG, state_precision=state_precision)
     graph = onnx.helper.make_graph(
         nodes,
         "toy",
-        [value(spec.name, kinds[spec.dtype], spec.shape) for spec in input_specs(CONFIG, edges)],
-        [value(spec.name, kinds[spec.dtype], spec.shape) for spec in output_specs(CONFIG)],
+        [value(spec.name, kinds[spec.dtype], spec.shape) for spec in inputs],
+        [value(spec.name, kinds[spec.dtype], spec.shape) for spec in outputs],
         [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
@@ -198,9 +226,9 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _openvino_bytes(edges: str, state_mode: str) -> dict[str, bytes]:
+def _openvino_bytes(edges: str, state_mode: str, state_precision: str) -> dict[str, bytes]:
     ov: Any = pytest.importorskip("openvino")
-    model = ov.Core().read_model(onnx_bytes(edges), b"")
+    model = ov.Core().read_model(onnx_bytes(edges, state_precision=state_precision), b"")
     if state_mode == "internal":
         transformations = pytest.importorskip("openvino._offline_transformations")
         pairs = {f"{name}_in": f"{name}_out" for name in ("state_h", "state_c")}
@@ -210,28 +238,55 @@ def _openvino_bytes(edges: str, state_mode: str) -> dict[str, bytes]:
         return {name: (Path(folder) / name).read_bytes() for name in MODEL_FILES["openvino"]}
 
 
-def _tflite_bytes(edges: str) -> bytes:
+def _tflite_bytes(edges: str, state_precision: str) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converter's own packages
-        return _convert(pytest.importorskip("torch"), pytest.importorskip("litert_torch"), edges)
+        data = _convert(pytest.importorskip("torch"), pytest.importorskip("litert_torch"), edges, state_precision)
+    return _with_scales(data) if state_precision == "int8" else data
 
 
-def _convert(torch: Any, litert_torch: Any, edges: str) -> bytes:
+def _convert(torch: Any, litert_torch: Any, edges: str, state_precision: str) -> bytes:
     w_x, w_h = (torch.from_numpy(array) for array in weights())
+
+    def enter(state: Any, name: str) -> Any:
+        scale, zero = BOUNDARY[name] if state_precision == "int8" else (1.0, 0)
+        return (state.float() - zero) * scale
+
+    def leave(values: Any, name: str) -> Any:
+        if state_precision == "int8":
+            scale, zero = BOUNDARY[name]
+            return (torch.round(values / scale) + zero).clamp(-128, 127).to(torch.int8)
+        return values if name == LOGITS else values.to(getattr(torch, STATE_DTYPES[state_precision]))
 
     class Step(torch.nn.Module):  # type: ignore[misc]
         def forward(self, frame: Any, state_h_in: Any, state_c_in: Any, edge: Any | None = None) -> dict[str, Any]:
             drive = frame.float().mean(dim=(1, 2)) / 255 @ w_x
             if edge is not None:
                 drive = drive + edge.float().mean()
-            c = 0.6 * state_c_in + torch.tanh(0.5 * state_h_in + drive)
+            c = 0.6 * enter(state_c_in, "state_c_in") + torch.tanh(0.5 * enter(state_h_in, "state_h_in") + drive)
             h = 0.7 * torch.tanh(c)
-            return {"logits": h.mean(dim=(0, 1))[None] @ w_h, "state_h_out": h, "state_c_out": c}
+            results = {LOGITS: h.mean(dim=(0, 1))[None] @ w_h, "state_h_out": h, "state_c_out": c}
+            return {name: leave(values, name) for name, values in results.items()}
 
-    samples = {
-        spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in input_specs(CONFIG, edges)
-    }
+    specs = input_specs(CONFIG, edges, state_precision=state_precision)
+    samples = {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         litert_torch.convert(Step().eval(), sample_kwargs=samples).export(str(path))
         return path.read_bytes()
+
+
+def _with_scales(data: bytes) -> bytes:
+    """The model with BOUNDARY written on its int8 tensors, as a quantiser would."""
+    schema: Any = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers: Any = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
+    (signature,) = model.signatureDefs
+    for entry in (*signature.inputs, *signature.outputs):
+        if (name := entry.name.decode()) in BOUNDARY:
+            quantisation = schema.QuantizationParametersT()
+            quantisation.scale, quantisation.zeroPoint = [BOUNDARY[name][0]], [BOUNDARY[name][1]]
+            model.subgraphs[signature.subgraphIndex].tensors[entry.tensorIndex].quantization = quantisation
+    builder = flatbuffers.Builder(len(data))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -1,0 +1,205 @@
+"""Rolls the float cell over clips, mostly without reset, and keeps what a seeded choice of frames gave to the step."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lcr_edge.calibration.arguments import CLIPS, SAMPLES, check_numbers
+from lcr_edge.calibration.footage import CLIP_FRAMES, read_footage
+from lcr_edge.calibration.samples import Samples
+from lcr_edge.checkpoint import Checkpoint
+from lcr_edge.config import Config
+from lcr_edge.edges.host import host_edges
+from lcr_edge.errors import CalibrationError
+from lcr_edge.model.network import LCR, State
+
+ROWS = 12  # streams rolled side by side
+_LEAST_ON_A_ROW = 4  # clips, so that states can be carried on even where there are few
+# First and last position since the reset, and the share of the samples. A stream spends nearly all of its time late,
+# but its first frames meet states that never come again: with none of them, ranges would be too narrow at the start.
+STRATA: tuple[tuple[int, int | None, float], ...] = (
+    (0, 0, 0.125),
+    (1, 3, 0.125),
+    (4, 15, 0.25),
+    (16, None, 0.5),
+)
+CARRY, KEEP = 13, 14  # what random numbers are for
+
+
+def collect(
+    checkpoint: Checkpoint,
+    data: str | None,
+    *,
+    clips: int = CLIPS,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = False,
+) -> Samples:
+    """Samples of the float32 step on real streams.
+
+    data: clips as ``footage.open_clips`` takes them; None for rendered gestures. The network goes over ``clips``
+    windows of CLIP_FRAMES frames, several streams side by side. Half of the windows start from the state that the one
+    before on their stream left, the others from zero.
+
+    Kept are ``samples`` (frame, edge, states before the frame, position since the last reset), in random order. They
+    are stratified by position: frame 0 after a reset, frames 1 to 3, 4 to 15, and later ones, in the shares of STRATA,
+    and where a stratum has too few frames, more of the others. Within one, every frame is as likely.
+
+    The same data, seed and numbers give the same samples on one machine, whatever the number of ``workers`` (that
+    render or decode clips). Memory: the kept samples and one frame and state of each stream; clips lie in a temporary
+    file, except for rendered ones. progress: bars even where stderr is no terminal.
+
+    Raises CalibrationError when too many clips are unreadable or a state stops being finite (it names the layer),
+    UsageError for numbers out of range and data that cannot be opened, OutputError, MissingExtraError.
+    """
+    check_numbers(clips, samples, seed, workers)
+    footage = read_footage(data, checkpoint.config, clips=clips, seed=seed, workers=workers, progress=progress)
+    plan = make_plan(len(footage.frames), samples, seed)
+    arrays = _roll(checkpoint, footage.frames, plan, progress)
+    return Samples(
+        **arrays,
+        checkpoint_sha256=checkpoint.sha256,
+        config_name=checkpoint.config.name,
+        source=footage.source,
+        seed=seed,
+        clips=clips,
+    )
+
+
+@dataclass(frozen=True)
+class RollPlan:
+    """Which clips are rolled one after the other, and what is kept.
+
+    Clip k is number k // rows on stream k % rows. start: int64 [clips], position of each clip's first frame since the
+    reset; 0 for clips that start from a zero state. kept: int64 [samples], k * CLIP_FRAMES + frame, in random order.
+    """
+
+    rows: int
+    start: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+
+def make_plan(clips: int, samples: int, seed: int) -> RollPlan:
+    """The plan for so many clips; a function of its arguments. Fewer samples when there are not as many frames."""
+    random = np.random.default_rng((CARRY, seed))
+    rows = max(1, min(ROWS, clips // _LEAST_ON_A_ROW))
+    carried = random.choice(np.arange(rows, clips), min(clips // 2, clips - rows), replace=False)
+    start = np.zeros(clips, np.int64)
+    for k in np.sort(carried):
+        start[k] = start[k - rows] + CLIP_FRAMES
+    position = (start[:, None] + np.arange(CLIP_FRAMES)).reshape(-1)
+
+    random = np.random.default_rng((KEEP, seed))
+    within = [
+        np.flatnonzero((position >= first) & (position <= (position.max() if last is None else last)))
+        for first, last, _ in STRATA
+    ]
+    counts = _apportion([len(frames) for frames in within], samples)
+    kept = np.concatenate([random.choice(frames, count, replace=False) for frames, count in zip(within, counts)])
+    return RollPlan(rows, start, random.permutation(kept))
+
+
+def _apportion(room: list[int], samples: int) -> list[int]:
+    """How many samples each stratum gives: by Adams' method, which gives one to each before a second to any."""
+    counts = [0] * len(room)
+    for _ in range(min(samples, sum(room))):
+        free = [i for i in range(len(room)) if counts[i] < room[i]]
+        counts[min(free, key=lambda i: counts[i] / STRATA[i][2])] += 1
+    return counts
+
+
+@torch.inference_mode()
+def _roll(checkpoint: Checkpoint, frames: NDArray[np.uint8], plan: RollPlan, progress: bool) -> dict[str, NDArray[Any]]:
+    """The arrays of the samples, by their names in Samples."""
+    config = checkpoint.config
+    model = copy.deepcopy(checkpoint.model).cpu().float().eval()
+    arrays = _room(len(plan.kept), config)
+    place = {int(key): row for row, key in enumerate(plan.kept)}
+    state = model.initial_state(plan.rows)
+    for clips in _with_bar(_waves(len(frames), plan.rows), len(frames), progress):
+        h, c = (part[: len(clips)].clone() for part in state)
+        fresh = torch.from_numpy(plan.start[clips] == 0)
+        h[fresh], c[fresh] = 0.0, 0.0
+        for t in range(CLIP_FRAMES):
+            pictures = np.ascontiguousarray(frames[clips, t])
+            edges = np.stack([host_edges(picture) for picture in pictures])
+            for row, k in enumerate(clips.tolist()):
+                to = place.get(k * CLIP_FRAMES + t)
+                if to is not None:
+                    arrays["frames"][to], arrays["edges"][to] = pictures[row], edges[row]
+                    arrays["state_h"][to], arrays["state_c"][to] = h[row].numpy(), c[row].numpy()
+                    arrays["position"][to] = plan.start[k] + t
+            inputs = (torch.from_numpy(pictures), (h, c), torch.from_numpy(edges))
+            logits, (h, c) = model.step(*inputs)
+            if not all(bool(part.isfinite().all()) for part in (logits, h, c)):
+                frames_in = plan.start[clips].max() + t + 1
+                raise CalibrationError(
+                    f"{_first_not_finite(model, inputs)}: NaN or Inf within {frames_in} frames of a stream: the "
+                    "checkpoint has diverged; use an earlier one, or train again with a lower learning rate"
+                )
+        state = (h, c)
+    return arrays
+
+
+def _room(count: int, config: Config) -> dict[str, NDArray[Any]]:
+    return {
+        "frames": np.empty((count, *config.frame_shape), np.uint8),
+        "edges": np.empty((count, *config.frame_shape[:2]), np.uint8),
+        "state_h": np.empty((count, *config.state_shape), np.float32),
+        "state_c": np.empty((count, *config.state_shape), np.float32),
+        "position": np.empty(count, np.int64),
+    }
+
+
+def _waves(clips: int, rows: int) -> Iterator[NDArray[np.int64]]:
+    """Clips that are rolled at the same time; the last ones may be fewer than ``rows``."""
+    for first in range(0, clips, rows):
+        yield np.arange(first, min(first + rows, clips))
+
+
+def _with_bar(waves: Iterator[NDArray[np.int64]], clips: int, show: bool) -> Iterator[NDArray[np.int64]]:
+    from tqdm import tqdm
+
+    hidden = not (show or sys.stderr.isatty())
+    with tqdm(total=clips, desc="calibrating", unit="clip", leave=False, disable=hidden) as bar:
+        for wave in waves:
+            yield wave
+            bar.update(len(wave))
+
+
+def _first_not_finite(model: LCR, inputs: tuple[Tensor, State, Tensor]) -> str:
+    """The first module that makes NaN or Inf in this step, by name; the step is made again with a hook on each."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(_: nn.Module, given: Any, made: Any) -> None:
+            if not found and not _finite(made):
+                # Sums and products between modules belong to none: then the next one only received what they made.
+                found.append(name if _finite(given) else f"what is computed right before {name}")
+
+        return look
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        model.step(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "the state"
+
+
+def _finite(values: Any) -> bool:
+    """Whether all tensors in nested tuples are free of NaN and Inf."""
+    if isinstance(values, Tensor):
+        return bool(values.isfinite().all())
+    return all(_finite(value) for value in values) if isinstance(values, (tuple, list)) else True

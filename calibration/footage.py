@@ -1,0 +1,212 @@
+"""The clips that calibration rolls over: opened, chosen, and read once into a temporary file."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcr_edge.config import Config
+from lcr_edge.data.decode import VIDEO_SUFFIXES
+from lcr_edge.data.folder import list_folder
+from lcr_edge.data.labels import JESTER
+from lcr_edge.data.listing import Listing, data_root
+from lcr_edge.data.sampling import Sample
+from lcr_edge.data.sets import KINDS, ClipSet, FileSet, open_set
+from lcr_edge.errors import CalibrationError, OutputError, UsageError, VideoError
+
+RENDERED = "rendered"
+CLIP_FRAMES = 16  # of a window, two seconds of the packaged network, as in training and evaluation
+MIN_CLIPS = 8  # readable ones; ranges found on fewer say more about these clips than about the network
+SHOWN = 10  # unreadable clips named on stderr
+_IN_ERROR = 3
+CHOICE, PLACE = 11, 12  # what random numbers are for
+
+
+@dataclass(frozen=True)
+class Footage:
+    """frames: uint8 [n, CLIP_FRAMES, H, W, 3] RGB, read from disk as needed. source: where they came from."""
+
+    frames: NDArray[np.uint8]
+    source: str
+
+
+def source_name(spec: str | None, config: Config) -> str:
+    """What ``Samples.source`` is for clips of ``spec``: the same wherever the files lie, different for other files.
+
+    Raises UsageError as :func:`open_clips`; nothing is rendered or decoded.
+    """
+    spec = RENDERED if spec is None else spec
+    if spec.partition(":")[0] == RENDERED:
+        return spec
+    return _folder_name(open_clips(spec, config, clips=1, seed=0, workers=1))
+
+
+def _folder_name(data: ClipSet) -> str:
+    kind, _, place = data.name.partition(":")
+    return f"{kind}:{Path(place).expanduser().resolve().name} {data.fingerprint[:16]}"
+
+
+def open_clips(spec: str | None, config: Config, *, clips: int, seed: int, workers: int) -> ClipSet:
+    """The training split of a data set, with any labels.
+
+    spec: as ``open_set`` takes it; rendered gestures when None, of which no more are drawn than ``clips`` needs; or the
+    path of a folder, which holds either videos, or a folder of videos for each class. Raises UsageError.
+    """
+    spec = RENDERED if spec is None else spec
+    kind, _, number = spec.partition(":")
+    try:
+        if kind not in KINDS:
+            return _open_folder(spec)
+        needed = -(-clips // len(JESTER))
+        if spec == RENDERED or (kind == RENDERED and number.isascii() and number.isdigit() and int(number) > needed):
+            spec = f"{RENDERED}:{needed}"
+        shape: dict[str, Any] = {"size": config.frame_shape[:2], "fps": config.train_fps, "frames": CLIP_FRAMES}
+        return open_set(spec, split="train", cache=None, workers=workers, seed=seed, **shape)
+    except UsageError as error:
+        # The data sets' messages name the option of training.
+        raise UsageError(str(error).replace("--data ", "--calibration-data ")) from error
+
+
+def _open_folder(place: str) -> ClipSet:
+    root = Path(place).expanduser()
+    others = ", ".join(f"{kind}:FOLDER" for kind in KINDS[1:])
+    if not root.exists():
+        raise UsageError(
+            f"--calibration-data {place}: no such folder; give a folder of videos, {RENDERED}, or one of {others}"
+        )
+    data_root("folder", root)
+    name = f"folder:{root}"
+    try:
+        videos = sorted(path for path in root.iterdir() if _is_video(path))
+        if videos:
+            ids = tuple(path.name for path in videos)
+            return FileSet(name, "train", Listing(("any",), ids, (0,) * len(ids), tuple(videos)), None)
+        return FileSet(name, "train", list_folder(root, "train"), None)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; or put the videos into {root} itself. Other layouts are given as one of {others}"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot read the data folder {root}: {error.strerror}") from error
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def read_footage(
+    spec: str | None, config: Config, *, clips: int, seed: int, workers: int = 1, progress: bool = False
+) -> Footage:
+    """``clips`` windows of CLIP_FRAMES frames at the network's rate, each at a random place in its clip.
+
+    Clips are drawn at random, equally many of each class as far as there are. One that cannot be read is replaced by
+    the next one. A set that has too few is gone through again, at other places. The result depends on data and seed,
+    not on ``workers``, the threads that decode.
+
+    The frames lie in a temporary file, deleted by the system when they are no longer used. Notes on the data and the
+    first SHOWN unreadable clips are written to stderr.
+
+    Raises CalibrationError when fewer than MIN_CLIPS clips are readable or more than half of those asked for are not,
+    UsageError for data that cannot be opened, OutputError without room for the frames, MissingExtraError.
+    """
+    data = open_clips(spec, config, clips=clips, seed=seed, workers=workers)
+    for note in data.notes:
+        print(note, file=sys.stderr)
+    faults: dict[int, str] = {}
+    try:
+        with tempfile.TemporaryFile(prefix="lcr_edge_") as spool, _bar(clips, progress) as bar:
+            count = 0
+            for clip in _readable(data, config, clips, seed, workers, faults):
+                spool.write(np.ascontiguousarray(clip).tobytes())
+                count += 1
+                bar.update()
+            spool.flush()
+            shape = (count, CLIP_FRAMES, *config.frame_shape)
+            frames = np.memmap(spool, np.uint8, mode="r", shape=shape)
+    except OSError as error:
+        raise OutputError(
+            f"cannot keep the decoded clips in {tempfile.gettempdir()}: {error.strerror or error}; free some space, "
+            "name another folder in TMPDIR, or use fewer --calibration-clips"
+        ) from error
+    finally:
+        for message in list(faults.values())[:SHOWN]:
+            print(f"skipped: {message}", file=sys.stderr)
+        if len(faults) > SHOWN:
+            print(f"skipped: {len(faults) - SHOWN} more unreadable clips", file=sys.stderr)
+    name = RENDERED if spec is None else spec
+    return Footage(frames, name if name.partition(":")[0] == RENDERED else _folder_name(data))
+
+
+def _readable(
+    data: ClipSet, config: Config, clips: int, seed: int, workers: int, faults: dict[int, str]
+) -> Iterator[NDArray[np.uint8]]:
+    """At most ``clips`` windows; adds index and message of unreadable clips to ``faults``. Raises CalibrationError."""
+    random = np.random.default_rng((PLACE, seed))
+    size = config.frame_shape[:2]
+
+    def read(index: int, place: float) -> NDArray[np.uint8] | str:
+        try:
+            return data.read(index, Sample(CLIP_FRAMES, config.train_fps, place), size)[0]
+        except VideoError as error:
+            return str(error)
+
+    order = balanced(data.targets, seed)
+    asked, missing = min(clips, len(order)), clips
+    with ThreadPoolExecutor(workers) as threads:
+        # Ends: a round reads a clip or finds one more unreadable, and these are limited.
+        while missing:
+            again = [index for index in order if index not in faults]
+            start = 0
+            while missing and start < len(again):
+                portion = again[start : start + min(missing, 2 * workers)]
+                start += len(portion)
+                for index, found in zip(portion, threads.map(read, portion, random.random(len(portion)))):
+                    if isinstance(found, str):
+                        faults[index] = found
+                        if 2 * len(faults) > asked:
+                            raise _too_few(data, f"more than half of the {asked} wanted cannot be read", faults)
+                    else:
+                        missing -= 1
+                        yield found
+            good = len(order) - len(faults)
+            if missing and good < MIN_CLIPS:
+                raise _too_few(data, f"{good} of {len(order)} clips can be read, {MIN_CLIPS} are needed", faults)
+
+
+def balanced(targets: NDArray[np.int64], seed: int) -> list[int]:
+    """Indices of all clips in random order, one of each class first, then the next one of each, as long as they last.
+
+    targets: class index of each clip, int64 [n].
+    """
+    random = np.random.default_rng((CHOICE, seed))
+    turn = np.empty(len(targets), np.int64)
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
+        turn[random.permutation(members)] = np.arange(len(members))
+    return [int(index) for index in np.lexsort((random.random(len(targets)), turn))]
+
+
+def _too_few(data: ClipSet, what: str, faults: dict[int, str]) -> CalibrationError:
+    shown = "; ".join(list(faults.values())[:_IN_ERROR])
+    return CalibrationError(
+        f"{data.name}: {what}{': ' + shown if shown else ''}. Add clips or copy the damaged ones again, give other "
+        "--calibration-data, or leave it out to calibrate on rendered gestures"
+    )
+
+
+def _bar(total: int, show: bool) -> contextlib.AbstractContextManager[Any]:
+    from tqdm import tqdm
+
+    bar: contextlib.AbstractContextManager[Any] = tqdm(
+        total=total, desc="reading clips", unit="clip", leave=False, disable=not (show or sys.stderr.isatty())
+    )
+    return bar

@@ -1,0 +1,76 @@
+"""What the products of the step cell read, over calibration samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lcr_edge.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from lcr_edge.calibration.samples import Samples
+    from lcr_edge.export.cell import StepCell
+
+# Rows kept of each product's input: enough for its second moments, 1500 times its columns' square root and more.
+ROWS = 12_000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one product read. rows: float32 [rows, in], drawn at random from all tokens of all samples. low, high:
+    float32 [in], the smallest and largest value of each channel over all of them."""
+
+    rows: Tensor
+    low: Tensor
+    high: Tensor
+
+    def divided(self, scale: Tensor) -> Inputs:
+        """The same with channel j divided by scale[j] > 0."""
+        scale = scale.float()
+        return Inputs(self.rows / scale, self.low / scale, self.high / scale)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest value over all channels."""
+        return float(self.low.min()), float(self.high.max())
+
+
+def observe(cell: StepCell, samples: Samples, rows: int = ROWS, seed: int = 0) -> dict[str, Inputs]:
+    """The inputs of each product of ``cell.linears()``, by its name.
+
+    Each sample is one step from its own states. Raises CalibrationError, naming the product, for a NaN or Inf.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    share = -(-rows // len(samples))
+    kept: dict[str, list[Tensor]] = {name: [] for name in cell.linears()}
+    low: dict[str, Tensor] = {}
+    high: dict[str, Tensor] = {}
+
+    def keep(name: str, x: Tensor) -> None:
+        if not bool(torch.isfinite(x).all()):
+            raise CalibrationError(
+                f"{name} reads NaN or Inf on the calibration clips: the checkpoint has diverged; train it again with a "
+                "smaller learning rate, or give another one with --checkpoint"
+            )
+        picked = torch.randperm(len(x), generator=generator)[:share]
+        kept[name].append(x[picked].clone())
+        smallest, largest = x.amin(dim=0), x.amax(dim=0)
+        low[name] = torch.minimum(low.get(name, smallest), smallest)
+        high[name] = torch.maximum(high.get(name, largest), largest)
+
+    def watch(name: str, linear: nn.Linear) -> torch.utils.hooks.RemovableHandle:
+        return linear.register_forward_pre_hook(lambda _, inputs: keep(name, inputs[0]))
+
+    handles = [watch(name, linear) for name, linear in cell.linears().items()]
+    try:
+        with torch.inference_mode():
+            for index in range(len(samples)):
+                feeds = {name: torch.from_numpy(array) for name, array in samples.feeds(index).items()}
+                cell.step(feeds["frame"], feeds["edge"], feeds["state_h_in"], feeds["state_c_in"])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: Inputs(torch.cat(parts), low[name], high[name]) for name, parts in kept.items()}

@@ -1,0 +1,89 @@
+"""Makes a step cell ready for int8, from calibration samples: the same for every engine.
+
+1. Equalise: the channels that a product reads get similar sizes, by factors that move into its weights (SmoothQuant,
+   arXiv 2211.10438); in float nothing changes.
+2. Round the weights to their int8 grid so that errors cancel on the inputs that were seen (``rounding``).
+3. Static quantisation: the range of an input is all that was seen of it. Clipping (the range of least squared error, or
+   percentiles) is better on rendered clips and worse on real video, whose values go further.
+4. Correct the biases by the mean of the error that is left.
+
+A quantiser that then takes max|w| / 127 as scale of a channel finds the weights on the grid and changes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lcr_edge.calibration.observe import Inputs, observe
+from lcr_edge.calibration.plan import Plan
+from lcr_edge.calibration.rounding import round_for_inputs
+
+if TYPE_CHECKING:
+    from lcr_edge.calibration.samples import Samples
+    from lcr_edge.export.cell import StepCell
+
+# Share of the difference in size between channels that goes to the weights; more of it leaves no room for scenes that
+# calibration did not see.
+EQUALISE = 0.5
+# No channel is scaled by more, either way, than this against the others.
+_MOST = 16.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """cell: float32, its quantised products' weights on their int8 grid. plan: for the converters."""
+
+    cell: StepCell
+    plan: Plan
+
+
+def prepare(
+    cell: StepCell, samples: Samples, mode: str, activations: str, float_layers: Collection[str] = ()
+) -> Prepared:
+    """A copy of the cell for int8 and the plan to quantise it by.
+
+    mode, activations, float_layers: see :class:`Plan`. The cell itself is left alone. Deterministic. Raises
+    CalibrationError for NaN, naming the product.
+    """
+    inputs = observe(cell, samples)
+    result = copy.deepcopy(cell)
+    names = list(result.linears())
+    computing = [name for name in names if mode != "weight-only" and name not in float_layers]
+    ranges: dict[str, tuple[float, float]] = {}
+    with torch.no_grad():
+        for name in computing:
+            scale = _channel_scale(inputs[name], result.linears()[name].weight)
+            if result.equalise(name, scale):
+                inputs[name] = inputs[name].divided(scale)
+        for name in names:
+            linear = result.linears()[name]
+            exact = linear.weight.double()
+            rounded = round_for_inputs(exact, inputs[name].rows)
+            if mode == "static" and name in computing:
+                ranges[name] = inputs[name].range
+            missing = (exact - rounded) @ inputs[name].rows.double().mean(dim=0)
+            linear.weight.copy_(rounded)
+            _add_bias(linear, missing)
+    stored = tuple(name for name in names if name in float_layers) if mode != "weight-only" else ()
+    return Prepared(result, Plan(mode, activations, tuple(names), ranges, stored))
+
+
+def _channel_scale(inputs: Inputs, weight: Tensor) -> Tensor:
+    """Factors, float64 [in] with geometric mean 1, between the sizes of the inputs and of weight [out, in]."""
+    size = torch.maximum(inputs.high, -inputs.low).double().clamp(min=1e-4)
+    column = weight.double().abs().amax(dim=0).clamp(min=1e-6)
+    scale = size**EQUALISE / column ** (1.0 - EQUALISE)
+    return (scale / scale.log().mean().exp()).clamp(1.0 / _MOST, _MOST)
+
+
+def _add_bias(linear: nn.Linear, value: Tensor) -> None:
+    if linear.bias is None:
+        linear.bias = nn.Parameter(value.to(linear.weight.dtype), requires_grad=False)
+    else:
+        linear.bias.copy_(linear.bias.double() + value)

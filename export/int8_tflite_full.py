@@ -1,0 +1,295 @@
+"""A TFLite step of integers only, for NPUs and microcontrollers: ``--io int8``.
+
+Frame and edges are uint8, states and logits int8. A state has one grid, coming in and going out, so that feeding it back
+is a copy. Weights are int8 per output channel; what lies between is int16 (activations int16, biases int64) or int8.
+
+8 bits are not enough inside: a LayerNorm divides by the root of a variance, of which 256 steps leave little, and the
+tables of the WKV span decays of many sizes. int8 inside is there for hardware that knows nothing else.
+
+The float model has to be made with small chunks of tokens (``StepCell(model, chunk=CHUNK)``): with many, the two halves
+of a WKV score reach exp(80), and no integer grid covers that beside 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.contract import EDGE, FRAME, LOGITS, STATE_NAMES
+from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.export.int8_tflite import (
+    SMALLEST,
+    Ranges,
+    array,
+    builtin,
+    name_layers,
+    read,
+    restore_names,
+    run_quantizer,
+    signature_tensors,
+    text,
+    write,
+)
+
+INNER = ("int16", "int8")
+# Tokens a WKV chunk that the integers stand.
+CHUNK = 2
+# Steps of bytes that enter, exact on either grid: 1 in int8, powers of two in int16.
+_BYTES = {"int8": {FRAME: 1.0, EDGE: 1.0}, "int16": {FRAME: 2.0**-7, EDGE: 2.0**-14}}
+_SIGNATURE = "serving_default"
+
+Feeds = Iterable[Mapping[str, npt.NDArray[Any]]]
+Grid = tuple[float, int]
+
+
+def quantise_full(
+    path: Path, feeds: Feeds, states: Ranges | None = None, inner: str = INNER[0]
+) -> tuple[bytes, dict[str, Grid]]:
+    """The integer form of the float32 model at ``path``: .tflite bytes, and (scale, zero point) of logits and states.
+
+    feeds: inputs of single steps by tensor name, of streams that have run for a while; all ranges come from them.
+    states: (smallest, largest) value for "state_h" and "state_c" where the feeds' own ranges are not wanted. inner: one of
+    INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, no feeds, or ranges that are none,
+    LcrError where a float tensor would remain.
+    """
+    if inner not in INNER:
+        raise UsageError(f"unknown integers inside: {inner!r}; choose one of {', '.join(INNER)}")
+    feeds = [{name: np.asarray(value, np.float32) for name, value in feed.items()} for feed in feeds]
+    if not feeds:
+        raise UsageError("a model of integers needs calibration samples: there are none")
+    model = read(path.read_bytes())
+    name_layers(model)
+    _float_inputs(model)
+    if inner == "int16":
+        _split_squares(model)
+    before, content = signature_tensors(model), write(model)
+    model = read(content)
+    statistics = _calibrate(content, feeds, _recipe(inner))
+    grids = _tie(model, statistics, states or {}, inner)
+    _clip_selected(model, statistics)
+    result = restore_names(read(run_quantizer(content, _recipe(inner), statistics)), before)
+    if inner == "int16":
+        _widen_products(result, model)
+    _set_boundary(result, grids, inner)
+    _check(result)
+    return write(result), {name: grid for name, grid in grids.items() if name not in (FRAME, EDGE)}
+
+
+def _float_inputs(model: Any) -> None:
+    """Let frame and edges enter as float32 and drop the CASTs: the quantiser knows no bytes."""
+    schema = _schema()
+    graph, kept = model.subgraphs[0], []
+    for operator in graph.operators:
+        if builtin(model, operator) != schema.BuiltinOperator.CAST:
+            kept.append(operator)
+            continue
+        source, cast = operator.inputs[0], operator.outputs[0]
+        for reader in graph.operators:
+            reader.inputs = [source if index == cast else index for index in reader.inputs]
+    graph.operators = kept
+    for tensor in graph.tensors:
+        if tensor.type == schema.TensorType.UINT8:
+            tensor.type = schema.TensorType.FLOAT32
+
+
+def _split_squares(model: Any) -> None:
+    """SQUARED_DIFFERENCE as SUB and MUL: it has no int16 kernel."""
+    schema = _schema()
+    graph, operators = model.subgraphs[0], []
+    for operator in graph.operators:
+        if builtin(model, operator) != schema.BuiltinOperator.SQUARED_DIFFERENCE:
+            operators.append(operator)
+            continue
+        shape = list(graph.tensors[operator.outputs[0]].shape)
+        difference = _new_tensor(model, f"{operator.outputs[0]}.difference", shape, schema.TensorType.FLOAT32)
+        for name, inputs, outputs in (
+            ("Sub", list(operator.inputs), [difference]),
+            ("Mul", [difference, difference], list(operator.outputs)),
+        ):
+            kind, options = getattr(schema.BuiltinOptions, f"{name}Options"), getattr(schema, f"{name}OptionsT")()
+            code = _code(model, getattr(schema.BuiltinOperator, name.upper()))
+            operators.append(schema.OperatorT(code, inputs, outputs, kind, options))
+    graph.operators = operators
+
+
+def _recipe(inner: str) -> Any:
+    manager, qtyping = (importlib.import_module(f"ai_edge_quantizer.{name}") for name in ("recipe_manager", "qtyping"))
+    recipe, bits = manager.RecipeManager(), int(inner.removeprefix("int"))
+    recipe.add_static_config(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        activation_num_bits=bits,
+        weight_num_bits=8,
+    )
+    return recipe
+
+
+def _calibrate(content: bytes, feeds: list[dict[str, npt.NDArray[np.float32]]], recipe: Any) -> dict[str, Any]:
+    """Smallest and largest value of every tensor over all feeds, as the quantiser wants them."""
+    calibrator, statistics = (
+        importlib.import_module(f"ai_edge_quantizer.{name}") for name in ("calibrator", "utils.qsv_utils")
+    )
+    runner = calibrator.Calibrator(bytearray(content), num_threads=1, qsv_update_func=statistics.min_max_update)
+    runner.calibrate({_SIGNATURE: feeds}, recipe)
+    found: dict[str, Any] = runner.get_model_qsvs()
+    return found
+
+
+def _tie(model: Any, statistics: dict[str, Any], states: Ranges, inner: str) -> dict[str, Grid]:
+    """Set the statistics of all tensors at the boundary, and return their 8-bit grids by name."""
+    signature, tensors = model.signatureDefs[0], model.subgraphs[0].tensors
+    names = {entry.name.decode(): text(tensors[entry.tensorIndex]) for entry in (*signature.inputs, *signature.outputs)}
+    half = 2.0**15 - 1
+    grids: dict[str, Grid] = {}
+    for name in (FRAME, EDGE):
+        if name in names:
+            grids[name] = (1.0, 0)
+            step = _BYTES[inner][name]
+            _set(statistics, names[name], (0.0, 255.0) if inner == "int8" else (-half * step, half * step))
+    for state in STATE_NAMES:
+        pair = [f"{state}_in", f"{state}_out"]
+        ends = states.get(state) or _hull([statistics[names[name]] for name in pair])
+        grids.update(dict.fromkeys(pair, _grid(state, *ends)))
+        for name in pair:
+            _set(statistics, names[name], ends)
+    grids[LOGITS] = _grid(LOGITS, *_hull([statistics[names[LOGITS]]]))
+    return grids
+
+
+def _hull(statistics: list[Any]) -> tuple[float, float]:
+    return min(float(np.min(one["min"])) for one in statistics), max(float(np.max(one["max"])) for one in statistics)
+
+
+def _grid(name: str, low: float, high: float) -> Grid:
+    """Scale and zero point in -128..127 of a range, which is widened to contain zero."""
+    if not (np.isfinite([low, high]).all() and low <= high):
+        raise UsageError(f"the range of {name} is ({low}, {high}), not one: calibrate again")
+    low, high = min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST)
+    scale = (high - low) / 255
+    return float(np.float32(scale)), round(-low / scale) - 128
+
+
+def _set(statistics: dict[str, Any], name: str, ends: tuple[float, float]) -> None:
+    shape = np.shape(statistics[name]["min"])
+    statistics[name] = {"min": np.full(shape, ends[0]), "max": np.full(shape, ends[1])}
+
+
+def _clip_selected(model: Any, statistics: dict[str, Any]) -> None:
+    """Give what a SELECT_V2 chooses from the range of what it chose: the unwanted triangle of a WKV score saturates."""
+    kinds, graph = _schema().BuiltinOperator, model.subgraphs[0]
+    bounds: dict[int, tuple[float, float]] = {}
+    # From the end: a selection may choose from another one, or from a product in another shape.
+    for operator in reversed(graph.operators):
+        kind, result = builtin(model, operator), operator.outputs[0]
+        if kind == kinds.SELECT_V2:
+            bounds.setdefault(result, _hull([statistics[text(graph.tensors[result])]]))
+            sources = operator.inputs[1:]
+        else:
+            sources = operator.inputs[:1] if kind == kinds.RESHAPE and result in bounds else []
+        for source in sources:
+            bounds[source] = bounds[result]
+            _set(statistics, text(graph.tensors[source]), bounds[result])
+
+
+def _widen_products(result: Any, model: Any) -> None:
+    """Tables that a BATCH_MATMUL reads as int16 with one scale: the kernel takes no int8 on its left side."""
+    schema = _schema()
+    graph, floats = result.subgraphs[0], model.subgraphs[0].tensors
+    places = {text(tensor): index for index, tensor in enumerate(floats)}
+    for operator in graph.operators:
+        if builtin(result, operator) != schema.BuiltinOperator.BATCH_MATMUL:
+            continue
+        for index in operator.inputs:
+            tensor = graph.tensors[index]
+            if result.buffers[tensor.buffer].data is None or tensor.type != schema.TensorType.INT8:
+                continue
+            values = array(model, places[text(tensor)])
+            scale = max(float(np.abs(values).max()), SMALLEST) / 32767
+            steps = np.rint(values / scale).astype(np.int16)
+            result.buffers.append(schema.BufferT(data=steps.reshape(-1).view(np.uint8)))
+            tensor.type, tensor.buffer = schema.TensorType.INT16, len(result.buffers) - 1
+            tensor.quantization = schema.QuantizationParametersT(scale=[scale], zeroPoint=[0])
+
+
+def _set_boundary(model: Any, grids: Mapping[str, Grid], inner: str) -> None:
+    """Put QUANTIZE operators between the tensors of the contract, 8 bits each, and those that the quantiser left."""
+    schema = _schema()
+    kinds, graph, signature = schema.TensorType, model.subgraphs[0], model.signatureDefs[0]
+    for entry in signature.inputs:
+        name, inside = entry.name.decode(), entry.tensorIndex
+        outer = kinds.UINT8 if name in (FRAME, EDGE) else kinds.INT8
+        place = _renamed(model, inside, outer, grids[name])
+        if place == inside:
+            continue
+        chain = [place, inside]
+        if outer == kinds.UINT8 and graph.tensors[inside].type != kinds.INT8:
+            shape = list(graph.tensors[inside].shape)
+            chain.insert(1, _new_tensor(model, f"{name}.int8", shape, kinds.INT8, (grids[name][0], -128)))
+        graph.operators[:0] = [_quantize(model, *pair) for pair in zip(chain, chain[1:])]
+        graph.inputs = [place if index == inside else index for index in graph.inputs]
+        entry.tensorIndex = place
+    for entry in signature.outputs:
+        inside = entry.tensorIndex
+        place = _renamed(model, inside, kinds.INT8, grids[entry.name.decode()])
+        if place != inside:
+            graph.operators.append(_quantize(model, inside, place))
+            graph.outputs = [place if index == inside else index for index in graph.outputs]
+            entry.tensorIndex = place
+
+
+def _renamed(model: Any, inside: int, kind: int, grid: Grid) -> int:
+    """Index of a tensor of this type and grid with the name of the tensor ``inside``: itself where it is that already."""
+    tensor = model.subgraphs[0].tensors[inside]
+    found = tensor.quantization
+    if tensor.type == kind and (np.float32(found.scale[0]), int(found.zeroPoint[0])) == (np.float32(grid[0]), grid[1]):
+        found.scale = [grid[0]]
+        return inside
+    name = text(tensor)
+    tensor.name = f"{name}.inner".encode()
+    return _new_tensor(model, name, list(tensor.shape), kind, grid)
+
+
+def _new_tensor(model: Any, name: str, shape: list[int], kind: int, grid: Grid | None = None) -> int:
+    schema = _schema()
+    quantised = None if grid is None else schema.QuantizationParametersT(scale=[grid[0]], zeroPoint=[grid[1]])
+    tensors = model.subgraphs[0].tensors
+    # A buffer of its own: the first one may not be empty.
+    model.buffers.append(schema.BufferT())
+    tensors.append(schema.TensorT(shape, kind, len(model.buffers) - 1, name.encode(), quantised))
+    return len(tensors) - 1
+
+
+def _quantize(model: Any, source: int, result: int) -> Any:
+    schema = _schema()
+    code = _code(model, schema.BuiltinOperator.QUANTIZE)
+    options = schema.QuantizeOptionsT()
+    return schema.OperatorT(code, [source], [result], schema.BuiltinOptions.QuantizeOptions, options)
+
+
+def _code(model: Any, kind: int) -> int:
+    """Place of a builtin operator in the model's table, where it is added if need be."""
+    schema = _schema()
+    for place in range(len(model.operatorCodes)):
+        if builtin(model, schema.OperatorT(place)) == kind:
+            return place
+    model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=kind, version=1, builtinCode=kind))
+    return len(model.operatorCodes) - 1
+
+
+def _check(model: Any) -> None:
+    schema = _schema()
+    graph = model.subgraphs[0]
+    used = {index for entry in graph.operators for index in (*entry.inputs, *entry.outputs) if index >= 0}
+    floating = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)
+    floats = [text(graph.tensors[index]) for index in sorted(used) if graph.tensors[index].type in floating]
+    if floats:
+        raise LcrError(f"not every operator has an integer form; these tensors stay float: {', '.join(floats[:5])}")
+
+
+def _schema() -> Any:
+    return importlib.import_module("ai_edge_litert.schema_py_generated")
