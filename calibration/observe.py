@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +66,27 @@ def observe(cell: StepCell, samples: Samples, rows: int = ROWS, seed: int = 0) -
     def watch(name: str, linear: nn.Linear) -> torch.utils.hooks.RemovableHandle:
         return linear.register_forward_pre_hook(lambda _, inputs: keep(name, inputs[0]))
 
-    handles = [watch(name, linear) for name, linear in cell.linears().items()]
+    _step_all(cell, samples, [watch(name, linear) for name, linear in cell.linears().items()])
+    return {name: Inputs(torch.cat(parts), low[name], high[name]) for name, parts in kept.items()}
+
+
+def output_ranges(cell: StepCell, samples: Samples) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest value that each product of ``cell.linears()`` gives, bias included, by its name."""
+    found: dict[str, tuple[float, float]] = {}
+
+    def watch(name: str, linear: nn.Linear) -> torch.utils.hooks.RemovableHandle:
+        def keep(_: nn.Module, __: Any, y: Tensor) -> None:
+            low, high = found.get(name, (math.inf, -math.inf))
+            found[name] = (min(low, float(y.min())), max(high, float(y.max())))
+
+        return linear.register_forward_hook(keep)
+
+    _step_all(cell, samples, [watch(name, linear) for name, linear in cell.linears().items()])
+    return found
+
+
+def _step_all(cell: StepCell, samples: Samples, handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
+    """One step for each sample, from its own states; then the hooks are removed."""
     try:
         with torch.inference_mode():
             for index in range(len(samples)):
@@ -73,4 +95,3 @@ def observe(cell: StepCell, samples: Samples, rows: int = ROWS, seed: int = 0) -
     finally:
         for handle in handles:
             handle.remove()
-    return {name: Inputs(torch.cat(parts), low[name], high[name]) for name, parts in kept.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # static: weights and activations in int8, ranges fixed by calibration. dynamic: the engine finds the range of an
 # activation at every step. weight-only: int8 in the file, float arithmetic.
@@ -21,7 +21,8 @@ class Plan:
     mode: one of QUANT_MODES. activations: one of ACTIVATIONS, of static mode. layers: names relative to
     ``export.cell.StepCell`` ("layers.0.rg", "classify"), whose weights become int8; others stay as they are.
     float_layers: those among them that compute in float all the same, as in weight-only mode. ranges: (smallest,
-    largest) value of a layer's input that its scale has to cover, for static mode; values beyond are clipped.
+    largest) value of a layer's input that its scale has to cover, for static mode; values beyond are clipped. outputs:
+    the same of its output, bias included, for engines that quantise that too.
     """
 
     mode: str
@@ -29,6 +30,7 @@ class Plan:
     layers: tuple[str, ...]
     ranges: Mapping[str, tuple[float, float]]
     float_layers: tuple[str, ...] = ()
+    outputs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def mode_of(self, layer: str) -> str:
         """How one layer is quantised: the plan's mode, or weight-only."""

@@ -13,14 +13,14 @@ A quantiser that then takes max|w| / 127 as scale of a channel finds the weights
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from lcr_edge.calibration.observe import Inputs, observe
+from lcr_edge.calibration.observe import Inputs, observe, output_ranges
 from lcr_edge.calibration.plan import Plan
 from lcr_edge.calibration.rounding import round_for_inputs
 
@@ -44,16 +44,23 @@ class Prepared:
 
 
 def prepare(
-    cell: StepCell, samples: Samples, mode: str, activations: str, float_layers: Collection[str] = ()
+    cell: StepCell,
+    samples: Samples,
+    mode: str,
+    activations: str,
+    float_layers: Collection[str] = (),
+    layers: Collection[str] | None = None,
+    seen: Mapping[str, Inputs] | None = None,
 ) -> Prepared:
     """A copy of the cell for int8 and the plan to quantise it by.
 
-    mode, activations, float_layers: see :class:`Plan`. The cell itself is left alone. Deterministic. Raises
-    CalibrationError for NaN, naming the product.
+    mode, activations, float_layers: see :class:`Plan`. layers: names of products, all by default; what the others
+    compute stays as it is. seen: what ``observe(cell, samples)`` gave, where that is at hand. The cell itself is left
+    alone. Deterministic. Raises CalibrationError for NaN, naming the product.
     """
-    inputs = observe(cell, samples)
+    inputs = dict(observe(cell, samples) if seen is None else seen)
     result = copy.deepcopy(cell)
-    names = list(result.linears())
+    names = [name for name in result.linears() if layers is None or name in layers]
     computing = [name for name in names if mode != "weight-only" and name not in float_layers]
     ranges: dict[str, tuple[float, float]] = {}
     with torch.no_grad():
@@ -71,7 +78,8 @@ def prepare(
             linear.weight.copy_(rounded)
             _add_bias(linear, missing)
     stored = tuple(name for name in names if name in float_layers) if mode != "weight-only" else ()
-    return Prepared(result, Plan(mode, activations, tuple(names), ranges, stored))
+    outputs = output_ranges(result, samples) if mode == "static" else {}
+    return Prepared(result, Plan(mode, activations, tuple(names), ranges, stored, outputs))
 
 
 def _channel_scale(inputs: Inputs, weight: Tensor) -> Tensor:
@@ -83,7 +91,8 @@ def _channel_scale(inputs: Inputs, weight: Tensor) -> Tensor:
 
 
 def _add_bias(linear: nn.Linear, value: Tensor) -> None:
-    if linear.bias is None:
+    bias: Tensor | None = linear.bias
+    if bias is None:
         linear.bias = nn.Parameter(value.to(linear.weight.dtype), requires_grad=False)
     else:
-        linear.bias.copy_(linear.bias.double() + value)
+        bias.copy_(bias.double() + value)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,12 @@ from lcr_edge.config import Config
 from lcr_edge.errors import UsageError
 from lcr_edge.frames import center_crop
 
+if TYPE_CHECKING:
+    from lcr_edge.checkpoint import Checkpoint
+
+T = TypeVar("T")
 U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
 _CLIP_FRAMES = 16
 _LABELS = 27
 _STRIDE = 5  # coprime to 27: neighbours in the stream are of different families
@@ -35,7 +42,7 @@ def rendered_stream(config: Config) -> Iterator[U8]:
 @functools.lru_cache(maxsize=2)
 def rendered_clips(
     size: tuple[int, int], frames: int, fps: float, per_class: int, workers: int = 1, progress: bool = False
-) -> tuple[U8, npt.NDArray[np.int64]]:
+) -> tuple[U8, I64]:
     """Rendered gestures of the held-out split, ``per_class`` of each: uint8 [n, T, H, W, 3] and classes int64 [n].
 
     The clips of ``lcr-edge evaluate``, fitted to ``size`` (height, width). Kept, read-only, for the next call, so that
@@ -44,12 +51,23 @@ def rendered_clips(
     """
     from lcr_edge.data.rendered import render_set
 
-    shape = {"size": max(*size, 32), "frames": frames, "fps": fps}
-    clips, classes = render_set(per_class, 0, split="heldout", **shape, workers=workers, progress=progress)
+    clips, classes = render_set(
+        per_class, 0, split="heldout", size=max(*size, 32), frames=frames, fps=fps, workers=workers, progress=progress
+    )
     if clips.shape[2:4] != size:
         clips = np.stack([[center_crop(frame, *size) for frame in clip] for clip in clips])
     clips.setflags(write=False)
     return clips, classes
+
+
+def gestures_of(checkpoint: Checkpoint, per_class: int, workers: int, progress: bool) -> tuple[U8, I64]:
+    """:func:`rendered_clips` of the size, length and rate that a network was trained with."""
+    from lcr_edge.evaluate.measure import CLIP_FRAMES
+
+    config = checkpoint.config
+    length = int(checkpoint.training.get("frames", CLIP_FRAMES))
+    shown = progress and sys.stderr.isatty()
+    return rendered_clips((config.height, config.width), length, config.train_fps, per_class, workers, shown)
 
 
 def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
@@ -65,7 +83,7 @@ def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
     rounds = -(-sum(needed) // len(clips))
     order = np.concatenate([random.permutation(len(clips)) for _ in range(rounds)])
 
-    def play(own: npt.NDArray[np.int64], offset: int, length: int) -> Iterator[U8]:
+    def play(own: I64, offset: int, length: int) -> Iterator[U8]:
         return itertools.islice((frame for number in own for frame in clips[number]), offset, offset + length)
 
     return [play(*row) for row in zip(np.split(order, np.cumsum(needed)), offsets, lengths)]
@@ -94,6 +112,25 @@ def video_stream(path: str, config: Config, count: int) -> Iterator[U8]:
         yield kept[ping_pong(number, len(kept))]
 
 
+def video_streams(path: str, config: Config, lengths: list[int]) -> list[Iterator[U8]]:
+    """Streams of a video file, as :func:`video_stream`, that start at evenly spaced places of its way forward and back.
+
+    Of a long video only as many frames are used as the longest stream has. Raises VideoError or MissingExtraError.
+    """
+    from lcr_edge.runtimes.video import VideoSource
+
+    with VideoSource(str(Path(path))) as source:
+        kept = [
+            center_crop(timed.frame, config.height, config.width) for timed in itertools.islice(source, max(lengths))
+        ]
+    way = max(1, 2 * len(kept) - 2)
+
+    def play(start: int, length: int) -> Iterator[U8]:
+        return (kept[ping_pong(number, len(kept))] for number in range(start, start + length))
+
+    return [play(number * way // len(lengths), length) for number, length in enumerate(lengths)]
+
+
 def ping_pong(number: int, length: int) -> int:
     """Index into ``length`` frames at step ``number``: 0 1 2 1 0 1 2 ... for a length of 3."""
     if length == 1:
@@ -106,3 +143,15 @@ def check_count(frames: int, least: int = 2) -> None:
     """UsageError for fewer than ``least`` frames; one alone cannot show that the state is carried."""
     if frames < least:
         raise UsageError(f"--frames must be at least {least}, got {frames}")
+
+
+def with_bar(items: Iterable[T], title: str, unit: str, show: bool, total: int | None = None) -> Iterable[T]:
+    """The items, with a bar on stderr where ``show`` asks for it, tqdm is installed and somebody watches a terminal."""
+    if not show or not sys.stderr.isatty():
+        return items
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    bar: Iterable[T] = tqdm(items, desc=title, unit=unit, total=total, leave=False)
+    return bar

@@ -1,14 +1,12 @@
-"""What a bundle decides beside the float network, on held-out rendered gestures: clip by clip, and on long streams."""
+"""What a bundle decides beside the float network on held-out rendered gestures, clip by clip."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import hashlib
-import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +16,16 @@ from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.data.labels import JESTER
 from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import StateError
-from lcr_edge.evaluate.measure import BATCH, CLIP_FRAMES
+from lcr_edge.evaluate.measure import BATCH
 from lcr_edge.evaluate.scores import NO_DECISION, confusion, decide
-from lcr_edge.export.clips import rendered_clips, rendered_streams
-from lcr_edge.export.modes import Curve, Line, Mode, Triple, table_of
+from lcr_edge.export.clips import gestures_of, with_bar
 from lcr_edge.runtimes import judge
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.judge import Check
-from lcr_edge.tolerances import CLIPS_PER_CLASS, DRIFT_STREAMS, LATE, LEARNT, STREAM_FRAMES
-
-if TYPE_CHECKING:
-    from lcr_edge.model.network import LCR
+from lcr_edge.tolerances import CLIPS_PER_CLASS, LEARNT
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
-T = TypeVar("T")
-I64 = npt.NDArray[np.int64]
-# First frame of each phase: as in parity, and what lies beyond the frames that one-clip checks see.
-PHASES = (0, 1, 4, 50, 500)
 _SHOWN = 6  # pairs of classes in the table
 # Logits of the float network by a digest of its weights: every bundle of a checkpoint is compared with the same ones.
 _FLOAT: dict[tuple[str, int, int], F32] = {}
@@ -95,40 +85,6 @@ class Clips:
         return "\n".join(lines + ([f"{'':10}..."] if len(changed) > _SHOWN else []))
 
 
-@dataclass(frozen=True)
-class Streams:
-    """Rendered clips one after the other without a reset, the bundle feeding its own state back.
-
-    streams: how many. frames: of the longest; the others end where the window LATE does. lines, curve: as a Report's,
-    all streams together.
-    """
-
-    data: str
-    streams: int
-    frames: int
-    lines: dict[str, Line]
-    curve: Curve
-    checks: tuple[Check, ...]
-    broken: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, but for NaN and Inf. drift: rms logit error at frames LATE over that at EARLY, or None."""
-        early, late = self.curve.drift()
-        return {
-            "data": self.data,
-            "streams": self.streams,
-            "frames": self.frames,
-            "drift": late / early if late is not None and early else None,
-            "lines": {phase: line.to_dict() for phase, line in self.lines.items()},
-            "curve": self.curve.thinned(),
-        }
-
-    def table(self) -> str:
-        """Lines for people."""
-        title = f"{self.streams} streams of {self.data}, the longest of {self.frames} frames"
-        return "\n".join([title, *table_of("streams", self.lines)])
-
-
 def measure_clips(
     model: Model, checkpoint: Checkpoint, *, per_class: int = CLIPS_PER_CLASS, workers: int = 1, progress: bool = False
 ) -> Clips:
@@ -138,10 +94,10 @@ def measure_clips(
     raise on a missed promise. Raises BundleError for a precision without one, MissingExtraError, UsageError.
     """
     promise = judge.promised(model)
-    clips, gestures = _gestures(checkpoint, per_class, workers, progress)
+    clips, gestures = gestures_of(checkpoint, per_class, workers, progress)
     float_logits = _float_logits(checkpoint, clips, per_class, progress)
     logits = np.full(float_logits.shape, np.nan, np.float32)
-    for number in _bar(range(len(clips)), "deciding clips", "clip", progress):
+    for number in with_bar(range(len(clips)), "deciding clips", "clip", progress):
         state = model.initial_state()
         with contextlib.suppress(StateError):  # NaN or Inf in a state: no decision
             for t, frame in enumerate(clips[number]):
@@ -181,73 +137,6 @@ def why_not(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def measure_streams(
-    model: Model,
-    checkpoint: Checkpoint,
-    *,
-    frames: int = STREAM_FRAMES,
-    streams: int = DRIFT_STREAMS,
-    per_class: int = CLIPS_PER_CLASS,
-    workers: int = 1,
-    progress: bool = False,
-) -> Streams:
-    """Play held-out rendered clips without a reset: one stream of ``frames`` frames and, where that is long enough to
-    judge the growth of the error, ``streams`` - 1 shorter ones with other clips.
-
-    drift = rms logit error of all streams at the frames LATE / rms logit error of all streams at the frames EARLY
-
-    The squared errors of all streams are pooled, because an error depends on what is seen: a gesture's end errs more
-    than its start, and ten frames of one stream show one gesture. The streams also start at different frames of their
-    first clip, so that the few frames of EARLY meet every part of a clip about as often as those of LATE do.
-
-    per_class, workers: of the clips, as in :func:`measure_clips`; when they run out they come again in another order.
-    Does not raise on a missed promise. Raises as :func:`measure_clips`.
-    """
-    promise = judge.promised(model)
-    clips, _ = _gestures(checkpoint, per_class, workers, progress)
-    count = streams if frames >= LATE[1] else 1
-    lengths = [frames] + [LATE[1]] * (count - 1)
-    sources = rendered_streams(clips, lengths)
-    mode = Mode(PHASES, promise.settled)
-    states = [model.initial_state() for _ in lengths]
-    alive = [True] * count
-    broken = []
-    for t, (seen, wanted) in enumerate(
-        _bar(_reference(checkpoint.model, sources), "streams", "frame", progress, frames)
-    ):
-        for number, (frame, answer) in enumerate(zip(seen, wanted)):
-            if not alive[number]:
-                continue
-            try:
-                logits, states[number] = model.step(frame, states[number])
-            except StateError as error:
-                broken.append(f"streams: the bundle's own state cannot be fed back after {t} frames: {error}")
-                alive[number] = False
-                continue
-            mode.add(t, (logits, *model.state_values(states[number])), answer)
-    lines = mode.lines()
-    judged = mode.judged()
-    checks = [judge.same_class("streams", judged.agreed, judged.frames, promise)]
-    if promise.drift is not None:
-        checks.append(judge.drift("streams", *mode.curve.drift(), promise.drift, count))
-    return Streams(
-        data="held-out rendered gestures",
-        streams=count,
-        frames=frames,
-        lines=lines,
-        curve=mode.curve,
-        checks=tuple(checks),
-        broken=tuple(broken),
-    )
-
-
-def _gestures(checkpoint: Checkpoint, per_class: int, workers: int, progress: bool) -> tuple[U8, I64]:
-    config = checkpoint.config
-    length = int(checkpoint.training.get("frames", CLIP_FRAMES))
-    shown = progress and sys.stderr.isatty()
-    return rendered_clips((config.height, config.width), length, config.train_fps, per_class, workers, shown)
-
-
 def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: bool) -> F32:
     """Logits [n, T, classes] of the float network, float32, each clip from a zero state; kept by its weights."""
     digest = hashlib.sha256(repr(checkpoint.config).encode())
@@ -257,7 +146,7 @@ def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: b
     if key not in _FLOAT:
         network = copy.deepcopy(checkpoint.model).eval().float()
         parts = []
-        for start in _bar(range(0, len(clips), BATCH), "float decisions", "batch", progress):
+        for start in with_bar(range(0, len(clips), BATCH), "float decisions", "batch", progress):
             part = clips[start : start + BATCH]
             edges = np.stack([[host_edges(frame) for frame in clip] for clip in part])
             with torch.inference_mode():
@@ -267,31 +156,3 @@ def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: b
             _FLOAT.clear()
         _FLOAT[key] = np.concatenate(parts)
     return _FLOAT[key]
-
-
-def _reference(model: LCR, sources: list[Iterator[U8]]) -> Iterator[tuple[list[U8], list[Triple]]]:
-    """Frame by frame: what each stream that has not ended sees, and the float cell's answer (logits, h, c) to it.
-
-    Ended streams must be the last ones. Arithmetic as in ``calibration.rollout.steps``, all streams in one batch.
-    """
-    network = copy.deepcopy(model).eval().double()
-    h = c = np.zeros((len(sources), *model.config.state_shape), np.float32)
-    while frames := [frame for frame in (next(source, None) for source in sources) if frame is not None]:
-        edges = np.stack([host_edges(frame) for frame in frames])
-        before = tuple(torch.from_numpy(part[: len(frames)]).double() for part in (h, c))
-        with torch.no_grad():
-            logits, after = network.step(torch.from_numpy(np.stack(frames)), before, torch.from_numpy(edges))
-        answers = [part.float().numpy() for part in (logits, *after)]
-        _, h, c = answers
-        yield frames, list(zip(*answers))
-
-
-def _bar(items: Iterable[T], title: str, unit: str, show: bool, total: int | None = None) -> Iterable[T]:
-    if not show:
-        return items
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    bar: Iterable[T] = tqdm(items, desc=title, unit=unit, total=total, leave=False, disable=not sys.stderr.isatty())
-    return bar

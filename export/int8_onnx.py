@@ -151,8 +151,7 @@ def _input_grid(plan: Plan, layer: str) -> list[Any]:
     if not (np.isfinite([low, high]).all() and low <= high):
         raise UsageError(f"the range of layer {layer} is ({low}, {high}), not a range of numbers: calibrate again")
     dtype = np.uint8 if plan.activations == "u8" else np.int8
-    # A layer that saw nothing but zeros: any scale represents them.
-    scale, zero = plan.scale(layer) if max(abs(low), abs(high)) > 255 * _TINY else (1.0, 0)
+    scale, zero = plan.scale(layer)
     return [np.asarray(scale, np.float32), np.asarray(zero, dtype)]
 
 

@@ -73,9 +73,8 @@ def quantise_full(
     grids = _tie(model, statistics, states or {}, inner)
     _clip_selected(model, statistics)
     result = restore_names(read(run_quantizer(content, _recipe(inner), statistics)), before)
-    if inner == "int16":
-        _widen_products(result, model)
-    _set_boundary(result, grids, inner)
+    _set_tables(result, model, inner)
+    _set_boundary(result, grids)
     _check(result)
     return write(result), {name: grid for name, grid in grids.items() if name not in (FRAME, EDGE)}
 
@@ -196,8 +195,11 @@ def _clip_selected(model: Any, statistics: dict[str, Any]) -> None:
             _set(statistics, text(graph.tensors[source]), bounds[result])
 
 
-def _widen_products(result: Any, model: Any) -> None:
-    """Tables that a BATCH_MATMUL reads as int16 with one scale: the kernel takes no int8 on its left side."""
+def _set_tables(result: Any, model: Any, inner: str) -> None:
+    """Give the tables that a BATCH_MATMUL reads the type of what it multiplies them with, and one scale each.
+
+    The kernel ignores all scales of an int8 table but the first, and takes no int8 on the left of int16.
+    """
     schema = _schema()
     graph, floats = result.subgraphs[0], model.subgraphs[0].tensors
     places = {text(tensor): index for index, tensor in enumerate(floats)}
@@ -206,17 +208,17 @@ def _widen_products(result: Any, model: Any) -> None:
             continue
         for index in operator.inputs:
             tensor = graph.tensors[index]
-            if result.buffers[tensor.buffer].data is None or tensor.type != schema.TensorType.INT8:
+            if result.buffers[tensor.buffer].data is None:
                 continue
             values = array(model, places[text(tensor)])
-            scale = max(float(np.abs(values).max()), SMALLEST) / 32767
-            steps = np.rint(values / scale).astype(np.int16)
+            scale = max(float(np.abs(values).max()), SMALLEST) / np.iinfo(inner).max
+            steps = np.rint(values / scale).astype(inner)
             result.buffers.append(schema.BufferT(data=steps.reshape(-1).view(np.uint8)))
-            tensor.type, tensor.buffer = schema.TensorType.INT16, len(result.buffers) - 1
+            tensor.type, tensor.buffer = getattr(schema.TensorType, inner.upper()), len(result.buffers) - 1
             tensor.quantization = schema.QuantizationParametersT(scale=[scale], zeroPoint=[0])
 
 
-def _set_boundary(model: Any, grids: Mapping[str, Grid], inner: str) -> None:
+def _set_boundary(model: Any, grids: Mapping[str, Grid]) -> None:
     """Put QUANTIZE operators between the tensors of the contract, 8 bits each, and those that the quantiser left."""
     schema = _schema()
     kinds, graph, signature = schema.TensorType, model.subgraphs[0], model.signatureDefs[0]

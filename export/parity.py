@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lcr_edge.calibration.rollout import Step, steps
 from lcr_edge.contract import STATE_NAMES
-from lcr_edge.errors import StateError, UsageError
+from lcr_edge.errors import ParityError, StateError, UsageError
 from lcr_edge.export.modes import EVERYTHING, Curve, Line, Mode, table_of
 from lcr_edge.runtimes import judge
 from lcr_edge.runtimes.api import Model, State
@@ -24,7 +24,8 @@ from lcr_edge.runtimes.judge import ONE_STEP, STREAM, Check, Floats
 from lcr_edge.tolerances import Promise
 
 if TYPE_CHECKING:
-    from lcr_edge.export.decisions import Clips, Streams
+    from lcr_edge.export.decisions import Clips
+    from lcr_edge.export.streams import Streams
     from lcr_edge.model.network import LCR
 
 # First frame of each phase: the state is zero, then filling, then full; then a stream.
@@ -41,7 +42,8 @@ _ADVICE = (
 class Report:
     """What was measured. one_step, stream: a :class:`Line` per phase and one for "all" frames, from the reference's
     state and from the bundle's own; the curves are the same frame by frame. checks: each promise. broken: what no
-    bundle may do at all. streams, clips: decisions, where they were compared. passed: nothing missed."""
+    bundle may do at all. streams, video, clips: long rendered streams, streams of the video that was given, decisions
+    on rendered clips, where these were measured. passed: nothing missed."""
 
     bundle: str
     engine: str
@@ -56,19 +58,23 @@ class Report:
     checks: tuple[Check, ...]
     broken: tuple[str, ...]
     streams: Streams | None = None
+    video: Streams | None = None
     clips: Clips | None = None
 
     @property
+    def _parts(self) -> tuple[Streams | Clips, ...]:
+        return tuple(part for part in (self.streams, self.video, self.clips) if part is not None)
+
+    @property
     def every_check(self) -> tuple[Check, ...]:
-        """Of both modes, the rendered streams and the clips."""
-        more = (part.checks for part in (self.streams, self.clips) if part is not None)
-        return self.checks + tuple(check for checks in more for check in checks)
+        """Of both modes, the streams and the clips."""
+        return (*self.checks, *itertools.chain(*(part.checks for part in self._parts)))
 
     @property
     def failures(self) -> tuple[str, ...]:
         """One sentence per missed promise; empty means passed."""
-        more = (part.broken for part in (self.streams, self.clips) if part is not None)
-        return (*self.broken, *itertools.chain(*more), *judge.failures_of(self.every_check))
+        broken = itertools.chain(*(part.broken for part in self._parts))
+        return (*self.broken, *broken, *judge.failures_of(self.every_check))
 
     @property
     def passed(self) -> bool:
@@ -96,6 +102,7 @@ class Report:
             "stream": {phase: line.to_dict() for phase, line in self.stream.items()},
             "curves": {"one_step": self.one_step_curve.thinned(), "stream": self.stream_curve.thinned()},
             "streams": None if self.streams is None else self.streams.to_dict(),
+            "video": None if self.video is None else self.video.to_dict(),
             "clips": None if self.clips is None else self.clips.to_dict(),
         }
         finite: dict[str, Any] = _finite(values)
@@ -112,19 +119,16 @@ class Report:
         parts = [f"{self.bundle} on {self.engine}, {self.frames} frames of {self.clip}"]
         parts += table_of(ONE_STEP, self.one_step) + table_of(STREAM, self.stream)
         parts.append("columns: max abs error, rms error / std")
-        for part in (self.streams, self.clips):
-            if part is not None:
-                parts.append(part.table())
+        parts += [part.table() for part in self._parts]
         return "\n".join([*parts, *(check.line() for check in self.every_check)])
 
 
-def measure(
-    model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]], clip: str, *, judge_drift: bool = False
-) -> Report:
+def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]], clip: str) -> Report:
     """Step bundle and reference side by side; ``clip`` names the frames in the report.
 
-    judge_drift: judge the growth of the error on this one stream, where the precision promises it. Does not raise on a
-    missed promise. Raises BundleError for a precision without a promise, FrameError, UsageError for too few frames.
+    The growth of the error is not judged: one stream cannot tell it from a change of scene (``export.streams``). Does
+    not raise on a missed promise. Raises BundleError for a precision without one, FrameError, UsageError for too few
+    frames, ParityError where a state is NaN before there are enough.
     """
     promise = judge.promised(model)
     one_step, stream = Mode(PHASES, promise.settled), Mode(PHASES, promise.settled)
@@ -136,17 +140,19 @@ def measure(
     model.reset()
     for step in steps(reference, frames):
         wanted = (step.logits, step.state_h, step.state_c)
-        logits, after = model.step(step.frame, before)
         try:
+            logits, after = model.step(step.frame, before)
+            stepped = model.state_values(after)
             own_logits, own = model.step(step.frame, own)
+            streaming = model.state_values(own)
         except StateError as error:  # NaN or Inf, which no promise allows
-            broken.append(f"stream: the bundle's own state cannot be fed back after {count} frames: {error}")
+            broken.append(f"the bundle's own state cannot be fed back from frame {count} on: {error}")
             break
-        one_step.add(count, (logits, *model.state_values(after)), wanted)
+        one_step.add(count, (logits, *stepped), wanted)
         # Where the engine can keep the states, its own feedback is what a device runs.
         internal = model.bundle.state_mode == "internal"
         streamed = model.step_stream(step.frame) if internal else own_logits
-        stream.add(count, (streamed, *model.state_values(own)), wanted)
+        stream.add(count, (streamed, *streaming), wanted)
         if internal:
             stream.add_logits(count, own_logits, step.logits)
         unchanged |= {
@@ -158,6 +164,8 @@ def measure(
             unread -= _read_states(model, step, before, (logits, after))
         before = model.state_of(step.state_h, step.state_c)
         count += 1
+    if count <= promise.settled and broken:
+        raise ParityError(f"{model.manifest['name']}: {broken[0]}")
     if count <= promise.settled:
         raise UsageError(f"measuring {model.bundle.precision} takes at least {promise.settled + 1} frames, got {count}")
     missed = [f"{name} did not change in a step: it is not computed" for name in sorted(unchanged)]
@@ -173,12 +181,12 @@ def measure(
         stream=stream.lines(),
         one_step_curve=one_step.curve,
         stream_curve=stream.curve,
-        checks=tuple(_checks(promise, one_step, stream, judge_drift)),
+        checks=tuple(_checks(promise, one_step, stream)),
         broken=(*missed, *broken),
     )
 
 
-def _checks(promise: Promise, one_step: Mode, stream: Mode, judge_drift: bool) -> Iterable[Check]:
+def _checks(promise: Promise, one_step: Mode, stream: Mode) -> Iterable[Check]:
     whole = one_step.lines()[EVERYTHING], stream.lines()[EVERYTHING]
     for mode, line, allowed in zip((ONE_STEP, STREAM), whole, (promise.step_abs, promise.stream_abs)):
         if allowed is not None:
@@ -188,8 +196,6 @@ def _checks(promise: Promise, one_step: Mode, stream: Mode, judge_drift: bool) -
             yield judge.relative_error(ONE_STEP, name, tally, promise.step_relative, promise.settled)
     judged = stream.judged()
     yield judge.same_class(STREAM, judged.agreed, judged.frames, promise)
-    if promise.drift is not None and judge_drift:
-        yield judge.drift(STREAM, *stream.curve.drift(), promise.drift, 1)
 
 
 def _read_states(model: Model, step: Step, before: State, found: tuple[Floats, State]) -> set[str]:

@@ -95,12 +95,13 @@ def _promises(report: Report) -> str:
 
 
 def _modes(report: Report) -> Iterable[str]:
-    """Curves and tables of one step, the stream, and the rendered streams."""
+    """Curves and tables of one step, the stream, and the long streams."""
     parts = [("One step from the reference's state", report.one_step_curve, report.one_step)]
     parts += [("Stream: the bundle's own state fed back", report.stream_curve, report.stream)]
-    if report.streams is not None:
-        title = f"{report.streams.streams} streams of {report.streams.data}, no reset"
-        parts.append((title, report.streams.curve, report.streams.lines))
+    for streams in (report.streams, report.video):
+        if streams is not None:
+            title = f"{streams.streams} streams of {streams.data}, no reset"
+            parts.append((title, streams.curve, streams.lines))
     for index, (title, curve, lines) in enumerate(parts):
         limit = report.promise.step_relative if index == 0 else None
         yield _section(title, _curve(curve, limit, report.promise) + _lines(lines))

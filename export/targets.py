@@ -75,6 +75,8 @@ TARGETS: dict[str, Target] = {
             (*_TORCH, ("litert_torch", "litert-torch"), ("ai_edge_litert", "ai-edge-litert")),
             io_modes=IO_MODES,
             int8_packages=(("ai_edge_quantizer", "ai-edge-quantizer"),),
+            # Its static form rounds the outputs of products too, and is no faster.
+            default_quant="dynamic",
         ),
     )
 }
@@ -122,7 +124,8 @@ class Request:
         """The bundle's folder: CONFIG-TARGET-PRECISION, and what differs from the default modes."""
         parts = [self.config.name, self.target, self.precision]
         if self.precision == "int8":
-            parts += [] if self.quant == self.row.default_quant else [self.quant.replace("-", "")]
+            usual = self.row.default_quant if self.io == DEFAULT_IO else DEFAULT_QUANT
+            parts += [] if self.quant == usual else [self.quant.replace("-", "")]
             parts += [] if self.activations == ACTIVATIONS[0] else [self.activations]
         parts += [] if self.io == DEFAULT_IO else ["io8"]
         parts += [] if self.edges == DEFAULT_EDGES else [f"{self.edges}edges"]

@@ -47,7 +47,7 @@ def convert(
         path.write_bytes(_halved(path))
     boundary = None
     if plan is not None:
-        path.write_bytes(int8_tflite.quantise(path, plan))
+        path.write_bytes(int8_tflite.quantise(path, plan, plan.outputs))
     operators = sorted({str(op["op_name"]) for op in Interpreter(str(path))._get_ops_details()})
     foreign = [name for name in operators if name == "CUSTOM" or name.startswith("Flex")]
     if foreign:

@@ -12,19 +12,15 @@ import dataclasses
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from lcr_edge.errors import CheckpointError, OutputError, ParityError
 from lcr_edge.files import write_atomically
 from lcr_edge.runtimes import Model, judge, load
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.selftest import run as run_selftest
-from lcr_edge.tolerances import CLIPS_PER_CLASS, STREAM_FRAMES
+from lcr_edge.tolerances import CLIPS_PER_CLASS, LATE, STREAM_FRAMES
 
 if TYPE_CHECKING:
     from lcr_edge.checkpoint import Checkpoint
@@ -79,25 +75,28 @@ def measure_all(
 
     clip: a video file for the two modes, by default rendered gestures; frames: of it. decisions: also compare them on
     rendered gestures, by default where the precision promises something about them (int8): one stream of
-    max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture. workers:
-    processes that draw these clips, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+    max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture; and play
+    the video from several places, where ``frames`` reaches the end of the window LATE. workers: processes that draw
+    gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
 
     Does not raise on a missed promise. Raises BundleError, VideoError, UsageError, MissingExtraError.
     """
     from lcr_edge.export import clips, parity
-    from lcr_edge.export.decisions import measure_clips, measure_streams, why_not
+    from lcr_edge.export.decisions import measure_clips, why_not
+    from lcr_edge.export.streams import measure_streams, measure_video
 
     _check_frames(model, frames)
     source = clips.stream(clip, model.bundle.config, frames)
-    shown = _with_progress(source, frames) if progress else source
-    name = _RENDERED if clip is None else Path(clip).name
-    # One stream of rendered gestures is too short to tell growth from chance; measure_streams has several.
-    report = parity.measure(model, checkpoint.model, shown, name, judge_drift=clip is not None)
+    shown = clips.with_bar(source, "verifying", "frame", progress, frames)
+    report = parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
     if not (report.promise.drift is not None if decisions is None else decisions):
         return report
     shared = {"per_class": min(per_class, _FEW) if why_not(checkpoint) else per_class, "workers": workers}
+    # A clip of fewer frames was asked for to be quick, or is for a look at the first ones.
+    played = clip is not None and frames >= LATE[1]
     return dataclasses.replace(
         report,
+        video=measure_video(model, checkpoint, str(clip), progress=progress) if played else None,
         streams=measure_streams(model, checkpoint, frames=max(streams, frames), **shared, progress=progress),
         clips=measure_clips(model, checkpoint, **shared, progress=progress),
     )
@@ -145,16 +144,6 @@ def reference_checkpoint(bundle: Bundle, against: str | None = None) -> Checkpoi
     return found
 
 
-def _with_progress(source: Iterable[npt.NDArray[np.uint8]], total: int) -> Iterator[npt.NDArray[np.uint8]]:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield from source
-        return
-    # Not on a log file: a bar is for people who wait.
-    yield from tqdm(source, total=total, desc="verifying", unit="frame", leave=False, disable=not sys.stderr.isatty())
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge verify``."""
     parser.add_argument("bundle", help="bundle folder, as export wrote it")
@@ -194,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     # The reference's matrices are small: more threads would mostly wait for each other.
     torch.set_num_threads(max(args.threads, 1))
     if args.report is not None:  # before the work, which may take long
-        _make_folder(args.report)
+        make_folder(args.report)
     report = verify(
         args.bundle,
         against=args.against,
@@ -221,7 +210,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder of the pages. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

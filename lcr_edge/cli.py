@@ -15,9 +15,14 @@ from lcr_edge.errors import LcrError, MissingExtraError
 COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("lcr_edge.export.command", "write a verified step bundle for onnx, openvino or tflite"),
     "verify": ("lcr_edge.export.verify", "measure a bundle against the float PyTorch cell"),
+    "sensitivity": (
+        "lcr_edge.export.sensitivity",
+        "what quantising each layer alone, or narrower states, costs on a stream",
+    ),
     "selftest": ("lcr_edge.runtimes.selftest", "check a bundle on this device against its golden vectors, no torch"),
     "run": ("lcr_edge.runtimes.run", "run a bundle on a video file, camera or stream"),
     "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
+    "compare": ("lcr_edge.export.compare", "size, decisions and speed of all precisions and engines in one table"),
     "inspect": ("lcr_edge.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
     "doctor": ("lcr_edge.doctor", "what this machine has: GPU, WKV kernel, engines, compilers"),
     "render": ("lcr_edge.data.render", "write a rendered gesture clip as a video file"),
@@ -68,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="lcr-edge",
         description="Export LCR as a single-step recurrent cell, prove its parity, run it on edge devices.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:11} {text}" for name, (_, text) in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=f"lcr-edge {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")

@@ -77,6 +77,28 @@ def plot_evaluation(result: Mapping[str, Any], png: Path) -> None:
     _save(figure, png)
 
 
+def plot_sensitivity(result: Mapping[str, Any], png: Path) -> None:
+    """Draw the rows of ``lcr-edge sensitivity`` (its JSON) as bars, rms error / std in the stream by tensor.
+
+    An error that is not finite leaves a gap. Raises OutputError and MissingExtraError.
+    """
+    rows: Sequence[Mapping[str, Any]] = result["rows"]
+    figure = _figure(9.0, 1.4 + 0.34 * len(rows))
+    axis = figure.subplots()
+    places = np.arange(len(rows), dtype=np.float64)
+    names = tuple(rows[0]["stream"])
+    for index, name in enumerate(names):
+        values = _numbers([row["stream"][name] for row in rows])
+        # Zero has no place on a logarithmic axis.
+        axis.barh(places + 0.26 * (index - 1), np.where(values > 0, values, math.nan), height=0.26, label=name)
+    axis.set_yticks(places, [row["what"] for row in rows], fontsize="small")
+    axis.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlabel="rms error / std in the stream")
+    axis.set_title(f"{result['config']} {result['target']}, {result['quant']}: {result['frames']} frames without reset")
+    axis.legend(loc="lower right", fontsize="small")
+    axis.grid(axis="x", alpha=0.3)
+    _save(figure, png)
+
+
 def _by_position(axis: Axes, result: Mapping[str, Any]) -> None:
     places = np.arange(1, result["frames"] + 1)
     for key, name in (

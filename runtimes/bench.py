@@ -1,14 +1,18 @@
 """``lcr-edge bench BUNDLE [BUNDLE ...]``: the time of one step, all bundles in turn within one run.
 
 A machine's speed drifts, so bundles are compared round by round: every round steps each bundle a few times, and the
-ratio is that of the smallest times. The time is that of ``model.step``, host edges and checks included.
+ratio is that of the smallest times. The time is that of ``model.step``, host edges and checks included; the part of it
+that was spent in the engine is kept beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,16 +20,22 @@ import numpy as np
 
 from lcr_edge.errors import UsageError
 from lcr_edge.files import write_atomically
-from lcr_edge.runtimes.api import Model, State, load
-from lcr_edge.runtimes.bundle import Golden, read_golden
+from lcr_edge.runtimes.api import Array, Engine, Model, State, load
+from lcr_edge.runtimes.bundle import Bundle, Golden, read_golden
 
 WARM_UP = 5
 STEPS_PER_ROUND = 4
+_CPU = Path("/proc/cpuinfo")
+# Instructions that multiply int8 and add up in int32, by their names in _CPU: on x86-64 and on ARM.
+_INT8 = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one step of a bundle; ratio: its smallest time over that of the first bundle."""
+    """Milliseconds of one step of a bundle; ratio: its smallest time over that of the first bundle.
+
+    engine_ms, engine_ratio: smallest time and ratio of the engine alone, without host edges, checks and conversions.
+    """
 
     bundle: str
     engine: str
@@ -35,14 +45,36 @@ class Timing:
     median_ms: float
     p95_ms: float
     ratio: float
+    engine_ms: float
+    engine_ratio: float
+
+
+class _Clock:
+    """An engine that notes the seconds of every run in ``times``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.name, self.inputs, self.outputs = engine.name, engine.inputs, engine.outputs
+        self.times: list[float] = []
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        begin = time.perf_counter()
+        results = self._engine.run(feeds)
+        self.times.append(time.perf_counter() - begin)
+        return results
 
 
 class _Stream:
+    """A bundle that is stepped over the frames of its golden clip. times, engine_times: seconds of each step."""
+
     def __init__(self, model: Model) -> None:
         self.model = model
+        self._clock = _Clock(model.engine)
+        model.engine = self._clock
         self.golden: Golden = read_golden(model.bundle)
         self.state: State = model.initial_state()
         self.times: list[float] = []
+        self.engine_times = self._clock.times
         self.count = 0
 
     def step(self) -> None:
@@ -52,32 +84,61 @@ class _Stream:
         _, self.state = self.model.step(frame, self.state)
         self.times.append(time.perf_counter() - begin)
 
+    def warm_up(self) -> None:
+        for _ in range(WARM_UP):
+            self.step()
+        self.times.clear()
+        self.engine_times.clear()
 
-def bench(folders: list[str], rounds: int = 50, threads: int | None = 1) -> list[Timing]:
+
+def bench(folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: int | None = 1) -> list[Timing]:
     """Timings of the bundles in the order given, over the frames of their golden clips. Raises what ``load`` raises."""
     streams = [_Stream(load(folder, threads=threads)) for folder in folders]
     for stream in streams:
-        for _ in range(WARM_UP):
-            stream.step()
-        stream.times.clear()
+        stream.warm_up()
     for _ in range(rounds):
         for stream in streams:
             for _ in range(STEPS_PER_ROUND):
                 stream.step()
-    first = min(streams[0].times)
+    first, first_engine = min(streams[0].times), min(streams[0].engine_times)
     return [
         Timing(
             bundle=stream.model.bundle.folder.name,
             engine=stream.model.engine.name,
             edges=stream.model.bundle.edges,
-            model_bytes=sum(stream.model.manifest["files"][name]["bytes"] for name in stream.model.bundle.model_files),
+            model_bytes=model_bytes(stream.model.bundle),
             minimum_ms=1e3 * min(stream.times),
             median_ms=1e3 * float(np.median(stream.times)),
             p95_ms=1e3 * float(np.percentile(stream.times, 95)),
             ratio=min(stream.times) / first,
+            engine_ms=1e3 * min(stream.engine_times),
+            engine_ratio=min(stream.engine_times) / first_engine,
         )
         for stream in streams
     ]
+
+
+def model_bytes(bundle: Bundle) -> int:
+    """Size of what the engine loads, without golden clip and manifest."""
+    return sum(int(bundle.manifest["files"][name]["bytes"]) for name in bundle.model_files)
+
+
+def machine() -> str:
+    """The CPU in words: its name, its int8 dot product instructions, how many threads it runs at a time."""
+    try:
+        text = _CPU.read_text()
+    except OSError:  # not Linux
+        text = ""
+    facts: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or platform.machine() or "unknown CPU"
+    flags = facts.get("flags", facts.get("Features"))
+    if flags is None:
+        return f"{name}, {os.cpu_count()} hardware threads"
+    found = [flag for flag in _INT8 if flag in flags.split()]
+    return f"{name} ({', '.join(found) or 'no int8 dot product'}), {os.cpu_count()} hardware threads"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -157,7 +157,7 @@ def same_class(mode: str, agreed: int, frames: int, promise: Promise) -> Check:
 
 def drift(mode: str, early: float | None, late: float | None, promised: float, streams: int) -> Check:
     """Growth of the rms logit error: ``late`` over ``early``; None where no stream was long enough."""
-    name = f"{mode}: logit error at {LATE[0]}-{LATE[1]} / {EARLY[0]}-{EARLY[1]}"
+    name = f"{mode}: logit error, frames {LATE[0]}-{LATE[1]} / {EARLY[0]}-{EARLY[1]}"
     if early is None or late is None:
         return Check(name, "ratio", promised, None, None, f"not judged: it takes {LATE[1]} frames")
     measured = 1.0 if early == late == 0 else late / early if early else math.inf

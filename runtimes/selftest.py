@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lcr_edge.contract import LOGITS, STATE_NAMES
-from lcr_edge.errors import BundleError, ParityError
+from lcr_edge.errors import BundleError, ParityError, StateError
 from lcr_edge.files import write_atomically
 from lcr_edge.runtimes import judge
 from lcr_edge.runtimes.api import Floats, Model, State, load
@@ -71,8 +71,8 @@ def selftest(
 
     golden_file: another clip with the reference's answers, from ``lcr-edge verify --save-golden``.
 
-    Does not raise on a missed promise (see ``failures``); raises BundleError when the clip or the precision's promise
-    is missing, and what :func:`lcr_edge.runtimes.load` raises.
+    Does not raise on a missed promise (see ``failures``); raises ParityError for a state with NaN or Inf, BundleError
+    when the clip or the precision's promise is missing, and what :func:`lcr_edge.runtimes.load` raises.
     """
     started = time.perf_counter()
     model = bundle if isinstance(bundle, Model) else load(bundle, threads=threads)
@@ -83,8 +83,11 @@ def selftest(
             f"the golden clip of {model.bundle.folder} has {len(golden.frames)} frames; {model.bundle.precision} is "
             f"judged from frame {promise.settled} on: export the bundle again, or give a longer clip with --golden"
         )
-    one_step, failures = _teacher_forced(model, golden, promise.settled)
-    stream, latencies = _free_running(model, golden, promise.settled)
+    try:
+        one_step, failures = _teacher_forced(model, golden, promise.settled)
+        stream, latencies = _free_running(model, golden, promise.settled)
+    except StateError as error:
+        raise ParityError(f"selftest failed: {model.bundle.folder} makes a state that is unusable: {error}") from error
     checks = list(_checks(promise, one_step, stream))
     return SelftestReport(
         bundle=str(model.bundle.folder),

@@ -1,4 +1,4 @@
-"""Bundles for tests, exported by the real exporter from random weights, each once per test process."""
+"""Bundles for tests, exported by the real exporter, each once per test process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from lcr_edge.calibration.collect import collect
+from lcr_edge.calibration.plan import ACTIVATIONS
+from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint, load, random_checkpoint
 from lcr_edge.config import get_config
-from lcr_edge.export.pipeline import Exporter
-from lcr_edge.export.targets import DEFAULT_EDGES, DEFAULT_STATE_MODE, Request
+from lcr_edge.export.pipeline import Exporter, Gate
+from lcr_edge.export.targets import (
+    DEFAULT_EDGES,
+    DEFAULT_IO,
+    DEFAULT_STATE_MODE,
+    DEFAULT_STATE_PRECISION,
+    TARGETS,
+    Request,
+)
 
 SEED = 7
 PACKAGED = "packaged"
-_FRAMES = 6  # the export's own check; tests measure for longer
+# The export's own check; tests measure for longer. A stream as long as the clip and a clip of each class.
+GATE = Gate(frames=6, streams=6, per_class=1)
+_CLIPS, _SAMPLES = 27, 48  # a clip of each gesture
 
 
 @functools.cache
@@ -25,10 +37,21 @@ def checkpoint(name: str) -> Checkpoint:
 
 
 @functools.cache
+def samples(name: str) -> Samples:
+    """Calibration samples of a checkpoint, of rendered gestures."""
+    return collect(checkpoint(name), None, clips=_CLIPS, samples=_SAMPLES)
+
+
+def folder() -> Path:
+    """A temporary folder that lasts as long as the test process."""
+    made = Path(tempfile.mkdtemp(prefix="lcr_edge_bundles_"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+@functools.cache
 def _exporter(name: str) -> Exporter:
-    folder = Path(tempfile.mkdtemp(prefix="lcr_edge_bundles_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Exporter(checkpoint(name), folder)
+    return Exporter(checkpoint(name), folder())
 
 
 @functools.cache
@@ -38,7 +61,25 @@ def bundle(
     precision: str = "fp32",
     edges: str = DEFAULT_EDGES,
     state_mode: str = DEFAULT_STATE_MODE,
+    *,
+    quant: str | None = None,
+    activations: str = ACTIVATIONS[0],
+    state_precision: str = DEFAULT_STATE_PRECISION,
+    io: str = DEFAULT_IO,
 ) -> Path:
-    """Folder of an exported bundle. Tests must not change it; they copy."""
-    request = Request(checkpoint(name).config, target, precision, edges, state_mode)
-    return _exporter(name).export(request, frames=_FRAMES).folder
+    """Folder of an exported bundle. Tests must not change it; they copy. quant: None for what the target does usually."""
+    request = Request(
+        checkpoint(name).config,
+        target,
+        precision,
+        edges,
+        state_mode,
+        quant=quant or TARGETS[target].default_quant,
+        activations=activations,
+        state_precision=state_precision,
+        io=io,
+    )
+    exporter = _exporter(name)
+    if precision == "int8" and exporter.samples is None:
+        exporter.samples = samples(name)
+    return exporter.export(request, GATE).folder

@@ -148,11 +148,13 @@ def _with_weights(change: Callable[[F32], F32]) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("layers", ["all", "some"])
+@pytest.mark.parametrize("layers", ["all", "some", "mixed"])
 @pytest.mark.parametrize(("mode", "activations"), MODES[:3])
 def test_every_chosen_layer_becomes_an_integer_kernel(mode: str, activations: str, layers: str, tmp_path: Path) -> None:
     chosen = tuple(name for name in _ranges() if layers == "all" or name.startswith(("layers.0.", "embed")))
-    found = _operators(quantise(_float_model(), _plan(mode, activations, layers=chosen)), tmp_path)
+    others = tuple(name for name in _ranges() if name not in chosen)
+    changes = {"float_layers": others} if layers == "mixed" else {"layers": chosen}
+    found = _operators(quantise(_float_model(), _plan(mode, activations, **changes)), tmp_path)
     assert sum(found[name] for name in INTEGER) == len(chosen)
     # The others, and those without weights, stay.
     before = _operators(_float_model(), tmp_path)
@@ -183,7 +185,6 @@ def test_a_weight_costs_a_byte_and_nothing_is_there_twice(mode: str, activations
     grids = sum(5 * (weight.shape[0] + 1) for weight in weights)
     size, whole = (sum(array.nbytes for array in _tensors(each).values()) for each in (model, compact))
     assert size <= whole - 3 * sum(weight.numel() for weight in weights) + grids
-    assert compact.ByteSize() < len(_float_bytes())
     tensors = [array for array in _tensors(model).values() if array.dtype not in (np.int8, np.uint8)]
     assert len({(array.dtype.str, array.shape, array.tobytes()) for array in tensors}) == len(tensors)
 
@@ -193,7 +194,6 @@ def test_weights_on_the_grid_are_kept() -> None:
     steps[:, 7] = [127, -127, 127, -127, 127]
     scale = np.array([0.003, 1e-7, 12.5, 1 / 3, 0.25], np.float32)
     q, found = quantise_weight(scale[:, None] * steps)
-    assert q.dtype == np.int8
     assert (q == steps).all()
     np.testing.assert_allclose(found, scale, rtol=float(np.finfo(np.float32).eps))
 
@@ -212,8 +212,8 @@ def test_other_readers_of_onnx_find_the_same_in_the_file(mode: str, activations:
     model = quantise(_float_model(), _plan(mode, activations))
     found = _run(model)
     model.opset_import[0].version = 19  # the first that it knows; nothing here means anything else in it
-    evaluator: Any = ReferenceEvaluator(model)
-    assert _rms([evaluator.run(None, feed) for feed in _feeds()], found) < _rms(found, _run(_float_model()))
+    other: Any = [ReferenceEvaluator(model).run(None, feed) for feed in _feeds()]
+    assert _rms(other, found) < _rms(found, _run(_float_model()))
 
 
 def test_a_model_with_weights_on_the_grid_stays_itself() -> None:
@@ -223,11 +223,7 @@ def test_a_model_with_weights_on_the_grid_stays_itself() -> None:
 
 @pytest.mark.parametrize(("mode", "activations"), MODES)
 def test_channels_of_zeros_stay_zeros(mode: str, activations: str) -> None:
-    def cut(weight: F32) -> F32:
-        weight[::2] = 0.0
-        return weight
-
-    source = _with_weights(cut)
+    source = _with_weights(lambda weight: weight * (np.arange(len(weight), dtype=np.float32)[:, None] % 2))
     outputs, floats = _run(quantise(source, _plan(mode, activations))), _run(source)
     assert all(np.isfinite(array).all() for step in outputs for array in step)
     # Logits of such channels are their biases.
@@ -262,12 +258,11 @@ def _emulated(plan: Plan) -> list[list[F32]]:
 def test_ranges_that_do_not_fit_cost_accuracy() -> None:
     """Sixteen times the range is what four bits less would be."""
     true = _run(_float_model())
-    wide = {name: (16 * low, 16 * high) for name, (low, high) in _ranges().items()}
-    narrow = {name: (low / 16, high / 16) for name, (low, high) in _ranges().items()}
     fitting = _rms(_run(quantise(_float_model(), _plan())), true)
     assert _rms(_run(quantise(_float_model(), _plan("weight-only"))), true) < fitting
-    for other in (wide, narrow):
-        assert 2 * fitting < _rms(_run(quantise(_float_model(), _plan(ranges=other))), true)
+    for factor in (16, 1 / 16):
+        ranges = {name: (factor * low, factor * high) for name, (low, high) in _ranges().items()}
+        assert 2 * fitting < _rms(_run(quantise(_float_model(), _plan(ranges=ranges))), true)
 
 
 def test_layers_of_a_cell_with_edges_inside_have_the_same_names() -> None:
@@ -286,9 +281,9 @@ def test_a_plan_without_layers_changes_no_number() -> None:
 
 
 def test_a_layer_that_saw_only_zeros() -> None:
-    ranges = {**_ranges(), "classify": (0.0, 0.0)}
     for activations in ACTIVATIONS:
-        outputs = _run(quantise(_float_model(), _plan(activations=activations, ranges=ranges)))
+        plan = _plan(activations=activations, ranges={**_ranges(), "classify": (0.0, 0.0)})
+        outputs = _run(quantise(_float_model(), plan))
         assert all(np.isfinite(array).all() for step in outputs for array in step)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,15 +17,20 @@ from lcr_edge import checkpoint
 from lcr_edge.calibration.rollout import roll, steps
 from lcr_edge.cli import main
 from lcr_edge.config import get_config
-from lcr_edge.errors import CheckpointError, ParityError, UsageError, VideoError
+from lcr_edge.errors import CheckpointError, OutputError, ParityError, UsageError, VideoError
 from lcr_edge.export.clips import ping_pong, rendered_stream, video_stream
-from lcr_edge.export.pipeline import Exporter
+from lcr_edge.export.pipeline import Exporter, Gate
 from lcr_edge.export.targets import Request
-from lcr_edge.export.verify import verify
+from lcr_edge.export.verify import measure_all, verify
+from lcr_edge.runtimes import Model, State, load
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
-from lcr_edge.runtimes.judge import Tally
+from lcr_edge.runtimes.judge import Tally, same_class
+from lcr_edge.tolerances import DRIFT_STREAMS, PROMISES, STREAM_FRAMES
 from tests.clips import real_clip
 from tests.export import made
+from tests.export.rounded import rounded
+
+INT8 = PROMISES["int8"]
 
 
 def _tampered(folder: Path, change: str) -> Path:
@@ -95,17 +102,112 @@ def test_a_right_model_passes_on_the_command_line(tmp_path: Path, capsys: pytest
     assert "passed" in capsys.readouterr().out
 
 
+def test_int8_is_judged_by_averages_and_decisions() -> None:
+    """A model rounded to 8 bits is far from fp32's promise, and keeps int8's in one step."""
+    report = measure_all(rounded("lcr_pico"), made.checkpoint("lcr_pico"), frames=12, streams=24, per_class=1)
+    assert report.one_step["all"].tensors["state_c"].max_abs > (PROMISES["fp32"].step_abs or 0)
+    checks = {check.name: check for check in report.every_check}
+    for tensor in ("logits", "state_h", "state_c"):
+        check = checks[f"one step: {tensor}, rms error / std from frame {INT8.settled}"]
+        assert check.met is True
+        assert check.promised == INT8.step_relative
+        assert 0 < (check.measured or 0) == report.one_step[f"from {INT8.settled}"].tensors[tensor].relative
+    assert {name.split(":")[0] for name in checks} == {"one step", "stream", "streams"}
+    assert report.streams is not None
+    assert report.clips is not None
+    written = json.loads(report.to_json())
+    assert written == report.to_dict()
+    assert len(written["curves"]["stream"]["frame"]) == report.frames
+    assert written["streams"]["lines"]["all"]["frames"] == 24
+    assert len(written["checks"]) == len(checks)
+    assert b"[0, 1, 2, " in report.to_json()
+
+
+def test_early_frames_do_not_count_for_int8() -> None:
+    """The same frames with the first ones apart: what int8 is judged by starts at its settled frame."""
+    report = measure_all(rounded("lcr_pico", 3), made.checkpoint("lcr_pico"), frames=10, decisions=False)
+    assert report.stream[f"from {INT8.settled}"].frames == 10 - INT8.settled
+    assert report.stream["all"].frames == 10
+    late = [report.one_step[name].tensors["logits"] for name in ("4-49", f"from {INT8.settled}", "all")]
+    assert late[0].relative == pytest.approx(late[1].relative)
+    assert late[1].relative != pytest.approx(late[2].relative)
+    assert report.streams is None
+    assert report.clips is None
+
+
+def test_a_miss_of_int8_says_what_to_try() -> None:
+    report = measure_all(rounded("lcr_pico", 3), made.checkpoint("lcr_pico"), frames=8, decisions=False)
+    assert not report.passed
+    for way_out in ("--calibration-data", "--keep-float", "--quant dynamic", "--qat"):
+        assert way_out in report.complaint
+    assert "MISSED" in report.table()
+    fp32 = measure_all(load(made.bundle("lcr_pico", "onnx")), made.checkpoint("lcr_pico"), frames=4)
+    assert fp32.streams is None
+    assert fp32.clips is None
+    assert "--quant" not in dataclasses.replace(fp32, broken=("broken",)).complaint
+
+
+@pytest.mark.parametrize(("same", "frames", "met"), [(98, 100, True), (97, 100, False), (9, 10, True), (8, 10, False)])
+def test_a_short_clip_may_differ_in_one_frame(same: int, frames: int, met: bool) -> None:
+    assert (INT8.top1, INT8.flips) == (0.98, 1), "the cases are made for these"
+    assert same_class("stream", same, frames, INT8).met is met
+    assert same_class("stream", same, frames, PROMISES["fp32"]).met is False
+
+
+@pytest.mark.slow
+def test_decisions_and_the_page_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages, report = tmp_path / "pages", tmp_path / "report.json"
+    command = ["verify", str(made.bundle("lcr_pico", "onnx")), "--frames", "6", "--decisions"]
+    assert main([*command, "--report", str(pages), "--json", str(report)]) == 0
+    written = json.loads(report.read_text())
+    assert written["streams"]["frames"] == STREAM_FRAMES
+    assert written["streams"]["streams"] == DRIFT_STREAMS
+    assert written["clips"]["agreement"] == 1.0
+    assert [path.suffix for path in pages.iterdir()] == [".html"]
+    out = capsys.readouterr().out
+    assert "streams: same class" in out
+    assert "the same decision on 100.00%" in out
+
+
+def test_a_page_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    command = ["verify", str(made.bundle("lcr_pico", "onnx")), "--frames", "4", "--report", str(tmp_path / "file")]
+    assert main(command) == OutputError.exit_code
+    assert "--report" in capsys.readouterr().err
+
+
+class _Failing(Model):
+    """A real model whose state is NaN after some steps."""
+
+    good = 16
+
+    def step(self, frame: Any, state: State) -> tuple[Any, State]:
+        logits, after = super().step(frame, state)
+        self.good -= 1
+        return logits, after if self.good > 0 else State(after.h, after.c * np.float32(np.nan))
+
+
+def test_a_state_with_nan_is_a_failure() -> None:
+    right = rounded("lcr_pico")
+    report = measure_all(_Failing(right.bundle, right.engine), made.checkpoint("lcr_pico"), frames=20, decisions=False)
+    assert "holds NaN or Inf" in report.failures[0]
+    assert INT8.settled < report.frames < 10
+    broken = _Failing(right.bundle, right.engine)
+    broken.good = 3
+    with pytest.raises(ParityError, match="holds NaN or Inf"):
+        measure_all(broken, made.checkpoint("lcr_pico"), frames=20, decisions=False)
+
+
 def test_a_bundle_that_misses_its_promise_is_not_written(tmp_path: Path) -> None:
-    """The exporter's reference is disturbed after the cell was made: what it converts is no longer the reference."""
+    """The exporter's reference is disturbed after its cell was made: what it converts is no longer the reference."""
     found = checkpoint.random_checkpoint(get_config("lcr_pico"), 3)
     exporter = Exporter(found, tmp_path)
-    exporter._cell("host")
     import torch
 
     with torch.no_grad():
         found.model.layers[0].get_parameter("attend.weight")[0, 0] += 0.5
     with pytest.raises(ParityError, match="was not written"):
-        exporter.export(Request(found.config, "onnx", edges="host"), frames=4)
+        exporter.export(Request(found.config, "onnx", edges="host"), Gate(frames=4))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,7 +223,7 @@ def test_a_checkpoint_file_is_verified_against_itself(tmp_path: Path) -> None:
     found = checkpoint.random_checkpoint(get_config("lcr_pico"), 5)
     path = tmp_path / "mine.safetensors"
     checkpoint.save(path, found.model, found.labels, {})
-    exported = Exporter(checkpoint.load(path), tmp_path).export(Request(found.config, "onnx"), frames=4)
+    exported = Exporter(checkpoint.load(path), tmp_path).export(Request(found.config, "onnx"), Gate(frames=4))
     assert verify(exported.folder, against=str(path), frames=6).passed
 
 
@@ -129,6 +231,11 @@ def test_a_checkpoint_file_is_verified_against_itself(tmp_path: Path) -> None:
 def test_too_few_frames_are_refused(frames: int) -> None:
     with pytest.raises(UsageError, match="--frames"):
         verify(made.bundle("lcr_pico", "onnx"), frames=frames)
+
+
+def test_too_few_frames_for_int8_are_refused() -> None:
+    with pytest.raises(UsageError, match=f"--frames must be at least {INT8.settled + 1}"):
+        measure_all(rounded("lcr_pico"), made.checkpoint("lcr_pico"), frames=INT8.settled)
 
 
 def test_a_missing_clip_is_refused(tmp_path: Path) -> None:
