@@ -6,6 +6,9 @@
 - dynamic and weight-only: Convert and Multiply behind the int8 weight, nothing else. The CPU device keeps such weights
   compressed. Whether it quantises the inputs on the fly is decided by the property DYNAMIC_QUANTIZATION_GROUP_SIZE,
   which the bundle's runtime_hints hold: 0 for weight-only. Without it the device chooses, and chooses dynamic.
+- layers of a static or dynamic plan that compute in float: Convert and Divide behind the int8 weight. That property is
+  the whole model's, so compressed weights would meet inputs in int8 all the same; a Divide is not taken for a
+  compressed weight, and the device makes floats of it when it loads the model.
 
 The model is made smaller besides: nodes that do nothing go, equal constants are stored once, a decay table that is
 another one with the tokens in reverse order is made of that one, inner names become numbers. The results of the parts
@@ -64,8 +67,10 @@ def quantise(model: ov.Model, plan: Plan) -> ov.Model:
     _drop_idle(result)
     for name in plan.layers:
         product = layers[name]
-        product.input(1).replace_source_output(_compressed(product.input_value(1).get_node().data))
-        if plan.mode_of(name) == "static":
+        mode = plan.mode_of(name)
+        weight = product.input_value(1).get_node().data
+        product.input(1).replace_source_output(_compressed(weight) if mode == plan.mode else _unfolding(weight))
+        if mode == "static":
             product.input(0).replace_source_output(_rounded(product.input_value(0), plan, name))
     _share_constants(result)
     _share_mirrored(result)
@@ -114,6 +119,12 @@ def _compressed(weight: F32) -> Any:
     """float32 [out, in] as an int8 constant times a scale for each output channel."""
     q, scale = quantise_weight(weight)
     return ops.multiply(ops.convert(ops.constant(q), "f32"), ops.constant(scale[:, None])).output(0)
+
+
+def _unfolding(weight: F32) -> Any:
+    """The same by a division, which the CPU device does once when it loads the model."""
+    q, scale = quantise_weight(weight)
+    return ops.divide(ops.convert(ops.constant(q), "f32"), ops.constant(1 / scale[:, None])).output(0)
 
 
 def _rounded(value: Any, plan: Plan, layer: str) -> Any:

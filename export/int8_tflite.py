@@ -24,13 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES, Plan
+from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES, SMALLEST_RANGE, Plan
 from lcr_edge.errors import LcrError, UsageError
 
 Ranges = Mapping[str, "tuple[float, float]"]
 
-# Shortest of ranges: one of nothing but zeros has no scale.
-SMALLEST = 1e-6
 # A bias is an int32 of steps input scale * weight scale; beyond this it would leave no room for the sum.
 _BIAS_STEPS = 2.0**30
 # Parts of a tensor's name that tell the layer: the modules it was traced through, each CLASS_ATTRIBUTE.
@@ -42,9 +40,10 @@ _EMBED = re.compile(r"\._PatchCell_embed/")
 def quantise(path: Path, plan: Plan, outputs: Ranges | None = None) -> bytes:
     """The int8 form of the float32 model at ``path``, as the bytes of a .tflite file; the same input, the same bytes.
 
-    outputs: (smallest, largest) value of each layer's output, bias included, for static mode, except that of the
-    logits; values beyond are clipped. Signature, names and dtypes of inputs and outputs stay. Raises UsageError for an unknown mode, layers that
-    the model has not and ranges that are missing or no numbers, LcrError for a file that is no float32 step model.
+    outputs: (smallest, largest) value of each layer's output, bias included, for static mode; the plan's by default.
+    Values beyond are clipped; that of the logits is not needed. Signature, names and dtypes of inputs and outputs stay.
+    Raises UsageError for an unknown mode, layers that the model has not and ranges that are missing or no numbers,
+    LcrError for a file that is no float32 step model.
     """
     if plan.mode not in QUANT_MODES:
         raise UsageError(f"unknown quant: {plan.mode!r}; choose one of {', '.join(QUANT_MODES)}")
@@ -67,7 +66,7 @@ def quantise(path: Path, plan: Plan, outputs: Ranges | None = None) -> bytes:
                 modes[name] = "dynamic"
         static = {name: operator for name, operator in chosen.items() if modes[name] == "static"}
         _separate_inputs(model, static, plan)
-        statistics = _statistics(model, static, plan, outputs or {})
+        statistics = _statistics(model, static, plan, plan.outputs if outputs is None else outputs)
     tensors = model.subgraphs[0].tensors
     recipe = _recipe(plan, {text(tensors[chosen[name].outputs[0]]): mode for name, mode in modes.items()})
     # Its inner names come from names that we gave: they are short.
@@ -87,7 +86,7 @@ def read(content: bytes) -> Any:
 
 
 def write(model: Any) -> bytes:
-    """The bytes of a model, without metadata, tensors and buffers that nothing uses, or a second copy of equal buffers."""
+    """The bytes of a model, without metadata, unused tensors and buffers, or a second copy of equal buffers."""
     tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
     model.metadata = model.metadataBuffer = None
@@ -123,8 +122,8 @@ def _drop_tensors(model: Any) -> None:
 def name_layers(model: Any) -> dict[str, Any]:
     """FULLY_CONNECTED operators by the layers' names in ``StepCell``, in the order of a step. Renames tensors.
 
-    The input, weight, bias and output of a layer become NAME.in, NAME.weight, NAME.bias and NAME, other tensors numbers;
-    those of the signature keep theirs. Raises LcrError where a name is found twice.
+    The input, weight, bias and output of a layer become NAME.in, NAME.weight, NAME.bias and NAME, other tensors
+    numbers; those of the signature keep theirs. Raises LcrError where a name is found twice.
     """
     graph, kept = model.subgraphs[0], {index for _, index in signature_tensors(model)}
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
@@ -162,7 +161,7 @@ def signature_tensors(model: Any) -> list[tuple[str, int]]:
 
 
 def restore_names(model: Any, before: list[tuple[str, int]]) -> Any:
-    """Give the signature's tensors the names they had: a quantiser that puts an operator behind an output renames it."""
+    """Give the signature's tensors their names back: a quantiser that puts an operator behind an output renames it."""
     tensors, taken = model.subgraphs[0].tensors, {name.encode() for name, _ in before}
     now = [index for _, index in signature_tensors(model)]
     for index, tensor in enumerate(tensors):
@@ -174,7 +173,7 @@ def restore_names(model: Any, before: list[tuple[str, int]]) -> Any:
 
 
 def run_quantizer(content: bytes, recipe: Any, statistics: Mapping[str, Any]) -> bytes:
-    """ai-edge-quantizer on a model. statistics: {tensor name: {"min": array, "max": array}}, empty for no static ones."""
+    """ai-edge-quantizer on a model. statistics: {tensor name: {"min": array, "max": array}}, or none."""
     quantizer = importlib.import_module("ai_edge_quantizer.quantizer")
     runner = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
     result = runner.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
@@ -205,7 +204,7 @@ def usable_range(ranges: Ranges, layer: str, what: str) -> tuple[float, float]:
     low, high = (float(value) for value in ranges[layer])
     if not (np.isfinite([low, high]).all() and low <= high):
         raise UsageError(f"the range of the {what} of layer {layer} is ({low}, {high}), not one: calibrate again")
-    return min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST)
+    return min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST_RANGE)
 
 
 def _layer_name(weight: str) -> str | None:

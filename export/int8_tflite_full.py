@@ -1,13 +1,11 @@
 """A TFLite step of integers only, for NPUs and microcontrollers: ``--io int8``.
 
-Frame and edges are uint8, states and logits int8. A state has one grid, coming in and going out, so that feeding it back
-is a copy. Weights are int8 per output channel; what lies between is int16 (activations int16, biases int64) or int8.
+Frame and edges are uint8, states and logits int8. A state has one grid, coming in and going out, so that feeding it
+back is a copy. Weights are int8 per output channel; between the products lies int16 (with int64 biases) or int8.
 
-8 bits are not enough inside: a LayerNorm divides by the root of a variance, of which 256 steps leave little, and the
-tables of the WKV span decays of many sizes. int8 inside is there for hardware that knows nothing else.
-
-The float model has to be made with small chunks of tokens (``StepCell(model, chunk=CHUNK)``): with many, the two halves
-of a WKV score reach exp(80), and no integer grid covers that beside 1.
+The float model has to be made with small chunks of tokens (``StepCell(model, chunk=CHUNK)``). Inside a chunk, each half
+of a WKV score carries half of a decay's exponent, up to exp(80), and no grid covers that beside 1. With two tokens, all
+factors that count are 1; those of the unwanted triangle may saturate.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lcr_edge.calibration.plan import SMALLEST_RANGE
 from lcr_edge.contract import EDGE, FRAME, LOGITS, STATE_NAMES
 from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.export.int8_tflite import (
-    SMALLEST,
     Ranges,
     array,
     builtin,
@@ -53,23 +51,25 @@ def quantise_full(
     """The integer form of the float32 model at ``path``: .tflite bytes, and (scale, zero point) of logits and states.
 
     feeds: inputs of single steps by tensor name, of streams that have run for a while; all ranges come from them.
-    states: (smallest, largest) value for "state_h" and "state_c" where the feeds' own ranges are not wanted. inner: one of
-    INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, no feeds, or ranges that are none,
-    LcrError where a float tensor would remain.
+    states: (smallest, largest) value for "state_h" and "state_c" where the feeds' own ranges are not wanted. inner: one
+    of INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, a model that finds edges
+    itself, no feeds, or ranges that are none, and LcrError where a float tensor would remain.
     """
     if inner not in INNER:
         raise UsageError(f"unknown integers inside: {inner!r}; choose one of {', '.join(INNER)}")
-    feeds = [{name: np.asarray(value, np.float32) for name, value in feed.items()} for feed in feeds]
-    if not feeds:
+    floats = [{name: np.asarray(value, np.float32) for name, value in feed.items()} for feed in feeds]
+    if not floats:
         raise UsageError("a model of integers needs calibration samples: there are none")
     model = read(path.read_bytes())
     name_layers(model)
+    if EDGE not in {entry.name.decode() for entry in model.signatureDefs[0].inputs}:
+        raise UsageError("a model of integers cannot find edges itself: export with --edges host")
     _float_inputs(model)
     if inner == "int16":
         _split_squares(model)
     before, content = signature_tensors(model), write(model)
     model = read(content)
-    statistics = _calibrate(content, feeds, _recipe(inner))
+    statistics = _calibrate(content, floats, _recipe(inner))
     grids = _tie(model, statistics, states or {}, inner)
     _clip_selected(model, statistics)
     result = restore_names(read(run_quantizer(content, _recipe(inner), statistics)), before)
@@ -168,7 +168,7 @@ def _grid(name: str, low: float, high: float) -> Grid:
     """Scale and zero point in -128..127 of a range, which is widened to contain zero."""
     if not (np.isfinite([low, high]).all() and low <= high):
         raise UsageError(f"the range of {name} is ({low}, {high}), not one: calibrate again")
-    low, high = min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST)
+    low, high = min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST_RANGE)
     scale = (high - low) / 255
     return float(np.float32(scale)), round(-low / scale) - 128
 
@@ -211,7 +211,7 @@ def _set_tables(result: Any, model: Any, inner: str) -> None:
             if result.buffers[tensor.buffer].data is None:
                 continue
             values = array(model, places[text(tensor)])
-            scale = max(float(np.abs(values).max()), SMALLEST) / np.iinfo(inner).max
+            scale = max(float(np.abs(values).max()), SMALLEST_RANGE) / np.iinfo(inner).max
             steps = np.rint(values / scale).astype(inner)
             result.buffers.append(schema.BufferT(data=steps.reshape(-1).view(np.uint8)))
             tensor.type, tensor.buffer = getattr(schema.TensorType, inner.upper()), len(result.buffers) - 1
@@ -245,7 +245,7 @@ def _set_boundary(model: Any, grids: Mapping[str, Grid]) -> None:
 
 
 def _renamed(model: Any, inside: int, kind: int, grid: Grid) -> int:
-    """Index of a tensor of this type and grid with the name of the tensor ``inside``: itself where it is that already."""
+    """Index of a tensor of this type and grid with the name of the tensor ``inside``: itself if it is that already."""
     tensor = model.subgraphs[0].tensors[inside]
     found = tensor.quantization
     if tensor.type == kind and (np.float32(found.scale[0]), int(found.zeroPoint[0])) == (np.float32(grid[0]), grid[1]):

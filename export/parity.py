@@ -111,7 +111,9 @@ class Report:
     def to_json(self) -> bytes:
         """:meth:`to_dict` as the text of a file; lists of numbers stay on one line."""
         text = json.dumps(self.to_dict(), indent=2)
-        return (re.sub(r"\[[-+0-9.eE,\s]*\]", lambda found: " ".join(found[0].split()), text) + "\n").encode()
+        return (
+            re.sub(r"\[[-+0-9.eE,\s]*\]", lambda found: "[" + " ".join(found[0][1:-1].split()) + "]", text) + "\n"
+        ).encode()
 
     def table(self) -> str:
         """The report for people: max abs error and rms error / std per phase and tensor, agreement of the class, and

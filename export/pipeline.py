@@ -36,6 +36,8 @@ VERIFY_FRAMES = 50
 GOLDEN_FRAMES = 16
 GOLDEN_BYTES = 8_000_000
 _GOLDEN_LEAST = 6
+# Tokens a WKV chunk of a model of integers: in larger ones decays span more than 8 bits hold.
+INTEGER_CHUNK = 2
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Exporter:
         self.samples = samples
         self.threads = threads
         self._float = StepCell(checkpoint.model).eval()
+        self._integers: StepCell | None = None
         self._prepared: dict[tuple[str, str, tuple[str, ...]], Prepared] = {}
         self._cells: dict[tuple[StepCell, str, str], torch.nn.Module] = {}
 
@@ -93,6 +96,8 @@ class Exporter:
         with staged(self.out, request.name) as folder:
             plan = None
             cell = self._float
+            if request.io == "int8":
+                cell = self._integer_cell()
             if request.precision == "int8" and request.io != "int8":
                 with step(f"{request.name}: rounding weights, choosing ranges"):
                     chosen = self.float_layers(request, None) if float_layers is None else tuple(float_layers)
@@ -118,6 +123,11 @@ class Exporter:
         if key not in self._prepared:
             self._prepared[key] = prepare(self._float, self._samples(), *key)
         return self._prepared[key].cell, self._prepared[key].plan
+
+    def _integer_cell(self) -> StepCell:
+        if self._integers is None:
+            self._integers = StepCell(self.checkpoint.model, chunk=INTEGER_CHUNK).eval()
+        return self._integers
 
     def _samples(self) -> Samples:
         if self.samples is None:

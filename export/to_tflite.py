@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lcr_edge.contract import output_specs
 from lcr_edge.errors import LcrError
-from lcr_edge.export import int8_tflite
+from lcr_edge.export import int8_tflite, int8_tflite_full
 from lcr_edge.export.targets import Converted, Request
 from lcr_edge.export.to_onnx import example_inputs
 
@@ -48,6 +48,9 @@ def convert(
     boundary = None
     if plan is not None:
         path.write_bytes(int8_tflite.quantise(path, plan, plan.outputs))
+    if request.io == "int8" and samples is not None:
+        content, boundary = int8_tflite_full.quantise_full(path, map(samples.feeds, range(len(samples))))
+        path.write_bytes(content)
     operators = sorted({str(op["op_name"]) for op in Interpreter(str(path))._get_ops_details()})
     foreign = [name for name in operators if name == "CUSTOM" or name.startswith("Flex")]
     if foreign:

@@ -93,3 +93,8 @@ WKV_KERNEL = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 5e-3}
 WKV_CHUNKS = 1e-5
 # Two training processes against one with the joined batch in float32: max abs difference over rms, of a tensor.
 TWO_PROCESSES = 1e-3
+# Error of a product whose weights were rounded to the nearest grid points, over that with errors made to cancel, on
+# inputs that go together: at least.
+ROUNDING_GAIN = 2.0
+# Stream error of int8 calibrated with zero states only, over that with rolled states, same layers: at least.
+ROLLED_GAIN = 5.0

@@ -67,7 +67,7 @@ def bundle(
     state_precision: str = DEFAULT_STATE_PRECISION,
     io: str = DEFAULT_IO,
 ) -> Path:
-    """Folder of an exported bundle. Tests must not change it; they copy. quant: None for what the target does usually."""
+    """Folder of an exported bundle. Tests must not change it; they copy. quant: None for what the target does."""
     request = Request(
         checkpoint(name).config,
         target,

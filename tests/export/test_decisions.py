@@ -131,6 +131,7 @@ def _by_hand(model: Model, checkpoint: Checkpoint, lengths: list[int]) -> tuple[
     return math.sqrt(np.mean(late) / np.mean(early)), float(np.mean(same))
 
 
+@pytest.mark.slow
 def test_streams_are_pooled() -> None:
     checkpoint, model = made.checkpoint("lcr_pico"), rounded("lcr_pico", 4)
     long = LATE[1] + 30
@@ -170,7 +171,8 @@ def test_a_state_that_breaks_is_a_failure_and_no_crash() -> None:
     checkpoint, model = made.checkpoint("lcr_pico"), rounded("lcr_pico")
     streams = measure_streams(Failing(model, 10), checkpoint, frames=20, per_class=1)
     assert streams.lines["all"].frames == 10
-    assert "from frame 10 on" in streams.broken[0]
+    (sentence,) = streams.broken
+    assert "from frame 10 on" in sentence
     clips = measure_clips(Failing(model, 10), checkpoint, per_class=1)
     assert clips.broken == (f"clips: {clips.clips} of {clips.clips} end in logits that are not finite",)
     assert clips.agreement == 0

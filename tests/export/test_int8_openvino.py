@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import tempfile
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from openvino import opset13 as ops
 from torch import Tensor, nn
 
-from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES, Plan
+from lcr_edge.calibration.plan import ACTIVATIONS, Plan
 from lcr_edge.contract import STATE_NAMES
 from lcr_edge.errors import BundleError, UsageError
 from lcr_edge.export import to_onnx, to_openvino
@@ -34,7 +34,6 @@ from tests.export.made import PACKAGED, checkpoint
 from tests.runtimes.toy import make_bundle, reseal
 
 Array = npt.NDArray[Any]
-Ranges = dict[str, tuple[float, float]]
 
 PICO, LARGER = "lcr_pico", (PACKAGED, "lcr_tiny")
 FP32 = PROMISES["fp32"].step_abs or 0.0
@@ -55,11 +54,8 @@ def _cell(name: str = PICO) -> HostEdgeCell:
 
 @functools.cache
 def _float_model(name: str = PICO) -> ov.Model:
-    """As the ONNX reader makes it. A copy, because the model that was read goes with its file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "from.onnx")
-        path.write_bytes(to_onnx.build(_cell(name), Request(checkpoint(name).config, "onnx")).SerializeToString())
-        return ov.Core().read_model(str(path)).clone()
+    model = to_onnx.build(_cell(name), Request(checkpoint(name).config, "onnx"))
+    return ov.Core().read_model(io.BytesIO(model.SerializeToString()))
 
 
 @functools.cache
@@ -100,16 +96,11 @@ def _compile(model: ov.Model, group: int = 0) -> ov.CompiledModel:
 
 
 @functools.cache
-def _ranges(name: str = PICO) -> Ranges:
+def _ranges(name: str = PICO) -> dict[str, tuple[float, float]]:
     """What the layers of the float cell see over :func:`_feeds`."""
-    seen: Ranges = {}
-
-    def look(layer: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        low, high = seen.get(layer, (0.0, 0.0))
-        seen[layer] = (min(low, float(inputs[0].min())), max(high, float(inputs[0].max())))
-
-    _torch_run(_cell(name), look, name)
-    return seen
+    seen: dict[str, list[Tensor]] = collections.defaultdict(lambda: [torch.zeros(1)])
+    _torch_run(_cell(name), lambda layer, _, inputs: seen[layer].append(inputs[0].flatten()), name)
+    return {layer: (float(torch.cat(values).min()), float(torch.cat(values).max())) for layer, values in seen.items()}
 
 
 def _plan(mode: str = "static", activations: str = "u8", name: str = PICO, **changes: Any) -> Plan:
@@ -135,29 +126,34 @@ def _with_weights(change: Callable[[Array], Array]) -> ov.Model:
 
 def _products(compiled: ov.CompiledModel) -> collections.Counter[tuple[str, str]]:
     """How many linear layers the CPU device executes with which types of input and weight."""
-    found: collections.Counter[tuple[str, str]] = collections.Counter()
-    for node in compiled.get_runtime_model().get_ops():
-        if node.get_rt_info()["layerType"].astype(str) == "FullyConnected":
-            found[node.input(0).get_element_type().to_string(), node.input(1).get_element_type().to_string()] += 1
-    return found
+    nodes = compiled.get_runtime_model().get_ops()
+    products = [node for node in nodes if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"]
+    types = [[node.input(index).get_element_type().to_string() for index in (0, 1)] for node in products]
+    return collections.Counter((one, other) for one, other in types)
 
 
 @needs_int8
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 @pytest.mark.parametrize("name", [PICO, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)])
 def test_every_chosen_layer_is_executed_in_int8(name: str, activations: str) -> None:
-    some = tuple(layer for layer in _ranges(name) if layer.startswith(("layers.0.", "prompt", "embed")))
-    for layers in (tuple(_ranges(name)), some):
-        model = quantise(_float_model(name), _plan(activations=activations, name=name, layers=layers))
-        found = _products(_compile(model))
-        assert found["u8", "i8"] + found["i8", "i8"] == len(layers)
-        assert found["f32", "f32"] == len(_ranges(name)) - len(layers)
+    every = tuple(_ranges(name))
+    some = tuple(layer for layer in every if layer.startswith(("layers.0.", "prompt", "embed")))
+    for layers, floats in ((every, ()), (some, ()), (every, some)):
+        plan = _plan(activations=activations, name=name, layers=layers, float_layers=floats)
+        model = quantise(_float_model(name), plan)
+        found, integer = _products(_compile(model, GROUPS["dynamic"])), len(layers) - len(floats)
+        assert found["u8", "i8"] + found["i8", "i8"] == integer
+        assert found["f32", "f32"] == len(every) - integer
         assert _rms(_run(model, name=name), _run(_float_model(name), name=name)) < INT8
 
 
-@pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
-def test_weights_stay_compressed(mode: str) -> None:
-    assert _products(_compile(quantise(_float_model(), _plan(mode)), GROUPS[mode])) == {("f32", "i8"): len(_ranges())}
+def test_weights_stay_compressed_but_those_of_float_layers() -> None:
+    every = tuple(_ranges())
+    for mode in ("dynamic", "weight-only"):
+        assert _products(_compile(quantise(_float_model(), _plan(mode)), GROUPS[mode])) == {("f32", "i8"): len(every)}
+    model = quantise(_float_model(), _plan("dynamic", float_layers=every))
+    for found, wanted in zip(_run(model, GROUPS["dynamic"]), _run(quantise(_float_model(), _plan("weight-only")))):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=FP32)
 
 
 @each_mode
@@ -253,8 +249,7 @@ def test_ranges_that_do_not_fit_cost_accuracy() -> None:
 
 @each_mode
 def test_the_stateful_form_gives_the_same_numbers(mode: str, activations: str) -> None:
-    request = Request(checkpoint(PICO).config, "openvino", state_mode="internal")
-    model = quantise(_float_model(), _plan(mode, activations))
+    request, model = Request(checkpoint(PICO).config, "openvino"), quantise(_float_model(), _plan(mode, activations))
     explicit = _compile(model.clone(), GROUPS[mode]).create_infer_request()
     inside = _compile(to_openvino._stateful(model, request), GROUPS[mode]).create_infer_request()
     states = {f"{name}_in": np.zeros(request.config.state_shape, np.float32) for name in STATE_NAMES}
@@ -267,9 +262,13 @@ def test_the_stateful_form_gives_the_same_numbers(mode: str, activations: str) -
     assert all((variables[name] == states[f"{name}_in"]).all() for name in STATE_NAMES)
 
 
-def test_a_plan_without_layers_changes_no_number() -> None:
-    for mode in QUANT_MODES:
-        assert _rms(_run(quantise(_float_model(), _plan(mode, layers=()))), _run(_float_model())) == 0
+def test_a_plan_without_layers_changes_no_number_and_drops_idle_nodes() -> None:
+    source = _float_model()
+    model = quantise(source, _plan(layers=()))
+    assert _rms(_run(model), _run(source)) == 0
+    found, wanted = (collections.Counter(node.get_type_name() for node in each.get_ops()) for each in (model, source))
+    assert (wanted["Range"] > 0, found["Range"]) == (True, 0)
+    assert found["Multiply"] + 2 * len(_ranges()) <= wanted["Multiply"]
 
 
 @pytest.mark.parametrize(

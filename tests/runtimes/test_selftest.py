@@ -13,11 +13,16 @@ import pytest
 
 from lcr_edge.cli import main
 from lcr_edge.errors import BundleError, ParityError
-from lcr_edge.runtimes import load
+from lcr_edge.runtimes import Model, State, load
 from lcr_edge.runtimes.bundle import GOLDEN
 from lcr_edge.runtimes.selftest import SelftestReport, selftest
 from lcr_edge.tolerances import PROMISES
 from tests.runtimes.toy import KINDS, make_bundle, onnx_bytes, reseal
+
+STEP, STREAM = PROMISES["fp32"].step_abs or 0.0, PROMISES["fp32"].stream_abs or 0.0
+INT8 = PROMISES["int8"]
+
+STEP_ABS, STREAM_ABS = PROMISES["fp32"].step_abs or 0.0, PROMISES["fp32"].stream_abs or 0.0
 
 
 @pytest.fixture
@@ -44,22 +49,21 @@ def test_every_kind_of_bundle_passes(tmp_path: Path, kind: tuple[str, str, str])
     assert report.frames == 6
     assert report.top1 == 1.0
     for name in ("logits", "state_h", "state_c"):
-        assert 0 <= report.step_error[name] <= PROMISES["fp32"].step_abs
-        assert 0 <= report.stream_error[name] <= PROMISES["fp32"].stream_abs
+        assert 0 <= report.step_error[name] <= STEP_ABS
+        assert 0 <= report.stream_error[name] <= STREAM_ABS
     assert 0 < report.latency_ms < report.seconds * 1e3
 
 
 @pytest.mark.parametrize("name", ["logits", "state_h", "state_c"])
 def test_an_error_just_above_the_promise_is_a_miss(bundle: Path, name: str) -> None:
     golden = np.load(bundle / GOLDEN)[name]
-    promise = PROMISES["fp32"]
     off = golden.copy()
-    off[-1].flat[0] += promise.step_abs * 3  # the last frame's: no later step starts from it
+    off[-1].flat[0] += STEP_ABS * 3  # the last frame's: no later step starts from it
     change_golden(bundle, **{name: off})
     report = selftest(bundle)
     failed(report, f"one step: {name}")
     assert not any("stream" in failure for failure in report.failures)
-    off[-1].flat[0] += promise.stream_abs * 3
+    off[-1].flat[0] += STREAM_ABS * 3
     change_golden(bundle, **{name: off})
     failed(selftest(bundle), f"one step: {name}", f"stream: {name}")
 
@@ -76,6 +80,63 @@ def test_another_class_is_a_miss(bundle: Path) -> None:
     golden[3] = -golden[3]
     change_golden(bundle, logits=golden)
     failed(selftest(bundle), "the class is the reference's in 83.33% of the frames")
+
+
+@pytest.mark.parametrize("name", ["logits", "state_h", "state_c"])
+def test_int8_is_judged_by_averages(bundle: Path, name: str) -> None:
+    """Shifts of the expected values by a share of their spread; a shift of all logits changes no class."""
+    reseal(bundle, precision="int8")
+    golden = np.load(bundle / GOLDEN)[name]
+    spread = golden[INT8.settled :].std() * (INT8.step_relative or 0)
+    for times, frames, missed in (
+        (0.5, slice(-1, None), False),
+        (2.0, slice(-1, None), True),
+        (20.0, slice(0, INT8.settled - 1), False),
+    ):
+        off = golden.copy()
+        off[frames] += np.float32(times * spread)
+        if name != "logits":  # what comes after starts from it, so only the last frame's can be shifted alone
+            off[:-1] = golden[:-1]
+        change_golden(bundle, **{name: off})
+        report = selftest(bundle)
+        assert report.step_error[name] > STEP or frames.start == 0
+        assert any(f"one step: {name} is off by" in failure for failure in report.failures) is missed, report.failures
+        assert report.passed is not missed
+
+
+def test_int8_may_differ_in_one_frame_of_a_short_clip(bundle: Path) -> None:
+    reseal(bundle, precision="int8")
+    golden = np.load(bundle / GOLDEN)["logits"]
+    golden[:5] = -golden[:5]
+    change_golden(bundle, logits=golden)
+    report = selftest(bundle)
+    assert INT8.settled == 4
+    assert report.top1 == 0.5
+    assert not any("the class is" in failure for failure in report.failures)
+    golden[5] = -golden[5]
+    change_golden(bundle, logits=golden)
+    failed(selftest(bundle), "the class is the reference's in 0.00% of the frames from frame 4 on")
+
+
+def test_a_golden_clip_too_short_for_int8(bundle: Path) -> None:
+    change_golden(bundle, **{name: array[: INT8.settled] for name, array in np.load(bundle / GOLDEN).items()})
+    reseal(bundle, precision="int8")
+    with pytest.raises(BundleError, match="judged from frame 4 on"):
+        selftest(bundle)
+
+
+class _Failing(Model):
+    """A real model that forgets its state and leaves NaN."""
+
+    def step(self, frame: Any, state: State) -> tuple[Any, State]:
+        logits, after = super().step(frame, state)
+        return logits, State(after.h * np.float32(np.nan), after.c)
+
+
+def test_a_state_with_nan_is_no_pass(bundle: Path) -> None:
+    right = load(bundle, threads=1)
+    with pytest.raises(ParityError, match="state h holds NaN or Inf"):
+        selftest(_Failing(right.bundle, right.engine))
 
 
 def _rewired(change: dict[str, str]) -> bytes:
