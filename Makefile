@@ -85,7 +85,7 @@ compiler:
 				"(Debian, Ubuntu: apt-get install g++, as root)."; fi; fi
 
 test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler ## all tests
-	LCR_TFLITE_RUNTIME_PYTHON="$(wildcard $(TFLITE_VENV)/bin/python)" $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	LCR_TFLITE_RUNTIME_PYTHON="$(wildcard $(TFLITE_VENV)/bin/python)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff: rules and format
 	$(BIN)/ruff check .

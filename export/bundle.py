@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from lcr_edge.contract import (
     input_specs,
     output_specs,
 )
+from lcr_edge.errors import BundleError
 from lcr_edge.export.targets import Request
-from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
+from lcr_edge.runtimes.bundle import MANIFEST, Bundle, file_record, seal
 from lcr_edge.runtimes.tensors import scaling, tensor_table
 
+PARITY = "parity.json"
 _PRODUCERS = (
     "torch",
     "onnx",
@@ -133,6 +136,15 @@ def write_manifest(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     (folder / MANIFEST).write_bytes(seal(manifest))
+
+
+def read_parity(bundle: Bundle) -> dict[str, Any]:
+    """What was measured at the export; empty for a bundle without. BundleError for a damaged file."""
+    path = bundle.folder / PARITY
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {path}: {error}; export the bundle again") from error
 
 
 def _hints(request: Request) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class StepCell(nn.Module):
     head_scale: Tensor | None
     # Of the states at the boundary; None: that of the arithmetic. See with_state_precision.
     state_dtype: torch.dtype | None = None
+    # Whether a norm's factors meet its rows before its values. See with_joined_factors.
+    joined: bool = False
 
     def __init__(self, model: LCR, *, dtype: torch.dtype = torch.float32, chunk: int | None = None) -> None:
         super().__init__()
@@ -117,7 +119,7 @@ class StepCell(nn.Module):
             pooled = torch.cat([h[:1], c[:1]], dim=1)
         else:
             pooled = torch.cat([h.mean(0, keepdim=True), c.mean(0, keepdim=True)], dim=1)
-        logits: Tensor = self.classify(_normalise(pooled, self.head_scale))
+        logits: Tensor = self.classify(_normalise(pooled, self.head_scale, self.joined))
         return logits
 
 
@@ -153,6 +155,19 @@ def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
     twin = copy.copy(cell)
     twin.state_dtype = torch.float16
     return twin
+
+
+def with_joined_factors(cell: nn.Module) -> nn.Module:
+    """A copy that computes equalised norms as (x - mean) * (factor of the row * factors of the channels).
+
+    The usual order, factors of the channels last, is lost in TFLite: its converter moves a constant factor in front of
+    a product into the weights, which undoes :meth:`StepCell.equalise` and takes them off their int8 grid.
+    """
+    result = copy.deepcopy(cell)
+    for module in result.modules():
+        if isinstance(module, (StepCell, _LayerCell)):
+            module.joined = True
+    return result
 
 
 class _PatchCell(nn.Module):
@@ -198,6 +213,7 @@ class _LayerCell(nn.Module):
     rg_scale: Tensor | None
     kv_scale: Tensor | None
     mix_in_scale: Tensor | None
+    joined: bool = False
 
     def __init__(self, layer: Layer, model: LCR, dtype: torch.dtype, chunk: int | None) -> None:
         super().__init__()
@@ -238,13 +254,13 @@ class _LayerCell(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor, forget: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """x, e, forget and the states h, c, all [N+1, C], to the next h, c."""
-        r, g = self.rg(_normalise(torch.cat([x, h], dim=1), self.rg_scale)).split(self.dim, dim=1)
+        r, g = self.rg(_normalise(torch.cat([x, h], dim=1), self.rg_scale, self.joined)).split(self.dim, dim=1)
         z = e if self.kv_source == "edge" else x + e
-        k, v = self.kv(_normalise(z, self.kv_scale)).split(self.dim, dim=1)
+        k, v = self.kv(_normalise(z, self.kv_scale, self.joined)).split(self.dim, dim=1)
         y = wkv_with_tables(self._turn(self._split(r)), self._turn(self._split(k)), self._split(v), self._tables())
         y = F.layer_norm(y, (self.head_dim,), eps=self.y_eps).transpose(0, 1).reshape(-1, self.dim)
         x = x + self.attend(F.silu(g) * (y * self.y_scale + self.y_shift))
-        gate, key = self.mix_in(_normalise(x, self.mix_in_scale)).split([self.dim, self.hidden], dim=1)
+        gate, key = self.mix_in(_normalise(x, self.mix_in_scale, self.joined)).split([self.dim, self.hidden], dim=1)
         key = torch.relu(key)
         a = x + torch.sigmoid(gate) * self.mix_out(key * key)
         update = forget * (c + torch.tanh(a))
@@ -304,5 +320,8 @@ def _divided(before: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor
     return (1.0 / scale if before is None else _exact(before) / scale).to(dtype)
 
 
-def _normalise(x: Tensor, scale: Tensor | None) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], scale, eps=NORM_EPS)
+def _normalise(x: Tensor, scale: Tensor | None, joined: bool) -> Tensor:
+    if scale is None or not joined:
+        return F.layer_norm(x, x.shape[-1:], scale, eps=NORM_EPS)
+    centred = x - x.mean(dim=-1, keepdim=True)
+    return centred * (torch.rsqrt((centred * centred).mean(dim=-1, keepdim=True) + NORM_EPS) * scale)

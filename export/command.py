@@ -59,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-gate", action="store_true", help="write the bundle even if it misses what its precision promises"
     )
-    parser.add_argument("--report", type=Path, metavar="DIR", help="also write what was measured as DIR/BUNDLE.html")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="also write what was measured as DIR/BUNDLE.html, with what each kind of layers costs in int8",
+    )
     int8 = parser.add_argument_group("int8")
     int8.add_argument(
         "--quant",
@@ -112,9 +117,8 @@ def run(args: argparse.Namespace) -> int:
     requests = [_request(args, checkpoint.config, name) for name in chosen]
     import torch
 
-    from lcr_edge.export import sensitivity
+    from lcr_edge.export.fewest import export_with_fewest
     from lcr_edge.export.pipeline import Exporter, Gate
-    from lcr_edge.export.report import write_page
     from lcr_edge.export.verify import make_folder
 
     # The reference's matrices are small: more threads would mostly wait for each other.
@@ -122,19 +126,18 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         make_folder(args.report)
     samples = calibration.samples_for(args, checkpoint) if args.precision == "int8" else None
-    exporter = Exporter(checkpoint, Path(args.out), samples=samples, threads=args.threads)
+    exporter = Exporter(checkpoint, Path(args.out), samples=samples, threads=args.threads, pages=args.report)
     gate = Gate(enforced=not args.no_gate, workers=WORKERS)
     for request in requests:
-        costs: tuple[tuple[str, float], ...] = ()
         if args.keep_float == _AUTO:
-            exported, costs = sensitivity.export_with_fewest(exporter, request, gate)
+            exported = export_with_fewest(exporter, request, gate)
         elif args.precision == "int8":
             exported = exporter.export(request, gate, exporter.float_layers(request, args.keep_float))
         else:
             exported = exporter.export(request, gate)
         _print(exported)
-        if args.report is not None:
-            print(f"  report {write_page(exported.report, args.report, exported.folder, costs)}")
+        if exported.page is not None:
+            print(f"  report {exported.page}")
     return 0
 
 

@@ -6,7 +6,6 @@ Figures on decisions are those that were measured at the export (parity.json); s
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import BundleError, UsageError
 from lcr_edge.export import targets
+from lcr_edge.export.bundle import read_parity
 from lcr_edge.export.quiet import quiet, step
 from lcr_edge.export.targets import Request
 from lcr_edge.export.verify import measure_all
@@ -138,7 +138,7 @@ def compare(
         engines.append(timings[0][threads[0]].engine)
         base = bench.model_bytes(found[0][0])
         rows += [_row(*row, base, judged) for row in zip(own, found, timings)]
-    notes = [_decisions_note(parity_of(found[0][0]))] if judged else []
+    notes = [_decisions_note(read_parity(found[0][0]))] if judged else []
     notes.append(
         "Speed: fp32's smallest time / the row's, more than 1 is faster; in brackets the smallest time. engine: the "
         "time inside the engine; step: all of model.step, with edges found on the host. All bundles of an engine take "
@@ -201,7 +201,7 @@ def reusable(exporter: Exporter, request: Request, gate: Gate, judged: bool) -> 
         if judged and manifest.get("calibration_digest") != digest:
             return None, "it was calibrated with other samples"
     if judged:
-        parity = parity_of(bundle)
+        parity = read_parity(bundle)
         streams, clips = parity.get("streams") or {}, parity.get("clips") or {}
         least = 1 if why_not(exporter.checkpoint) else gate.per_class * len(JESTER)
         if (
@@ -211,17 +211,6 @@ def reusable(exporter: Exporter, request: Request, gate: Gate, judged: bool) -> 
         ):
             return None, "its decisions were not measured in full"
     return bundle, ""
-
-
-def parity_of(bundle: Bundle) -> dict[str, Any]:
-    """What was measured at the export; empty for a bundle without. BundleError for a damaged file."""
-    from lcr_edge.export.pipeline import PARITY
-
-    path = bundle.folder / PARITY
-    try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise BundleError(f"cannot read {path}: {error}; export the bundle again") from error
 
 
 def _bundle(
@@ -246,7 +235,7 @@ def _row(
     request: Request, found: tuple[Bundle, bool], timings: dict[int, bench.Timing], base: int, judged: bool
 ) -> Row:
     bundle, reused = found
-    parity = parity_of(bundle) if judged else {}
+    parity = read_parity(bundle) if judged else {}
     streams, clips = parity.get("streams") or {}, parity.get("clips") or {}
     phases = {name.partition("-")[0]: line for name, line in streams.get("lines", {}).items()}
     late = [line for first, line in phases.items() if first.isdigit() and int(first) >= SETTLED]

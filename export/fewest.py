@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING
 from lcr_edge.errors import ParityError, UsageError
 from lcr_edge.export.quiet import step
 from lcr_edge.export.targets import Request
+from lcr_edge.export.trials import kinds_of
 
 if TYPE_CHECKING:
     from lcr_edge.export.pipeline import Exported, Exporter, Gate
     from lcr_edge.export.trials import Trials
 
-FRAMES = 200  # over which kinds of layers are compared
 
+def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Exported:
+    """Export int8 with as few layers in float as pass the gate.
 
-def export_with_fewest(
-    exporter: Exporter, request: Request, gate: Gate
-) -> tuple[Exported, tuple[tuple[str, float], ...]]:
-    """Export int8 with as few layers in float as pass the gate; (what was written, (kind of layers, cost)).
-
-    First none is in float. If that misses its promise, each kind of layers is quantised alone and measured over FRAMES
-    rendered frames; then the costliest kind is left in float, the next one too, and so on, until the gate passes, or no
-    kind fits into half of the layers. Costs: rms error / std in the stream, of logits or state, whichever is largest;
-    empty where none was needed.
+    First none is in float. If that misses its promise, each kind of layers is quantised alone (``Exporter.costs``);
+    then the costliest kind is left in float, the next one too, and so on, until the gate passes, or no kind fits into
+    half of the layers.
 
     A try is written only after the whole gate, by ``Exporter.export``. Before that it has to pass the gate's own first
     part, errors on one clip, from a temporary folder. Raises ParityError with the last try's complaint where none
@@ -37,36 +33,27 @@ def export_with_fewest(
             "auto chooses layers that compute in float, which --precision int8 with --quant static or dynamic and "
             "--io float can leave: give these, or leave --keep-float out"
         )
-    from lcr_edge.calibration.rollout import roll
-    from lcr_edge.export.clips import stream
-    from lcr_edge.export.trials import Trials, kinds_of
-
     strict = dataclasses.replace(gate, enforced=True)
     try:
-        return exporter.export(request, strict, ()), ()
+        return exporter.export(request, strict, ())
     except ParityError as error:
         missed = error
-    assert exporter.samples is not None  # the export above used them
-    with step(f"{request.name}: what the layers read"):
-        reference = roll(exporter.checkpoint.model, stream(None, request.config, FRAMES))
-        trials = Trials(exporter.checkpoint, exporter.samples, request, exporter.threads)
+    trials = exporter.trials(request)
     names = tuple(trials.cell.linears())
     groups = kinds_of(names)
-    found = ((kind, trials.cost(reference, f"{kind} alone", group).total) for kind, group in groups.items())
-    costs = tuple(sorted(found, key=lambda entry: -entry[1]))
     kept: tuple[str, ...] = ()
-    for kind, _ in costs:
+    for kind, _ in exporter.costs(request):
         if len(kept) + len(groups[kind]) > len(names) // 2:
             continue
         kept += groups[kind]
         in_order = tuple(name for name in names if name in kept)
         try:
             _first_part(trials, in_order, gate)
-            return exporter.export(request, strict, in_order), costs
+            return exporter.export(request, strict, in_order)
         except ParityError as error:
             missed = error
     if not gate.enforced:
-        return exporter.export(request, gate, tuple(name for name in names if name in kept)), costs
+        return exporter.export(request, gate, tuple(name for name in names if name in kept))
     raise ParityError(f"{missed}. This was with {len(kept)} of {len(names)} layers in float, auto leaves no more")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import importlib
 import itertools
@@ -19,19 +20,21 @@ from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.errors import CalibrationError, ParityError, UsageError
 from lcr_edge.export import parity
-from lcr_edge.export.bundle import golden_bytes, write_manifest
+from lcr_edge.export.bundle import PARITY, golden_bytes, write_manifest
 from lcr_edge.export.cell import HostEdgeCell, StepCell, with_state_precision
-from lcr_edge.export.clips import rendered_stream
+from lcr_edge.export.clips import rendered_stream, stream
 from lcr_edge.export.quiet import quiet, step
+from lcr_edge.export.report import write_page
 from lcr_edge.export.staging import staged
 from lcr_edge.export.targets import FLOAT_BY_DEFAULT, Converted, Request, require
+from lcr_edge.export.trials import Trials, kinds_of
 from lcr_edge.export.verify import measure_all
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes.bundle import GOLDEN
+from lcr_edge.runtimes.bundle import GOLDEN, read_bundle
 from lcr_edge.tolerances import CLIPS_PER_CLASS, STREAM_FRAMES
 
-PARITY = "parity.json"
 VERIFY_FRAMES = 50
+COST_FRAMES = 200  # over which kinds of layers are compared
 # The golden clip: long enough to fill the state, short enough for a device's disk and a check within a second.
 GOLDEN_FRAMES = 16
 GOLDEN_BYTES = 8_000_000
@@ -53,28 +56,62 @@ class Gate:
 
 @dataclass(frozen=True)
 class Exported:
-    """A bundle in its place, the size of each of its files in bytes, and what was measured."""
+    """A bundle in its place, the size of each of its files in bytes, what was measured, and the page that shows it."""
 
     folder: Path
     sizes: dict[str, int]
     report: parity.Report
+    page: Path | None = None
 
 
 class Exporter:
     """Exports one checkpoint to any number of bundles; what several of them share is made once.
 
     samples: what the network saw on calibration clips, for int8. threads: CPU threads of the engine that verifies.
+    pages: folder for a page BUNDLE.html on each export, also on one that is refused.
     """
 
-    def __init__(self, checkpoint: Checkpoint, out: Path, *, samples: Samples | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        out: Path,
+        *,
+        samples: Samples | None = None,
+        threads: int = 1,
+        pages: Path | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
         self.out = out
         self.samples = samples
         self.threads = threads
+        self.pages = pages
         self._float = StepCell(checkpoint.model).eval()
         self._integers: StepCell | None = None
         self._prepared: dict[tuple[str, str, tuple[str, ...]], Prepared] = {}
         self._cells: dict[tuple[StepCell, str, str], torch.nn.Module] = {}
+        self._trials: dict[Request, Trials] = {}
+        self._costs: dict[Request, tuple[tuple[str, float], ...]] = {}
+
+    def trials(self, request: Request) -> Trials:
+        """Trials of an int8 request, made once. Raises CalibrationError without samples."""
+        if request not in self._trials:
+            with step(f"{request.name}: what the layers read"):
+                self._trials[request] = Trials(self.checkpoint, self._samples(), request, self.threads)
+        return self._trials[request]
+
+    def costs(self, request: Request) -> tuple[tuple[str, float], ...]:
+        """What quantising each kind of layers alone costs over COST_FRAMES rendered frames, the costliest first:
+        (kind, rms error / std in the stream, of logits or state, whichever is largest). Measured once; takes a
+        conversion for each kind. Empty for what has no layers to choose from."""
+        if request.precision != "int8" or request.io == "int8":
+            return ()
+        if request not in self._costs:
+            trials = self.trials(request)
+            reference = roll(self.checkpoint.model, stream(None, request.config, COST_FRAMES))
+            groups = kinds_of(trials.cell.linears())
+            found = [(kind, trials.cost(reference, f"{kind} alone", group).total) for kind, group in groups.items()]
+            self._costs[request] = tuple(sorted(found, key=lambda row: -row[1]))
+        return self._costs[request]
 
     def float_layers(self, request: Request, pattern: str | None) -> tuple[str, ...]:
         """The products that compute in float: those that match, see :func:`matching`, or those usual for the mode."""
@@ -111,12 +148,17 @@ class Exporter:
                 (folder / GOLDEN).write_bytes(golden_bytes(golden))
                 self._write_manifest(folder, request, made, plan)
                 report = self._measure(folder, gate)
+            page = None
+            if self.pages is not None:
+                report = dataclasses.replace(report, sensitivity=self.costs(request))
+                page = write_page(report, self.pages / f"{request.name}.html", read_bundle(folder).manifest)
             if not report.passed and gate.enforced:
-                raise ParityError(f"{request.name} was not written, it breaks its promise: {report.complaint}")
+                shown = "" if page is None else f". The report is {page}"
+                raise ParityError(f"{request.name} was not written, it breaks its promise: {report.complaint}{shown}")
             (folder / PARITY).write_bytes(report.to_json())
             self._write_manifest(folder, request, made, plan)
             sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        return Exported(self.out / request.name, sizes, report)
+        return Exported(self.out / request.name, sizes, report, page)
 
     def _prepare(self, request: Request, float_layers: tuple[str, ...]) -> tuple[StepCell, Plan]:
         key = (request.quant, request.activations, float_layers)

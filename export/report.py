@@ -12,12 +12,9 @@ from lcr_edge.errors import OutputError
 from lcr_edge.export.chart import Series, chart
 from lcr_edge.export.modes import TENSORS, Curve, Line
 from lcr_edge.files import write_atomically
-from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.tolerances import Promise
 
 if TYPE_CHECKING:
-    import os
-
     from lcr_edge.export.decisions import Clips
     from lcr_edge.export.parity import Report
 
@@ -41,27 +38,17 @@ svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 """.strip()
 
 
-def write_page(
-    report: Report,
-    folder: Path,
-    bundle: str | os.PathLike[str],
-    sensitivity: Sequence[tuple[str, float]] = (),
-) -> Path:
-    """Write ``folder``/BUNDLE.html, named after the bundle's folder, whole or not at all; returns its path.
-
-    sensitivity: (layer, what quantising it alone costs), any unit, larger is worse. Raises BundleError and OutputError.
-    """
-    checked = read_bundle(bundle)
-    path = folder / f"{checked.folder.resolve().name}.html"
+def write_page(report: Report, path: Path, manifest: Mapping[str, Any]) -> Path:
+    """Write :func:`page` to ``path``, whole or not at all, and return the path. Raises OutputError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from error
-    write_atomically(path, page(report, checked.manifest, sensitivity).encode())
+        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}; choose another one") from error
+    write_atomically(path, page(report, manifest).encode())
     return path
 
 
-def page(report: Report, manifest: Mapping[str, Any], sensitivity: Sequence[tuple[str, float]] = ()) -> str:
+def page(report: Report, manifest: Mapping[str, Any]) -> str:
     """The page as text. manifest: the bundle's manifest.json, for sizes and origin."""
     title = f"{report.bundle}: {'every promise met' if report.passed else 'promises MISSED'}"
     parts = [
@@ -71,7 +58,7 @@ def page(report: Report, manifest: Mapping[str, Any], sensitivity: Sequence[tupl
         _promises(report),
         *_modes(report),
         "" if report.clips is None else _clips(report.clips),
-        _sensitivity(sensitivity),
+        _sensitivity(report.sensitivity) if report.precision == "int8" else "",
         _sizes(manifest),
     ]
     return (
@@ -146,8 +133,10 @@ def _count(count: int, same: bool) -> str:
 
 
 def _sensitivity(rows: Sequence[tuple[str, float]]) -> str:
+    title = "What quantising each layer alone costs"
     if not rows:
-        return ""
+        how = "lcr-edge export --report measures it, lcr-edge sensitivity does so layer by layer."
+        return _section(title, _paragraph(f"Not measured: {how}"))
     worst = max((cost for _, cost in rows if math.isfinite(cost)), default=0.0)
     cells = []
     for name, cost in sorted(rows, key=lambda row: -row[1] if math.isfinite(row[1]) else -math.inf):
@@ -157,7 +146,8 @@ def _sensitivity(rows: Sequence[tuple[str, float]]) -> str:
             f'<rect width="{width:.1f}" height="8" fill="var(--s0)"/></svg>'
         )
         cells.append([_text(name), f"{cost:.3g}", bar])
-    return _section("What quantising each layer alone costs", _table(["layer", "cost", ""], cells))
+    what = _paragraph("rms error / std in a stream of the worst of logits and states, all other layers in float.")
+    return _section(title, _table(["layer", "cost", ""], cells) + what)
 
 
 def _sizes(manifest: Mapping[str, Any]) -> str:

@@ -19,7 +19,6 @@ from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES
 from lcr_edge.contract import STATE_NAMES
 from lcr_edge.errors import OutputError, UsageError
 from lcr_edge.export import targets
-from lcr_edge.export.fewest import export_with_fewest
 from lcr_edge.export.modes import TENSORS
 from lcr_edge.export.quiet import step
 from lcr_edge.files import write_atomically
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
     from lcr_edge.checkpoint import Checkpoint
     from lcr_edge.export.trials import Cost, Trials
-
-__all__ = ["Row", "Sensitivity", "add_arguments", "export_with_fewest", "run", "sensitivity"]
 
 FRAMES = 200
 LAYER, STATE, RECIPE = "layer", "state", "recipe"

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import litert_torch
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 
 from lcr_edge.contract import output_specs
 from lcr_edge.errors import LcrError
 from lcr_edge.export import int8_tflite, int8_tflite_full
+from lcr_edge.export.cell import HostEdgeCell, StepCell, with_joined_factors
 from lcr_edge.export.targets import Converted, Request
 from lcr_edge.export.to_onnx import example_inputs
 
@@ -39,6 +41,8 @@ def convert(
 
     samples: for ``--io int8``, whose ranges ai-edge-quantizer finds on them.
     """
+    if plan is not None:
+        cell = with_joined_factors(cell)
     names = tuple(spec.name for spec in output_specs(request.config))
     edge_model: Any = litert_torch.convert(_Named(cell, names).eval(), sample_kwargs=example_inputs(request))
     path = folder / request.row.files[0]
@@ -47,6 +51,7 @@ def convert(
         path.write_bytes(_halved(path))
     boundary = None
     if plan is not None:
+        _check_weights(path, cell)
         path.write_bytes(int8_tflite.quantise(path, plan, plan.outputs))
     if request.io == "int8" and samples is not None:
         content, boundary = int8_tflite_full.quantise_full(path, map(samples.feeds, range(len(samples))))
@@ -58,6 +63,22 @@ def convert(
             f"the TFLite model needs {', '.join(foreign)}, which devices lack; this network cannot go to TFLite"
         )
     return Converted([name for name in operators if name != "DELEGATE"], boundary)
+
+
+def _check_weights(path: Path, cell: nn.Module) -> None:
+    """LcrError unless the file holds the weights of every product as they were prepared, on their int8 grid."""
+    step = cell.cell if isinstance(cell, HostEdgeCell) else cell
+    assert isinstance(step, StepCell)
+    model = int8_tflite.read(path.read_bytes())
+    layers = int8_tflite.name_layers(model)
+    for name, linear in step.linears().items():
+        if name not in layers or not np.array_equal(
+            int8_tflite.array(model, layers[name].inputs[1]), linear.weight.numpy()
+        ):
+            raise LcrError(
+                f"litert-torch changed the weights of {name} after they were rounded for int8; install the versions of "
+                "constraints.txt"
+            )
 
 
 def _halved(path: Path) -> bytes:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import json
+import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcr_edge.errors import CheckpointError, OutputError, ParityError
+from lcr_edge.errors import CheckpointError, OutputError, ParityError, UsageError
 from lcr_edge.files import write_atomically
 from lcr_edge.runtimes import Model, judge, load
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
@@ -159,6 +161,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clips of each class (int8: always)",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write the report as DIR/BUNDLE.html")
+    parser.add_argument(
+        "--sensitivity",
+        type=Path,
+        metavar="FILE",
+        help="with --report: show these figures, which lcr-edge sensitivity --json wrote (default: the export's own)",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     parser.add_argument(
         "--save-golden",
@@ -182,8 +190,11 @@ def run(args: argparse.Namespace) -> int:
 
     # The reference's matrices are small: more threads would mostly wait for each other.
     torch.set_num_threads(max(args.threads, 1))
+    if args.sensitivity is not None and args.report is None:
+        raise UsageError("--sensitivity is shown on the page of --report: give that too")
     if args.report is not None:  # before the work, which may take long
         make_folder(args.report)
+        _sensitivity(args.sensitivity, read_bundle(args.bundle))
     report = verify(
         args.bundle,
         against=args.against,
@@ -200,7 +211,10 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         from lcr_edge.export.report import write_page
 
-        print(f"wrote {write_page(report, args.report, args.bundle)}")
+        bundle = read_bundle(args.bundle)
+        report = dataclasses.replace(report, sensitivity=_sensitivity(args.sensitivity, bundle))
+        path = args.report / f"{bundle.folder.resolve().name}.html"
+        print(f"wrote {write_page(report, path, bundle.manifest)}")
     if args.save_golden:
         save_golden(args.save_golden, args.bundle, against=args.against, clip=args.clip, frames=args.frames)
         print(f"wrote {args.save_golden}")
@@ -208,6 +222,28 @@ def run(args: argparse.Namespace) -> int:
         raise ParityError(f"verify failed: {report.complaint}")
     print("passed")
     return 0
+
+
+def _sensitivity(file: Path | None, bundle: Bundle) -> tuple[tuple[str, float], ...]:
+    """(layer, cost) for the page: from a file of ``lcr-edge sensitivity``, or as measured at the export.
+
+    Raises UsageError for a file that is none, or of another network or target than the bundle, and BundleError.
+    """
+    if file is None:
+        from lcr_edge.export.bundle import read_parity
+
+        return tuple((str(name), float(cost)) for name, cost in read_parity(bundle).get("sensitivity", ()))
+    again = f"make it with lcr-edge sensitivity --target {bundle.target} --json {file}"
+    try:
+        found = json.loads(file.read_text())
+        made_for = found["checkpoint_sha256"], found["target"]
+        rows = [(str(row["what"]), row["cost"]) for row in found["rows"] if row["kind"] == "layer"]
+        costs = tuple((name, math.inf if cost is None else float(cost)) for name, cost in rows)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--sensitivity {file} cannot be read ({error}); {again}") from error
+    if made_for != (bundle.manifest.get("checkpoint_sha256"), bundle.target):
+        raise UsageError(f"--sensitivity {file} is of another checkpoint or target than {bundle.folder}; {again}")
+    return costs
 
 
 def make_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from lcr_edge.checkpoint import random_checkpoint
 from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.errors import UnsafeDecayError
-from lcr_edge.export.cell import HostEdgeCell, StepCell
+from lcr_edge.export.cell import HostEdgeCell, StepCell, with_joined_factors
 from lcr_edge.kernels.wkv import choose_chunk, is_safe
 from lcr_edge.kernels.wkv.matmul import DENSE_TOKENS
 from lcr_edge.model.network import LCR
@@ -58,6 +58,26 @@ def test_the_cell_has_the_skip_of_the_config() -> None:
 def test_any_chunk_gives_the_same_numbers(chunk: int) -> None:
     config = Config("oblong", height=48, width=80, dim=64, layers=2, classes=5)
     assert _compare(random_checkpoint(config, 5).model, torch.float64, chunk) <= FORWARD_EQUALS_STEPS["float64"]
+
+
+def test_equalising_changes_no_result() -> None:
+    """Also twice, and with the factors in the order that TFLite's converter leaves alone."""
+    model = random_checkpoint(get_config("lcr_pico"), 5).model.double()
+    cell = HostEdgeCell(StepCell(model, dtype=torch.float64))
+    frame = torch.randint(0, 256, (1, *cell.config.frame_shape), dtype=torch.uint8)
+    edge = torch.randint(0, 2, (1, 64, 64), dtype=torch.uint8)
+    h, c = torch.randn(2, *cell.config.state_shape, dtype=torch.float64).unbind(0)
+    before = cell(frame, edge, h, c)
+    moved = set()
+    with torch.no_grad():
+        for name, linear in [*cell.cell.linears().items()] * 2:
+            if cell.cell.equalise(name, torch.rand(linear.in_features) + 0.5):
+                moved.add(name)
+    assert set(cell.cell.linears()) - moved == {"embed_edge", "prompt", *(f"embed.parts.{part}" for part in range(4))}
+    for other in (cell, with_joined_factors(cell)):
+        for a, b in zip(before, other(frame, edge, h, c)):
+            torch.testing.assert_close(a, b, rtol=0.0, atol=FORWARD_EQUALS_STEPS["float64"])
+    assert not cell.cell.joined
 
 
 def test_edges_of_the_graph_equal_edges_given() -> None:

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES, Plan
+from lcr_edge.calibration.prepare import prepare
 from lcr_edge.errors import LcrError, UsageError
-from lcr_edge.export import int8_tflite
+from lcr_edge.export import int8_tflite, to_tflite
+from lcr_edge.export.cell import HostEdgeCell, StepCell
 from lcr_edge.export.int8_onnx import quantise_weight
 from lcr_edge.export.int8_tflite import quantise
+from lcr_edge.export.quiet import quiet
+from lcr_edge.export.targets import Request
 from lcr_edge.tolerances import PROMISES
 from tests.export import made
 from tests.export.int8_steps import (
@@ -123,6 +127,17 @@ def test_layers_that_read_one_tensor_keep_their_own_ranges() -> None:
         assert found is not None
         assert found[0].tolist() == [np.float32(plan.scale(layer)[0])]
     assert relative(run(content), run(path.read_bytes())) < INT8
+
+
+def test_a_converter_that_moves_factors_into_the_weights_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual order of an equalised norm's factors, which litert-torch undoes."""
+    prepared = prepare(StepCell(made.checkpoint(PICO).model).eval(), made.samples(PICO), "dynamic", "u8")
+    request = Request(made.checkpoint(PICO).config, "tflite", "int8", quant="dynamic")
+    monkeypatch.setattr(to_tflite, "with_joined_factors", copy.deepcopy)
+    with pytest.raises(LcrError, match=r"changed the weights of layers\.0\.rg"), quiet():
+        to_tflite.convert(HostEdgeCell(prepared.cell).eval(), request, tmp_path, prepared.plan)
 
 
 @pytest.mark.parametrize("activations", ACTIVATIONS)

@@ -17,6 +17,7 @@ from lcr_edge.export.chart import Series, chart
 from lcr_edge.export.parity import Report
 from lcr_edge.export.report import page, write_page
 from lcr_edge.export.verify import measure_all
+from lcr_edge.runtimes.bundle import read_bundle
 from tests.export import made
 from tests.export.rounded import bundle, rounded
 
@@ -60,8 +61,10 @@ def _measured() -> Report:
 def test_the_page_stands_alone_and_says_it_all(tmp_path: Path) -> None:
     report = _measured()
     assert not report.passed
-    path = write_page(report, tmp_path / "pages", bundle("lcr_pico", 3), [("layers.0.rg", 0.5), ("classify", 0.1)])
-    assert path == tmp_path / "pages" / f"{bundle('lcr_pico', 3).name}.html"
+    report = dataclasses.replace(report, sensitivity=(("layers.0.rg", 0.5), ("classify", 0.1)))
+    manifest = read_bundle(bundle("lcr_pico", 3)).manifest
+    path = write_page(report, tmp_path / "pages" / "page.html", manifest)
+    assert path == tmp_path / "pages" / "page.html"
     assert [item.name for item in path.parent.iterdir()] == [path.name]
     text = path.read_text()
     found = _Reader(text)
@@ -86,6 +89,7 @@ def test_a_page_of_two_modes_alone() -> None:
     found = _Reader(page(report, {}))
     assert found.open == []
     assert "Decisions" not in found.text
+    assert "Not measured" in found.text
 
 
 def test_texts_are_escaped() -> None:
@@ -95,7 +99,8 @@ def test_texts_are_escaped() -> None:
     clips = dataclasses.replace(found.clips, labels=(evil, *found.clips.labels[1:]), note=evil)
     report = dataclasses.replace(found, bundle=evil, engine=evil, clip=evil, broken=(evil,), clips=clips)
     manifest = {"files": {evil: {"bytes": 1}}, "checkpoint_sha256": evil, "created": evil}
-    text = page(report, manifest, [(evil, 1.0), ("nan", math.nan)])
+    report = dataclasses.replace(report, sensitivity=((evil, 1.0), ("nan", math.nan)))
+    text = page(report, manifest)
     assert "<img" not in text
     assert _Reader(text).text.count(evil) >= 8
 
@@ -103,7 +108,7 @@ def test_texts_are_escaped() -> None:
 def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot make the folder"):
-        write_page(_measured(), tmp_path / "file", bundle("lcr_pico", 3))
+        write_page(_measured(), tmp_path / "file" / "page.html", {})
 
 
 def _points(svg: str) -> list[list[tuple[float, float]]]:

@@ -138,7 +138,7 @@ def test_early_frames_do_not_count_for_int8() -> None:
 def test_a_miss_of_int8_says_what_to_try() -> None:
     report = measure_all(rounded("lcr_pico", 3), made.checkpoint("lcr_pico"), frames=8, decisions=False)
     assert not report.passed
-    for way_out in ("--calibration-data", "--keep-float", "--quant dynamic", "--qat"):
+    for way_out in ("--calibration-data", "--keep-float", "--quant dynamic"):
         assert way_out in report.complaint
     assert "MISSED" in report.table()
     fp32 = measure_all(load(made.bundle("lcr_pico", "onnx")), made.checkpoint("lcr_pico"), frames=4)
