@@ -43,7 +43,7 @@ def float_path(name: str = PICO, edges: str = "host") -> Path:
     if edges == "graph":
         cell = StepCell(made.checkpoint(name).model).eval()
         # The edges themselves are tested elsewhere; each pass of the real number costs conversion time.
-        cell.edge_graph.hysteresis = 1  # type: ignore[assignment]
+        cell.edge_graph.hysteresis = 1
     folder = made.folder()
     with quiet():
         to_tflite.convert(cell, Request(made.checkpoint(name).config, "tflite", edges=edges), folder)
@@ -148,7 +148,8 @@ def product(content: bytes, layer: str) -> Product:
     for operator in graph.operators:
         if int8_tflite.builtin(model, operator) != kinds.FULLY_CONNECTED:
             continue
-        x, read, *rest = (graph.tensors[index] if index >= 0 else None for index in operator.inputs)
+        tensors: list[Any] = [graph.tensors[index] if index >= 0 else None for index in operator.inputs]
+        x, read, *rest = tensors
         # Where arithmetic is in float, a DEQUANTIZE lies between.
         source = made_by.get(operator.inputs[1])
         weight = read if source is None else graph.tensors[source.inputs[0]]

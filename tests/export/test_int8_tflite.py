@@ -184,10 +184,9 @@ def _emulated(static: bool) -> list[Array]:
 
 def test_ranges_that_do_not_fit_cost_accuracy() -> None:
     read, wrote = ranges_of()
-    for changes in ({"ranges": read}, {"outputs": wrote}):
-        ((name, ranges),) = changes.items()
-        wide = {layer: (64 * low, 64 * high) for layer, (low, high) in ranges.items()}
-        assert relative(run(quantised(make_plan(**{name: wide}))), float_run()) > INT8
+    for name, ranges in (("ranges", read), ("outputs", wrote)):
+        changes: dict[str, Any] = {name: {layer: (64 * low, 64 * high) for layer, (low, high) in ranges.items()}}
+        assert relative(run(quantised(make_plan(**changes))), float_run()) > INT8
     wide = {layer: (64 * low, 64 * high) for layer, (low, high) in wrote.items()}
     assert quantised(make_plan(), outputs=wide) == quantised(make_plan(outputs=wide)) != usual("static", "u8")
 

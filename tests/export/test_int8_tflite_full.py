@@ -82,7 +82,7 @@ def test_integers_that_cannot_be_had_are_refused() -> None:
         (feeds_of()[:1], {"states": {"state_c": (1.0, -1.0)}}, "range of state_c"),
     ):
         with pytest.raises(UsageError, match=message), quiet():
-            quantise_full(float_path(), feeds, **options)  # type: ignore[arg-type]
+            quantise_full(float_path(), feeds, **options)
 
 
 @pytest.mark.slow
