@@ -34,7 +34,9 @@ td:first-child, th:first-child { text-align: left; } th { font-weight: 600; }
 .confusion td, .confusion th { padding: .1rem .3rem; text-align: center; }
 .confusion td:first-child { text-align: left; } .same { color: var(--soft); }
 .other { background: var(--bad); color: var(--paper); }
+.promises td, .promises th { white-space: normal; text-align: left; }
 svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
+@media (max-width: 40rem) { svg { font-size: 18px; } }
 """.strip()
 
 
@@ -77,8 +79,9 @@ def _promises(report: Report) -> str:
         measured = "" if check.measured is None else check.shown(check.measured)
         bound = f"{'at least' if check.kind == 'share' else 'at most'} {check.shown(check.promised)}"
         cells = [_text(check.name), _text(measured), _text(bound)]
-        rows.append([*cells, f'<span class="{verdict[0]}">{verdict[1]}</span>', _text(check.remark)])
-    return _section("Promises", _table(["promise", "measured", "promised", "", ""], rows))
+        # The verdict first: on a phone the end of a wide table is out of sight.
+        rows.append([f'<span class="{verdict[0]}">{verdict[1]}</span>', *cells, _text(check.remark)])
+    return _section("Promises", _table(["", "promise", "measured", "promised", ""], rows, "promises"))
 
 
 def _modes(report: Report) -> Iterable[str]:

@@ -115,6 +115,8 @@ class Request:
             raise UsageError("int8 states come with --io int8, and only with it")
         if self.io == "int8" and (self.precision, self.quant) != ("int8", "static"):
             raise UsageError("--io int8 is of --precision int8 --quant static: leave the others out")
+        if self.io == "int8" and self.edges == "graph":
+            raise UsageError("a model of integers cannot find edges itself: export with --edges host")
 
     @property
     def row(self) -> Target:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from lcr_edge.calibration.arguments import CLIPS, SAMPLES
 from lcr_edge.calibration.collect import collect
 from lcr_edge.calibration.plan import ACTIVATIONS
 from lcr_edge.calibration.samples import Samples
@@ -27,7 +28,9 @@ SEED = 7
 PACKAGED = "packaged"
 # The export's own check; tests measure for longer. A stream as long as the clip and a clip of each class.
 GATE = Gate(frames=6, streams=6, per_class=1)
-_CLIPS, _SAMPLES = 27, 48  # a clip of each gesture
+# Clips and samples: as an export takes them for the network whose decisions count, else a clip of each gesture.
+_COUNTS = {PACKAGED: (CLIPS, SAMPLES)}
+_FEW = (27, 48)
 
 
 @functools.cache
@@ -39,7 +42,8 @@ def checkpoint(name: str) -> Checkpoint:
 @functools.cache
 def samples(name: str) -> Samples:
     """Calibration samples of a checkpoint, of rendered gestures."""
-    return collect(checkpoint(name), None, clips=_CLIPS, samples=_SAMPLES)
+    clips, count = _COUNTS.get(name, _FEW)
+    return collect(checkpoint(name), None, clips=clips, samples=count)
 
 
 def folder() -> Path:
