@@ -90,6 +90,21 @@ def test_int8_decides_like_float_on_real_video_on_streams_and_clips(target: str,
     assert report.stream["all"].tensors["state_c"].max_abs > (PROMISES["fp32"].stream_abs or 0)
 
 
+@pytest.mark.slow
+def test_a_model_of_integers_keeps_its_promise_and_its_state_is_fed_back_as_it_is() -> None:
+    whole = made.bundle("lcr_pico", "tflite", "int8", quant="static", state_precision="int8", io="int8")
+    model = load(whole, threads=1)
+    report = measure_all(model, made.checkpoint("lcr_pico"), frames=SHORT, decisions=False)
+    assert not [check for check in report.checks if not check.met and check.kind != "share"]
+    assert report.broken == ()
+    frame = np.random.default_rng(5).integers(0, 256, model.frame_shape, dtype=np.uint8)
+    _, state = model.step(frame, model.initial_state())
+    assert state.h.dtype == state.c.dtype == np.int8
+    again = model.state_of(*model.state_values(state))
+    np.testing.assert_array_equal(again.h, state.h)
+    np.testing.assert_array_equal(again.c, state.c)
+
+
 @pytest.mark.parametrize("edges", ["host", "graph"])
 def test_targets_agree_with_each_other(edges: str) -> None:
     both = 2 * (PROMISES["fp32"].step_abs or 0.0)  # each may be off to its own side
