@@ -6,7 +6,9 @@ What becomes of the FULLY_CONNECTED operator of a layer, by mode:
   of its own: no TFLite kernel takes int8 in and gives float out. A DEQUANTIZE follows, all else stays float. The layer
   that writes the logits is dynamic all the same: 8 bits for the logits cost more accuracy than those of all other
   outputs together (packaged network, one step: 3.2 % of their standard deviation against 1.1 %).
-- dynamic: float in and out, int8 inside; the engine finds a scale for each token at every step, from float.
+- dynamic: float in and out, int8 inside; the engine finds a scale for each token at every step, from float. In the
+  file the weights have scale 1 and a MUL behind the operator has the scale of each channel: tflite-runtime takes the
+  first channel's scale for all of them, without a word. Costs ai-edge-litert about 2 % of a step.
 - weight-only: a DEQUANTIZE on the int8 weight, float arithmetic.
 
 Weights lie on a symmetric grid of each output channel: w = q * scale, scale = max|w| / 127, q in -127..127. Activations
@@ -22,10 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES, SMALLEST_RANGE, Plan
 from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.export.tflite_file import (
+    array,
+    builtin,
+    new_constant,
+    new_operator,
+    new_tensor,
+    read,
+    restore_names,
+    schema_of,
+    signature_tensors,
+    text,
+    write,
+)
 
 Ranges = Mapping[str, "tuple[float, float]"]
 
@@ -70,53 +84,9 @@ def quantise(path: Path, plan: Plan, outputs: Ranges | None = None) -> bytes:
     tensors = model.subgraphs[0].tensors
     recipe = _recipe(plan, {text(tensors[chosen[name].outputs[0]]): mode for name, mode in modes.items()})
     # Its inner names come from names that we gave: they are short.
-    result = run_quantizer(write(model), recipe, statistics)
-    return write(restore_names(read(result), signature_tensors(model)))
-
-
-def read(content: bytes) -> Any:
-    """The model as objects of the TFLite schema. Raises LcrError."""
-    tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
-    if content[4:8] != b"TFL3":
-        raise LcrError("this is no TFLite model: export the float model again")
-    model = tools.read_model_from_bytearray(bytearray(content))
-    if len(model.subgraphs) != 1 or len(model.signatureDefs or ()) != 1:
-        raise LcrError("this TFLite model has several subgraphs or signatures, a step has one: export it again")
-    return model
-
-
-def write(model: Any) -> bytes:
-    """The bytes of a model, without metadata, unused tensors and buffers, or a second copy of equal buffers."""
-    tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
-    schema = importlib.import_module("ai_edge_litert.schema_py_generated")
-    model.metadata = model.metadataBuffer = None
-    _drop_tensors(model)
-    buffers: list[Any] = [schema.BufferT()]  # the first is empty, of tensors that are computed
-    place: dict[bytes, int] = {}
-    for tensor in model.subgraphs[0].tensors:
-        data = model.buffers[tensor.buffer].data
-        content = b"" if data is None else np.asarray(data, np.uint8).tobytes()
-        if content and content not in place:
-            place[content] = len(buffers)
-            buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
-        tensor.buffer = place[content] if content else 0
-    model.buffers = buffers
-    return bytes(tools.convert_object_to_bytearray(model))
-
-
-def _drop_tensors(model: Any) -> None:
-    """Drop the tensors that no operator and no signature names, in place."""
-    graph, ends = model.subgraphs[0], [*model.signatureDefs[0].inputs, *model.signatureDefs[0].outputs]
-    used = {*graph.inputs, *graph.outputs, *(entry.tensorIndex for entry in ends)}
-    used.update(index for entry in graph.operators for index in (*entry.inputs, *entry.outputs))
-    kept = [index for index in range(len(graph.tensors)) if index in used]
-    now = {-1: -1, **{index: place for place, index in enumerate(kept)}}
-    graph.tensors = [graph.tensors[index] for index in kept]
-    for holder in (graph, *graph.operators):
-        holder.inputs = [now[index] for index in holder.inputs]
-        holder.outputs = [now[index] for index in holder.outputs]
-    for entry in ends:
-        entry.tensorIndex = now[entry.tensorIndex]
+    result = restore_names(read(run_quantizer(write(model), recipe, statistics)), signature_tensors(model))
+    _scale_behind(result, {f"{name}.weight" for name, mode in modes.items() if mode == "dynamic"})
+    return write(result)
 
 
 def name_layers(model: Any) -> dict[str, Any]:
@@ -126,7 +96,7 @@ def name_layers(model: Any) -> dict[str, Any]:
     numbers; those of the signature keep theirs. Raises LcrError where a name is found twice.
     """
     graph, kept = model.subgraphs[0], {index for _, index in signature_tensors(model)}
-    schema = importlib.import_module("ai_edge_litert.schema_py_generated")
+    schema = schema_of()
     layers: dict[str, Any] = {}
     for operator in graph.operators:
         if builtin(model, operator) != schema.BuiltinOperator.FULLY_CONNECTED:
@@ -153,48 +123,12 @@ def name_layers(model: Any) -> dict[str, Any]:
     return layers
 
 
-def signature_tensors(model: Any) -> list[tuple[str, int]]:
-    """(tensor name, index) of the signature's inputs and outputs, in its order."""
-    signature, tensors = model.signatureDefs[0], model.subgraphs[0].tensors
-    maps = [*signature.inputs, *signature.outputs]
-    return [(text(tensors[entry.tensorIndex]), int(entry.tensorIndex)) for entry in maps]
-
-
-def restore_names(model: Any, before: list[tuple[str, int]]) -> Any:
-    """Give the signature's tensors their names back: a quantiser that puts an operator behind an output renames it."""
-    tensors, taken = model.subgraphs[0].tensors, {name.encode() for name, _ in before}
-    now = [index for _, index in signature_tensors(model)]
-    for index, tensor in enumerate(tensors):
-        if tensor.name in taken and index not in now:
-            tensor.name = f"{index}.inner".encode()
-    for (name, _), index in zip(before, now):
-        tensors[index].name = name.encode()
-    return model
-
-
 def run_quantizer(content: bytes, recipe: Any, statistics: Mapping[str, Any]) -> bytes:
     """ai-edge-quantizer on a model. statistics: {tensor name: {"min": array, "max": array}}, or none."""
     quantizer = importlib.import_module("ai_edge_quantizer.quantizer")
     runner = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
     result = runner.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
-
-
-def builtin(model: Any, operator: Any) -> int:
-    """The operator's number in the schema's BuiltinOperator."""
-    tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
-    return int(tools.get_builtin_code_from_operator_code(model.operatorCodes[operator.opcodeIndex]))
-
-
-def text(tensor: Any) -> str:
-    return str(tensor.name.decode())
-
-
-def array(model: Any, index: int) -> npt.NDArray[np.float32]:
-    """Values of a float32 constant."""
-    tensor = model.subgraphs[0].tensors[index]
-    data = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
-    return data.view(np.float32).reshape([int(size) for size in tensor.shape])
 
 
 def usable_range(ranges: Ranges, layer: str, what: str) -> tuple[float, float]:
@@ -232,7 +166,7 @@ def _separate_inputs(model: Any, layers: Mapping[str, Any], plan: Plan) -> None:
 
 def _copied(model: Any, reader: Any, name: str) -> int:
     """Index of a new tensor with the values of the reader's input, made by a RESHAPE to the shape it has."""
-    schema = importlib.import_module("ai_edge_litert.schema_py_generated")
+    schema = schema_of()
     graph = model.subgraphs[0]
     # Every step reshapes: the operator is in the model's table.
     like = next(entry for entry in graph.operators if builtin(model, entry) == schema.BuiltinOperator.RESHAPE)
@@ -270,6 +204,28 @@ def _statistics(model: Any, layers: Mapping[str, Any], plan: Plan, outputs: Rang
             largest = np.maximum(largest, needed[:, None].astype(np.float32))
         found[text(tensors[operator.inputs[1]])] = {"min": -largest, "max": largest}
     return found
+
+
+def _scale_behind(model: Any, weights: set[str]) -> None:
+    """Move the scales of these weights, by tensor name, from the tensor into a MUL behind its operator, in place."""
+    graph, operators = model.subgraphs[0], []
+    for operator in graph.operators:
+        operators.append(operator)
+        name = text(graph.tensors[operator.inputs[1]]) if len(operator.inputs) > 1 else ""
+        if name not in weights or builtin(model, operator) != schema_of().BuiltinOperator.FULLY_CONNECTED:
+            continue
+        layer, result = name.removesuffix(".weight"), operator.outputs[0]
+        grid = graph.tensors[operator.inputs[1]].quantization
+        scale = np.asarray(grid.scale, np.float32)
+        grid.scale, grid.zeroPoint, grid.quantizedDimension = [1.0], [0], 0
+        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+            bias = new_constant(model, f"{layer}.bias", array(model, operator.inputs[2]) / scale)
+            operator.inputs = [*operator.inputs[:2], bias]
+        shape, kind = list(graph.tensors[result].shape), schema_of().TensorType.FLOAT32
+        product = new_tensor(model, f"{layer}.product", shape, kind)
+        operator.outputs = [product]
+        operators.append(new_operator(model, "Mul", [product, new_constant(model, f"{layer}.scale", scale)], [result]))
+    graph.operators = operators
 
 
 def _recipe(plan: Plan, modes: Mapping[str, str]) -> Any:

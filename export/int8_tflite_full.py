@@ -21,14 +21,16 @@ import numpy.typing as npt
 from lcr_edge.calibration.plan import SMALLEST_RANGE
 from lcr_edge.contract import EDGE, FRAME, LOGITS, STATE_NAMES
 from lcr_edge.errors import LcrError, UsageError
-from lcr_edge.export.int8_tflite import (
-    Ranges,
+from lcr_edge.export.int8_tflite import Ranges, name_layers, run_quantizer
+from lcr_edge.export.tflite_file import (
+    Grid,
     array,
     builtin,
-    name_layers,
+    new_operator,
+    new_tensor,
     read,
     restore_names,
-    run_quantizer,
+    schema_of,
     signature_tensors,
     text,
     write,
@@ -42,7 +44,6 @@ _BYTES = {"int8": {FRAME: 1.0, EDGE: 1.0}, "int16": {FRAME: 2.0**-7, EDGE: 2.0**
 _SIGNATURE = "serving_default"
 
 Feeds = Iterable[Mapping[str, npt.NDArray[Any]]]
-Grid = tuple[float, int]
 
 
 def quantise_full(
@@ -81,7 +82,7 @@ def quantise_full(
 
 def _float_inputs(model: Any) -> None:
     """Let frame and edges enter as float32 and drop the CASTs: the quantiser knows no bytes."""
-    schema = _schema()
+    schema = schema_of()
     graph, kept = model.subgraphs[0], []
     for operator in graph.operators:
         if builtin(model, operator) != schema.BuiltinOperator.CAST:
@@ -98,21 +99,16 @@ def _float_inputs(model: Any) -> None:
 
 def _split_squares(model: Any) -> None:
     """SQUARED_DIFFERENCE as SUB and MUL: it has no int16 kernel."""
-    schema = _schema()
+    schema = schema_of()
     graph, operators = model.subgraphs[0], []
     for operator in graph.operators:
         if builtin(model, operator) != schema.BuiltinOperator.SQUARED_DIFFERENCE:
             operators.append(operator)
             continue
         shape = list(graph.tensors[operator.outputs[0]].shape)
-        difference = _new_tensor(model, f"{operator.outputs[0]}.difference", shape, schema.TensorType.FLOAT32)
-        for name, inputs, outputs in (
-            ("Sub", list(operator.inputs), [difference]),
-            ("Mul", [difference, difference], list(operator.outputs)),
-        ):
-            kind, options = getattr(schema.BuiltinOptions, f"{name}Options"), getattr(schema, f"{name}OptionsT")()
-            code = _code(model, getattr(schema.BuiltinOperator, name.upper()))
-            operators.append(schema.OperatorT(code, inputs, outputs, kind, options))
+        difference = new_tensor(model, f"{operator.outputs[0]}.difference", shape, schema.TensorType.FLOAT32)
+        operators.append(new_operator(model, "Sub", list(operator.inputs), [difference]))
+        operators.append(new_operator(model, "Mul", [difference, difference], list(operator.outputs)))
     graph.operators = operators
 
 
@@ -180,7 +176,7 @@ def _set(statistics: dict[str, Any], name: str, ends: tuple[float, float]) -> No
 
 def _clip_selected(model: Any, statistics: dict[str, Any]) -> None:
     """Give what a SELECT_V2 chooses from the range of what it chose: the unwanted triangle of a WKV score saturates."""
-    kinds, graph = _schema().BuiltinOperator, model.subgraphs[0]
+    kinds, graph = schema_of().BuiltinOperator, model.subgraphs[0]
     bounds: dict[int, tuple[float, float]] = {}
     # From the end: a selection may choose from another one, or from a product in another shape.
     for operator in reversed(graph.operators):
@@ -200,7 +196,7 @@ def _set_tables(result: Any, model: Any, inner: str) -> None:
 
     The kernel ignores all scales of an int8 table but the first, and takes no int8 on the left of int16.
     """
-    schema = _schema()
+    schema = schema_of()
     graph, floats = result.subgraphs[0], model.subgraphs[0].tensors
     places = {text(tensor): index for index, tensor in enumerate(floats)}
     for operator in graph.operators:
@@ -220,7 +216,7 @@ def _set_tables(result: Any, model: Any, inner: str) -> None:
 
 def _set_boundary(model: Any, grids: Mapping[str, Grid]) -> None:
     """Put QUANTIZE operators between the tensors of the contract, 8 bits each, and those that the quantiser left."""
-    schema = _schema()
+    schema = schema_of()
     kinds, graph, signature = schema.TensorType, model.subgraphs[0], model.signatureDefs[0]
     for entry in signature.inputs:
         name, inside = entry.name.decode(), entry.tensorIndex
@@ -231,7 +227,7 @@ def _set_boundary(model: Any, grids: Mapping[str, Grid]) -> None:
         chain = [place, inside]
         if outer == kinds.UINT8 and graph.tensors[inside].type != kinds.INT8:
             shape = list(graph.tensors[inside].shape)
-            chain.insert(1, _new_tensor(model, f"{name}.int8", shape, kinds.INT8, (grids[name][0], -128)))
+            chain.insert(1, new_tensor(model, f"{name}.int8", shape, kinds.INT8, (grids[name][0], -128)))
         graph.operators[:0] = [_quantize(model, *pair) for pair in zip(chain, chain[1:])]
         graph.inputs = [place if index == inside else index for index in graph.inputs]
         entry.tensorIndex = place
@@ -253,45 +249,18 @@ def _renamed(model: Any, inside: int, kind: int, grid: Grid) -> int:
         return inside
     name = text(tensor)
     tensor.name = f"{name}.inner".encode()
-    return _new_tensor(model, name, list(tensor.shape), kind, grid)
-
-
-def _new_tensor(model: Any, name: str, shape: list[int], kind: int, grid: Grid | None = None) -> int:
-    schema = _schema()
-    quantised = None if grid is None else schema.QuantizationParametersT(scale=[grid[0]], zeroPoint=[grid[1]])
-    tensors = model.subgraphs[0].tensors
-    # A buffer of its own: the first one may not be empty.
-    model.buffers.append(schema.BufferT())
-    tensors.append(schema.TensorT(shape, kind, len(model.buffers) - 1, name.encode(), quantised))
-    return len(tensors) - 1
+    return new_tensor(model, name, list(tensor.shape), kind, grid)
 
 
 def _quantize(model: Any, source: int, result: int) -> Any:
-    schema = _schema()
-    code = _code(model, schema.BuiltinOperator.QUANTIZE)
-    options = schema.QuantizeOptionsT()
-    return schema.OperatorT(code, [source], [result], schema.BuiltinOptions.QuantizeOptions, options)
-
-
-def _code(model: Any, kind: int) -> int:
-    """Place of a builtin operator in the model's table, where it is added if need be."""
-    schema = _schema()
-    for place in range(len(model.operatorCodes)):
-        if builtin(model, schema.OperatorT(place)) == kind:
-            return place
-    model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=kind, version=1, builtinCode=kind))
-    return len(model.operatorCodes) - 1
+    return new_operator(model, "Quantize", [source], [result])
 
 
 def _check(model: Any) -> None:
-    schema = _schema()
+    schema = schema_of()
     graph = model.subgraphs[0]
     used = {index for entry in graph.operators for index in (*entry.inputs, *entry.outputs) if index >= 0}
     floating = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)
     floats = [text(graph.tensors[index]) for index in sorted(used) if graph.tensors[index].type in floating]
     if floats:
         raise LcrError(f"not every operator has an integer form; these tensors stay float: {', '.join(floats[:5])}")
-
-
-def _schema() -> Any:
-    return importlib.import_module("ai_edge_litert.schema_py_generated")

@@ -23,6 +23,7 @@ from lcr_edge.export import parity
 from lcr_edge.export.bundle import PARITY, golden_bytes, write_manifest
 from lcr_edge.export.cell import HostEdgeCell, StepCell, with_state_precision
 from lcr_edge.export.clips import rendered_stream, stream
+from lcr_edge.export.int8_tflite_full import CHUNK
 from lcr_edge.export.quiet import quiet, step
 from lcr_edge.export.report import write_page
 from lcr_edge.export.staging import staged
@@ -39,8 +40,6 @@ COST_FRAMES = 200  # over which kinds of layers are compared
 GOLDEN_FRAMES = 16
 GOLDEN_BYTES = 8_000_000
 _GOLDEN_LEAST = 6
-# Tokens a WKV chunk of a model of integers: in larger ones decays span more than 8 bits hold.
-INTEGER_CHUNK = 2
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class Exporter:
 
     def _integer_cell(self) -> StepCell:
         if self._integers is None:
-            self._integers = StepCell(self.checkpoint.model, chunk=INTEGER_CHUNK).eval()
+            self._integers = StepCell(self.checkpoint.model, chunk=CHUNK).eval()
         return self._integers
 
     def _samples(self) -> Samples:

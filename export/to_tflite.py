@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lcr_edge.contract import output_specs
 from lcr_edge.errors import LcrError
-from lcr_edge.export import int8_tflite, int8_tflite_full
+from lcr_edge.export import int8_tflite, int8_tflite_full, tflite_file
 from lcr_edge.export.cell import HostEdgeCell, StepCell, with_joined_factors
 from lcr_edge.export.targets import Converted, Request
 from lcr_edge.export.to_onnx import example_inputs
@@ -69,11 +69,11 @@ def _check_weights(path: Path, cell: nn.Module) -> None:
     """LcrError unless the file holds the weights of every product as they were prepared, on their int8 grid."""
     step = cell.cell if isinstance(cell, HostEdgeCell) else cell
     assert isinstance(step, StepCell)
-    model = int8_tflite.read(path.read_bytes())
+    model = tflite_file.read(path.read_bytes())
     layers = int8_tflite.name_layers(model)
     for name, linear in step.linears().items():
         if name not in layers or not np.array_equal(
-            int8_tflite.array(model, layers[name].inputs[1]), linear.weight.numpy()
+            tflite_file.array(model, layers[name].inputs[1]), linear.weight.numpy()
         ):
             raise LcrError(
                 f"litert-torch changed the weights of {name} after they were rounded for int8; install the versions of "

@@ -33,6 +33,8 @@ class TfliteEngine:
         path = bundle.folder / bundle.model_files[0]
         try:
             interpreter = interpreter_class(model_path=str(path), num_threads=options.threads)
+            # Here, not at the first step: an operator that this interpreter cannot prepare is a model it cannot load.
+            interpreter.allocate_tensors()
             signatures = interpreter.get_signature_list()
             self._runner = interpreter.get_signature_runner(_SIGNATURE) if _SIGNATURE in signatures else None
         except Exception as error:

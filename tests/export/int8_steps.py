@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lcr_edge.calibration.plan import Plan
 from lcr_edge.config import Config
-from lcr_edge.export import int8_tflite, to_tflite
+from lcr_edge.export import int8_tflite, tflite_file, to_tflite
 from lcr_edge.export.cell import HostEdgeCell, StepCell
 from lcr_edge.export.int8_tflite_full import CHUNK
 from lcr_edge.export.quiet import quiet
@@ -137,7 +137,7 @@ class Product:
     bias: Array | None  # what an int32 one stands for
 
 
-_read = functools.lru_cache(maxsize=2)(int8_tflite.read)
+_read = functools.lru_cache(maxsize=2)(tflite_file.read)
 
 
 def product(content: bytes, layer: str) -> Product:
@@ -146,21 +146,29 @@ def product(content: bytes, layer: str) -> Product:
     made_by = {operator.outputs[0]: operator for operator in graph.operators}
     kinds = schema.BuiltinOperator
     for operator in graph.operators:
-        if int8_tflite.builtin(model, operator) != kinds.FULLY_CONNECTED:
+        if tflite_file.builtin(model, operator) != kinds.FULLY_CONNECTED:
             continue
         tensors: list[Any] = [graph.tensors[index] if index >= 0 else None for index in operator.inputs]
         x, read, *rest = tensors
         # Where arithmetic is in float, a DEQUANTIZE lies between.
         source = made_by.get(operator.inputs[1])
         weight = read if source is None else graph.tensors[source.inputs[0]]
-        if int8_tflite.text(weight) != f"{layer}.weight":
+        if tflite_file.text(weight) != f"{layer}.weight":
             continue
         q = _data(model, weight).view(np.int8 if weight.type == TYPES.INT8 else np.float32).reshape(weight.shape)
         bias = None
         if rest and rest[0] is not None and rest[0].type == TYPES.INT32:
             bias = _data(model, rest[0]).view(np.int32) * _grid(rest[0])[0]
         types = (x.type, read.type, graph.tensors[operator.outputs[0]].type)
-        return Product(types, q, _grid(weight), _grid(x) if x.type == TYPES.INT8 else None, bias)
+        grid = _grid(weight)
+        if types == (TYPES.FLOAT32, TYPES.INT8, TYPES.FLOAT32):
+            # One scale, 1, for all channels; a MUL behind has theirs.
+            assert grid[0].tolist() == [1.0]
+            (behind,) = (entry for entry in graph.operators if operator.outputs[0] in entry.inputs)
+            assert tflite_file.builtin(model, behind) == kinds.MUL
+            scale = tflite_file.array(model, behind.inputs[1])
+            grid = scale, np.zeros(len(scale), np.int64)
+        return Product(types, q, grid, _grid(x) if x.type == TYPES.INT8 else None, bias)
     raise AssertionError(f"no product of {layer}")
 
 
@@ -178,13 +186,13 @@ def _grid(tensor: Any) -> tuple[Array, Array]:
 def changed(change: Any) -> Path:
     """The float model after ``change(model, operators by layer)``, under the names that a converter gives."""
     content = float_path().read_bytes()
-    model, names = int8_tflite.read(content), [tensor.name for tensor in int8_tflite.read(content).subgraphs[0].tensors]
+    model, names = tflite_file.read(content), [tensor.name for tensor in tflite_file.read(content).subgraphs[0].tensors]
     layers = int8_tflite.name_layers(model)
     for tensor, name in zip(model.subgraphs[0].tensors, names):
         tensor.name = name
     change(model, layers)
     path = made.folder() / "model.tflite"
-    path.write_bytes(int8_tflite.write(model))
+    path.write_bytes(tflite_file.write(model))
     return path
 
 
@@ -194,7 +202,7 @@ def with_weights(change: Any) -> Path:
     def apply(model: Any, layers: Mapping[str, Any]) -> None:
         for layer, operator in layers.items():
             tensor = model.subgraphs[0].tensors[operator.inputs[1]]
-            weight = change(layer, int8_tflite.array(model, operator.inputs[1])).astype(np.float32)
+            weight = change(layer, tflite_file.array(model, operator.inputs[1])).astype(np.float32)
             model.buffers[tensor.buffer].data = weight.reshape(-1).view(np.uint8)
 
     return changed(apply)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES, Plan
 from lcr_edge.calibration.prepare import prepare
 from lcr_edge.errors import LcrError, UsageError
-from lcr_edge.export import int8_tflite, to_tflite
+from lcr_edge.export import int8_tflite, tflite_file, to_tflite
 from lcr_edge.export.cell import HostEdgeCell, StepCell
 from lcr_edge.export.int8_onnx import quantise_weight
 from lcr_edge.export.int8_tflite import quantise
@@ -195,7 +195,7 @@ def test_ranges_that_do_not_fit_cost_accuracy() -> None:
 def test_the_contract_stays_and_the_bytes_are_the_same_each_time(mode: str, activations: str) -> None:
     content = usual(mode, activations)
     assert quantised(make_plan(mode, activations)) == content
-    model, before = int8_tflite.read(content), int8_tflite.read(float_path().read_bytes())
+    model, before = tflite_file.read(content), tflite_file.read(float_path().read_bytes())
     for found, wanted in zip(boundary(model), boundary(before), strict=True):
         assert found == wanted
     names = [tensor.name for tensor in model.subgraphs[0].tensors]
@@ -248,8 +248,8 @@ def test_a_weight_costs_a_byte() -> None:
     ("name", "edges"), [(PICO, "graph"), (made.PACKAGED, "host"), (made.PACKAGED, "graph"), ("lcr_tiny", "host")]
 )
 def test_every_layer_is_found(name: str, edges: str) -> None:
-    model = int8_tflite.read(float_path(name, edges).read_bytes())
+    model = tflite_file.read(float_path(name, edges).read_bytes())
     found, linears = int8_tflite.name_layers(model), cell_of(name).cell.linears()
     assert set(found) == set(linears)
     for layer, operator in found.items():
-        assert (int8_tflite.array(model, operator.inputs[1]) == linears[layer].weight.detach().numpy()).all()
+        assert (tflite_file.array(model, operator.inputs[1]) == linears[layer].weight.detach().numpy()).all()

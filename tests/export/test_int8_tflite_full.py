@@ -9,7 +9,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from lcr_edge.errors import UsageError
-from lcr_edge.export import int8_tflite
+from lcr_edge.export import tflite_file
 from lcr_edge.export.int8_tflite_full import INNER, quantise_full
 from lcr_edge.export.quiet import quiet
 from lcr_edge.tolerances import PROMISES
@@ -30,13 +30,13 @@ def test_a_model_of_integers_has_no_other_tensors(inner: str) -> None:
     content, grids = _whole(inner)
     with quiet():
         assert quantise_full(float_path(), feeds_of(), inner=inner)[0] == content
-    model = int8_tflite.read(content)
+    model = tflite_file.read(content)
     whole = {TYPES.INT8, TYPES.INT32, TYPES.UINT8, TYPES.BOOL}
     wide = {TYPES.INT16, TYPES.INT64} if inner == "int16" else set()
     kinds = {tensor.type for tensor in model.subgraphs[0].tensors}
     assert wide <= kinds <= whole | wide
     found = {name: (kind, shape) for name, _, kind, shape in boundary(model)}
-    before = {name: shape for name, _, _, shape in boundary(int8_tflite.read(float_path().read_bytes()))}
+    before = {name: shape for name, _, _, shape in boundary(tflite_file.read(float_path().read_bytes()))}
     assert {name: shape for name, (_, shape) in found.items()} == before
     assert {name for name, (kind, _) in found.items() if kind == TYPES.UINT8} == {"frame", "edge"}
     assert {name for name, (kind, _) in found.items() if kind == TYPES.INT8} == set(grids)
