@@ -11,8 +11,11 @@ import pytest
 
 from lcr_edge import checkpoint as checkpoints
 from lcr_edge.calibration import samples as kept
+from lcr_edge.calibration.collect import collect
+from lcr_edge.calibration.footage import MIN_CLIPS
 from lcr_edge.calibration.rollout import roll
 from lcr_edge.cli import main
+from lcr_edge.config import get_config
 from lcr_edge.contract import STATE_NAMES
 from lcr_edge.errors import ParityError, UsageError
 from lcr_edge.export.cell import StepCell
@@ -102,13 +105,15 @@ def test_the_page_of_verify_shows_the_costs_of_a_file(
 @pytest.mark.slow
 def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a promise between what no layer in float reaches and what the costliest kind in float does."""
-    checkpoint = made.checkpoint(PICO)
-    exporter = Exporter(checkpoint, tmp_path / "out", samples=made.samples(PICO), pages=tmp_path / "pages")
+    # One layer: a conversion is quick.
+    checkpoint = checkpoints.random_checkpoint(dataclasses.replace(get_config(PICO), layers=1), made.SEED)
+    samples = collect(checkpoint, None, clips=MIN_CLIPS, samples=16)
+    exporter = Exporter(checkpoint, tmp_path / "out", samples=samples, pages=tmp_path / "pages")
     request = Request(checkpoint.config, "openvino", "int8")
     costs = exporter.costs(request)
-    costliest = _kinds()[costs[0][0]]
     trials, reference = exporter.trials(request), roll(checkpoint.model, stream(None, checkpoint.config, FRAMES))
     names = tuple(trials.cell.linears())
+    costliest = kinds_of(names)[costs[0][0]]
     tries = [trials.cost(reference, "a try", names, float_layers) for float_layers in ((), costliest)]
     errors = [max(relative(found.one_step)) for found in tries]
     assert errors[1] < errors[0]

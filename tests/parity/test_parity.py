@@ -17,6 +17,7 @@ from tests.clips import real_clip
 from tests.export import made
 
 SHORT = 40
+VIDEO = 120
 PER_CLASS = 4
 _FEW = "lcr_nano"
 _SLOW = "lcr_tiny"
@@ -77,7 +78,7 @@ def test_int8_decides_like_float_on_real_video_on_streams_and_clips(target: str,
         model,
         made.checkpoint(made.PACKAGED),
         clip=str(real_clip("bikes.mp4")),
-        frames=LATE[1],
+        frames=VIDEO,
         streams=LATE[1],
         per_class=PER_CLASS,
     )
