@@ -53,8 +53,8 @@ def quantise_full(
 
     feeds: inputs of single steps by tensor name, of streams that have run for a while; all ranges come from them.
     states: (smallest, largest) value for "state_h" and "state_c" where the feeds' own ranges are not wanted. inner: one
-    of INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, a model that finds edges
-    itself, no feeds, or ranges that are none, and LcrError where a float tensor would remain.
+    of INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, no feeds, or ranges that are
+    none, and LcrError where a float tensor would remain.
     """
     if inner not in INNER:
         raise UsageError(f"unknown integers inside: {inner!r}; choose one of {', '.join(INNER)}")
@@ -63,8 +63,6 @@ def quantise_full(
         raise UsageError("a model of integers needs calibration samples: there are none")
     model = read(path.read_bytes())
     name_layers(model)
-    if EDGE not in {entry.name.decode() for entry in model.signatureDefs[0].inputs}:
-        raise UsageError("a model of integers cannot find edges itself: export with --edges host")
     _float_inputs(model)
     if inner == "int16":
         _split_squares(model)

@@ -12,6 +12,7 @@ from lcr_edge.errors import UsageError
 from lcr_edge.export import tflite_file
 from lcr_edge.export.int8_tflite_full import INNER, quantise_full
 from lcr_edge.export.quiet import quiet
+from lcr_edge.export.targets import Request
 from lcr_edge.tolerances import PROMISES
 from tests.export.int8_steps import TYPES, boundary, cell_of, feeds_of, float_path, float_run, relative
 
@@ -85,7 +86,6 @@ def test_integers_that_cannot_be_had_are_refused() -> None:
             quantise_full(float_path(), feeds, **options)
 
 
-@pytest.mark.slow
 def test_integers_cannot_find_edges() -> None:
     with pytest.raises(UsageError, match="export with --edges host"):
-        quantise_full(float_path(edges="graph"), feeds_of())
+        Request(cell_of().config, "tflite", "int8", "graph", state_precision="int8", io="int8")

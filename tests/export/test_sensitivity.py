@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lcr_edge.calibration import samples as kept
 from lcr_edge.calibration.collect import collect
 from lcr_edge.calibration.footage import MIN_CLIPS
 from lcr_edge.calibration.rollout import roll
+from lcr_edge.calibration.samples import Samples
+from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.cli import main
 from lcr_edge.config import get_config
 from lcr_edge.contract import STATE_NAMES
@@ -37,10 +40,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint and the cache of its calibration samples."""
     folder = tmp_path_factory.mktemp("sensitivity")
     path, cache = folder / "pico.safetensors", folder / "samples.npz"
-    random = made.checkpoint(PICO)
-    checkpoints.save(path, random.model, random.labels, {})
-    samples = dataclasses.replace(made.samples(PICO), checkpoint_sha256=checkpoints.load(path).sha256)
-    kept.save(cache, samples)
+    small = _small()
+    checkpoints.save(path, small.model, small.labels, {})
+    kept.save(cache, _samples(checkpoints.load(path)))
     return path, cache
 
 
@@ -55,8 +57,18 @@ def rows(files: tuple[Path, Path]) -> tuple[dict[str, dict[str, Any]], Path]:
     return {row["what"]: row for row in found}, out
 
 
+@functools.cache
+def _small() -> Checkpoint:
+    """One layer: a conversion is quick."""
+    return checkpoints.random_checkpoint(dataclasses.replace(get_config(PICO), layers=1), made.SEED)
+
+
+def _samples(checkpoint: Checkpoint) -> Samples:
+    return collect(checkpoint, None, clips=MIN_CLIPS, samples=16)
+
+
 def _kinds() -> dict[str, tuple[str, ...]]:
-    return kinds_of(StepCell(made.checkpoint(PICO).model).linears())
+    return kinds_of(StepCell(_small().model).linears())
 
 
 @pytest.mark.slow
@@ -105,10 +117,8 @@ def test_the_page_of_verify_shows_the_costs_of_a_file(
 @pytest.mark.slow
 def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a promise between what no layer in float reaches and what the costliest kind in float does."""
-    # One layer: a conversion is quick.
-    checkpoint = checkpoints.random_checkpoint(dataclasses.replace(get_config(PICO), layers=1), made.SEED)
-    samples = collect(checkpoint, None, clips=MIN_CLIPS, samples=16)
-    exporter = Exporter(checkpoint, tmp_path / "out", samples=samples, pages=tmp_path / "pages")
+    checkpoint = _small()
+    exporter = Exporter(checkpoint, tmp_path / "out", samples=_samples(checkpoint), pages=tmp_path / "pages")
     request = Request(checkpoint.config, "openvino", "int8")
     costs = exporter.costs(request)
     trials, reference = exporter.trials(request), roll(checkpoint.model, stream(None, checkpoint.config, FRAMES))
