@@ -60,7 +60,7 @@ def page(report: Report, manifest: Mapping[str, Any]) -> str:
         _promises(report),
         *_modes(report),
         "" if report.clips is None else _clips(report.clips),
-        _sensitivity(report.sensitivity) if report.precision == "int8" else "",
+        _sensitivity(report.sensitivity) if report.sensitivity or report.precision == "int8" else "",
         _sizes(manifest),
     ]
     return (

@@ -111,7 +111,10 @@ def test_the_page_of_verify_shows_the_costs_of_a_file(
         assert main([*command, "--report", str(tmp_path), "--sensitivity", str(wrong)]) == UsageError.exit_code
         assert words in capsys.readouterr().err
     assert main([*command, "--report", str(tmp_path), *costs]) == 0
-    assert found
+    page = (tmp_path / f"{folder.name}.html").read_text()
+    for kind in _kinds():
+        assert f"<td>{kind}</td><td>{found[kind]['cost']:.3g}</td>" in page
+    assert "state_h as int8" not in page
 
 
 @pytest.mark.slow
