@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -13,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lcr_edge.calibration.arguments import CLIPS, SAMPLES, check_numbers
-from lcr_edge.calibration.footage import CLIP_FRAMES, read_footage
+from lcr_edge.calibration.footage import CLIPS, SAMPLES, check_numbers, read_footage
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint
-from lcr_edge.config import Config
+from lcr_edge.config import CLIP_FRAMES, Config
 from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import CalibrationError
 from lcr_edge.model.network import LCR, State
+from lcr_edge.progress import with_bar
 
 ROWS = 12  # streams rolled side by side
 _LEAST_ON_A_ROW = 4  # clips, so that states can be carried on even where there are few
@@ -57,7 +56,7 @@ def collect(
 
     The same data, seed and numbers give the same samples on one machine, whatever the number of ``workers`` (that
     render or decode clips). Memory: the kept samples and one frame and state of each stream; clips lie in a temporary
-    file, except for rendered ones. progress: bars even where stderr is no terminal.
+    file, except for rendered ones. progress: bars on stderr, see ``lcr_edge.progress``.
 
     Raises CalibrationError when too many clips are unreadable or a state stops being finite (it names the layer),
     UsageError for numbers out of range and data that cannot be opened, OutputError, MissingExtraError.
@@ -126,7 +125,8 @@ def _roll(checkpoint: Checkpoint, frames: NDArray[np.uint8], plan: RollPlan, pro
     arrays = _room(len(plan.kept), config)
     place = {int(key): row for row, key in enumerate(plan.kept)}
     state = model.initial_state(plan.rows)
-    for clips in _with_bar(_waves(len(frames), plan.rows), len(frames), progress):
+    waves = list(_waves(len(frames), plan.rows))
+    for clips in with_bar(waves, "calibrating", "wave", len(waves), progress):
         h, c = (part[: len(clips)].clone() for part in state)
         fresh = torch.from_numpy(plan.start[clips] == 0)
         h[fresh], c[fresh] = 0.0, 0.0
@@ -165,16 +165,6 @@ def _waves(clips: int, rows: int) -> Iterator[NDArray[np.int64]]:
     """Clips that are rolled at the same time; the last ones may be fewer than ``rows``."""
     for first in range(0, clips, rows):
         yield np.arange(first, min(first + rows, clips))
-
-
-def _with_bar(waves: Iterator[NDArray[np.int64]], clips: int, show: bool) -> Iterator[NDArray[np.int64]]:
-    from tqdm import tqdm
-
-    hidden = not (show or sys.stderr.isatty())
-    with tqdm(total=clips, desc="calibrating", unit="clip", leave=False, disable=hidden) as bar:
-        for wave in waves:
-            yield wave
-            bar.update(len(wave))
 
 
 def _first_not_finite(model: LCR, inputs: tuple[Tensor, State, Tensor]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,17 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcr_edge.config import Config
+from lcr_edge.config import CLIP_FRAMES, Config
 from lcr_edge.data.decode import VIDEO_SUFFIXES
-from lcr_edge.data.folder import list_folder
 from lcr_edge.data.labels import JESTER
-from lcr_edge.data.listing import Listing, data_root
+from lcr_edge.data.layouts.folder import list_folder
+from lcr_edge.data.layouts.listing import Listing, data_root
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import KINDS, ClipSet, FileSet, open_set
 from lcr_edge.errors import CalibrationError, OutputError, UsageError, VideoError
+from lcr_edge.progress import bar
 
 RENDERED = "rendered"
-CLIP_FRAMES = 16  # of a window, two seconds of the packaged network, as in training and evaluation
+CLIPS, SAMPLES = 108, 128  # four clips of each rendered gesture
+MIN_SAMPLES = 4  # one of each stratum of ``collect``
 MIN_CLIPS = 8  # readable ones; ranges found on fewer say more about these clips than about the network
 SHOWN = 10  # unreadable clips named on stderr
 _IN_ERROR = 3
@@ -37,6 +38,21 @@ class Footage:
 
     frames: NDArray[np.uint8]
     source: str
+
+
+def check_numbers(clips: int, samples: int, seed: int, workers: int = 1) -> None:
+    """Raise UsageError, in the words of the command line, unless ``collect`` can work with these."""
+    if clips < MIN_CLIPS:
+        raise UsageError(f"--calibration-clips must be at least {MIN_CLIPS}, got {clips}")
+    if not MIN_SAMPLES <= samples <= clips * CLIP_FRAMES:
+        raise UsageError(
+            f"--calibration-samples must be from {MIN_SAMPLES} to {clips * CLIP_FRAMES}, the frames of {clips} clips, "
+            f"got {samples}"
+        )
+    if seed < 0:
+        raise UsageError(f"--calibration-seed must be at least 0, got {seed}")
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
 
 
 def source_name(spec: str | None, config: Config) -> str:
@@ -123,12 +139,15 @@ def read_footage(
         print(note, file=sys.stderr)
     faults: dict[int, str] = {}
     try:
-        with tempfile.TemporaryFile(prefix="lcr_edge_") as spool, _bar(clips, progress) as bar:
+        with (
+            tempfile.TemporaryFile(prefix="lcr_edge_") as spool,
+            bar("reading clips", clips, "clip", progress) as moved,
+        ):
             count = 0
             for clip in _readable(data, config, clips, seed, workers, faults):
                 spool.write(np.ascontiguousarray(clip).tobytes())
                 count += 1
-                bar.update()
+                moved.update()
             spool.flush()
             shape = (count, CLIP_FRAMES, *config.frame_shape)
             frames = np.memmap(spool, np.uint8, mode="r", shape=shape)
@@ -201,12 +220,3 @@ def _too_few(data: ClipSet, what: str, faults: dict[int, str]) -> CalibrationErr
         f"{data.name}: {what}{': ' + shown if shown else ''}. Add clips or copy the damaged ones again, give other "
         "--calibration-data, or leave it out to calibrate on rendered gestures"
     )
-
-
-def _bar(total: int, show: bool) -> contextlib.AbstractContextManager[Any]:
-    from tqdm import tqdm
-
-    bar: contextlib.AbstractContextManager[Any] = tqdm(
-        total=total, desc="reading clips", unit="clip", leave=False, disable=not (show or sys.stderr.isatty())
-    )
-    return bar

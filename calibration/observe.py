@@ -14,7 +14,7 @@ from lcr_edge.errors import CalibrationError
 
 if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
-    from lcr_edge.export.cell import StepCell
+    from lcr_edge.model.step_cell import StepCell
 
 # Rows kept of each product's input: enough for its second moments, 1500 times its columns' square root and more.
 ROWS = 12_000

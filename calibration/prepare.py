@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from lcr_edge.calibration.observe import Inputs, observe, output_ranges
-from lcr_edge.calibration.plan import Plan
+from lcr_edge.calibration.quant_plan import Plan
 from lcr_edge.calibration.rounding import round_for_inputs
 
 if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
-    from lcr_edge.export.cell import StepCell
+    from lcr_edge.model.step_cell import StepCell
 
 # Share of the difference in size between channels that goes to the weights; more of it leaves no room for scenes that
 # calibration did not see.

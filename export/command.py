@@ -10,17 +10,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcr_edge.calibration import arguments as calibration
-from lcr_edge.calibration.plan import ACTIVATIONS, QUANT_MODES
+from lcr_edge.calibration import options as calibration
+from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES
 from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.contract import EDGE_MODES, STATE_MODES
-from lcr_edge.errors import CheckpointError, UsageError
-from lcr_edge.export import targets
-from lcr_edge.export.verify import WORKERS
+from lcr_edge.errors import UsageError
+from lcr_edge.export.options import find_checkpoint
+from lcr_edge.export.targets import table as targets
+from lcr_edge.export.targets.request import Request
+from lcr_edge.export.verify.measure import WORKERS
+from lcr_edge.options import check_choice
 
 if TYPE_CHECKING:
-    from lcr_edge.checkpoint import Checkpoint
-    from lcr_edge.export.pipeline import Exported
+    from lcr_edge.export.exporter import Exported
 
 _ALL = "all"
 _AUTO = "auto"
@@ -102,10 +104,10 @@ def run(args: argparse.Namespace) -> int:
     chosen = _targets(args.target)
     # Everything that can be wrong with the call is found before torch is imported and minutes are spent.
     for name in chosen:
-        targets.check_choice(f"precision for {name}", args.precision, targets.TARGETS[name].precisions)
-        targets.check_choice(f"state mode for {name}", args.state_mode, targets.TARGETS[name].state_modes)
-        targets.check_choice(f"io for {name}", args.io, targets.TARGETS[name].io_modes)
-    targets.check_choice("edges", args.edges, EDGE_MODES)
+        check_choice(f"precision for {name}", args.precision, targets.TARGETS[name].precisions)
+        check_choice(f"state mode for {name}", args.state_mode, targets.TARGETS[name].state_modes)
+        check_choice(f"io for {name}", args.io, targets.TARGETS[name].io_modes)
+    check_choice("edges", args.edges, EDGE_MODES)
     _check_int8(args)
     if args.threads < 1:
         raise UsageError(f"--threads must be at least 1, got {args.threads}")
@@ -117,14 +119,14 @@ def run(args: argparse.Namespace) -> int:
     requests = [_request(args, checkpoint.config, name) for name in chosen]
     import torch
 
-    from lcr_edge.export.fewest import export_with_fewest
-    from lcr_edge.export.pipeline import Exporter, Gate
-    from lcr_edge.export.verify import make_folder
+    from lcr_edge.export.exporter import Exporter, Gate
+    from lcr_edge.export.keep_float import export_with_fewest
+    from lcr_edge.files import make_folder
 
     # The reference's matrices are small: more threads would mostly wait for each other.
     torch.set_num_threads(args.threads)
     if args.report is not None:
-        make_folder(args.report)
+        make_folder(args.report, "--report")
     samples = calibration.samples_for(args, checkpoint) if args.precision == "int8" else None
     exporter = Exporter(checkpoint, Path(args.out), samples=samples, threads=args.threads, pages=args.report)
     gate = Gate(enforced=not args.no_gate, workers=WORKERS)
@@ -147,11 +149,11 @@ def _default_quants() -> str:
 
 def _check_int8(args: argparse.Namespace) -> None:
     """Raises UsageError for values out of range, and for options of int8 without it."""
-    targets.check_choice("int8 activations", args.int8_activations, (_AUTO, *ACTIVATIONS))
+    check_choice("int8 activations", args.int8_activations, (_AUTO, *ACTIVATIONS))
     if args.quant is not None:
-        targets.check_choice("quant", args.quant, QUANT_MODES)
+        check_choice("quant", args.quant, QUANT_MODES)
     if args.state_precision is not None:
-        targets.check_choice("state precision", args.state_precision, ("fp32", "fp16"))
+        check_choice("state precision", args.state_precision, ("fp32", "fp16"))
     calibration.check(args)
     if args.precision == "int8":
         return
@@ -169,13 +171,13 @@ def _check_int8(args: argparse.Namespace) -> None:
         raise UsageError(f"{', '.join(extra)}: only with --precision int8")
 
 
-def _request(args: argparse.Namespace, config: Config, target: str) -> targets.Request:
+def _request(args: argparse.Namespace, config: Config, target: str) -> Request:
     if args.io == "int8":
         if args.state_precision is not None or args.keep_float is not None:
             raise UsageError("--io int8 quantises everything: leave --state-precision and --keep-float out")
-        return targets.Request(config, target, "int8", args.edges, args.state_mode, state_precision="int8", io="int8")
+        return Request(config, target, "int8", args.edges, args.state_mode, state_precision="int8", io="int8")
     activations = ACTIVATIONS[0] if args.int8_activations == _AUTO else args.int8_activations
-    return targets.Request(
+    return Request(
         config,
         target,
         args.precision,
@@ -190,31 +192,8 @@ def _request(args: argparse.Namespace, config: Config, target: str) -> targets.R
 def _targets(name: str | None) -> tuple[str, ...]:
     if name is None:
         raise UsageError(f"--target is missing; choose one of {', '.join((*targets.TARGETS, _ALL))}")
-    targets.check_choice("target", name, (*targets.TARGETS, _ALL))
+    check_choice("target", name, (*targets.TARGETS, _ALL))
     return tuple(targets.TARGETS) if name == _ALL else (name,)
-
-
-def find_checkpoint(args: argparse.Namespace) -> Checkpoint:
-    """The checkpoint that --checkpoint, --config, --random-weights and --variant name. CheckpointError, UsageError."""
-    from lcr_edge import checkpoint
-
-    if args.random_weights is not None:
-        if args.checkpoint is not None:
-            raise UsageError("--checkpoint and --random-weights exclude each other: leave one out")
-        if args.random_weights < 0:
-            raise UsageError(f"--random-weights takes a seed of at least 0, got {args.random_weights}")
-        config = get_config(args.config or "lcr_nano", variant=args.variant or "default")
-        return checkpoint.random_checkpoint(config, args.random_weights)
-    if args.variant is not None:
-        raise UsageError("--variant goes with --random-weights; a checkpoint knows its own")
-    found = checkpoint.load(args.checkpoint)
-    if args.config not in (None, found.config.name):
-        origin = args.checkpoint or "the packaged checkpoint"
-        raise CheckpointError(
-            f"{origin} is of config {found.config.name}, not {args.config}: leave --config out, give a checkpoint of "
-            f"{args.config}, or use --random-weights SEED"
-        )
-    return found
 
 
 def _print(exported: Exported) -> None:

@@ -9,26 +9,10 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator
-from typing import IO
 
 _SHOWN = 4000  # characters of a failed converter's output
-
-
-@contextlib.contextmanager
-def step(title: str, stream: IO[str] | None = None) -> Iterator[None]:
-    """Say on stderr that a long step starts, and how long it took."""
-    out = sys.stderr if stream is None else stream
-    print(f"{title} ...", end="", file=out, flush=True)
-    begin = time.perf_counter()
-    try:
-        yield
-    except BaseException:
-        print(" failed", file=out, flush=True)
-        raise
-    print(f" {time.perf_counter() - begin:.1f} s", file=out, flush=True)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lcr_edge.config import Config, get_config
 from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import CheckpointError, MissingExtraError, OutputError, UsageError
+from lcr_edge.files import make_folder, written_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,26 +115,24 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     from safetensors.torch import save_file
 
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
+    with _written(path) as temporary:
         save_file(own, temporary, metadata)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        temporary = None
-    except Exception as error:  # safetensors has an error class of its own for a full disk
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """``written_atomically``, with the folder made and safetensors' own error for a full disk turned into ours."""
+    from safetensors import SafetensorError
+
+    make_folder(path.parent, None)
+    try:
+        with written_atomically(path) as temporary:
+            yield temporary
+    except SafetensorError as error:
         raise OutputError(
-            f"cannot write {path}: {error}. Free space or choose another folder; "
-            "a file that was there before is unchanged"
+            f"cannot write {path}: {error}; free some space or choose another folder. A file that was there before is "
+            "unchanged"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path | None = None) -> Checkpoint:

@@ -14,18 +14,21 @@ from lcr_edge.errors import LcrError, MissingExtraError
 # Every module has add_arguments(parser) and run(args) -> exit code.
 COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("lcr_edge.export.command", "write a verified step bundle for onnx, openvino or tflite"),
-    "verify": ("lcr_edge.export.verify", "measure a bundle against the float PyTorch cell"),
+    "verify": ("lcr_edge.export.verify.command", "measure a bundle against the float PyTorch cell"),
     "sensitivity": (
-        "lcr_edge.export.sensitivity",
+        "lcr_edge.export.int8.sensitivity",
         "what quantising each layer alone, or narrower states, costs on a stream",
     ),
     "selftest": ("lcr_edge.runtimes.selftest", "check a bundle on this device against its golden vectors, no torch"),
     "run": ("lcr_edge.runtimes.run", "run a bundle on a video file, camera or stream"),
     "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
-    "compare": ("lcr_edge.export.compare", "size, decisions and speed of all precisions and engines in one table"),
+    "compare": (
+        "lcr_edge.export.compare.command",
+        "size, decisions and speed of all precisions and engines in one table",
+    ),
     "inspect": ("lcr_edge.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
     "doctor": ("lcr_edge.doctor", "what this machine has: GPU, WKV kernel, engines, compilers"),
-    "render": ("lcr_edge.data.render", "write a rendered gesture clip as a video file"),
+    "render": ("lcr_edge.data.rendered.command", "write a rendered gesture clip as a video file"),
     "train": ("lcr_edge.training.command", "train a network on videos or on rendered gestures"),
     "evaluate": ("lcr_edge.evaluate", "accuracy of a checkpoint on clips, and on an endless stream of them"),
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 from lcr_edge.errors import UsageError
 
+# Frames of a clip, in rendered gestures, training, calibration and evaluation: two seconds of the packaged network.
+CLIP_FRAMES = 16
 KV_SOURCES = ("edge+frame", "edge")
 HEADS = ("mean", "cls")
 CELLS = ("bounded", "residual")

@@ -1,28 +1,122 @@
-"""Writing files so that a run that is killed leaves the old one or the new one, never a part."""
+"""The one way in which lcr_edge writes files: whole or not at all, and never something other than a file.
+
+A file is written to a temporary neighbour with an unpredictable name and renamed when it is complete, so a run that is
+killed leaves the old file or the new one. What the path names stays what it is:
+
+- a symbolic link goes on pointing where it points; the file behind it is replaced;
+- a device, a pipe or a socket (``/dev/stdout``, a FIFO) is written to, not replaced;
+- a file that is there keeps its permissions; a new one gets those that the umask allows.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lcr_edge.errors import OutputError
 
+_NEW_FILE = 0o666  # less what the umask takes
+_OWNER_ONLY = 0o600
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary neighbour, then a rename. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+def make_folder(folder: Path, option: str | None = "--out") -> None:
+    """Make a folder and its parents, if need be. Raises OutputError, which names the option that chose it, if any."""
     try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        other = option or "folder"
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another {other}") from error
+
+
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Make a folder and write a file into it, before work that takes long. Raises OutputError."""
+    make_folder(folder, option)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; check the folder, its permissions and the free space"
+            f"cannot write to the folder {folder}: {error.strerror}; choose another {option}, or change its permissions"
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes to a file whole or not at all. Raises OutputError."""
+    with _output_errors(path):
+        if _is_special(path):
+            with path.open("wb") as file:
+                file.write(data)
+            return
+        with _neighbour(path) as temporary:
+            temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """The name of an empty temporary file that becomes ``path`` when the body ends, for libraries that want a name.
+
+    The temporary file has the suffix of ``path`` and vanishes when the body raises. Raises OutputError for what the
+    operating system refuses, and for a path that is a device or a pipe.
+    """
+    with _output_errors(path):
+        if _is_special(path):
+            raise OutputError(f"cannot write {path}: it is not a regular file; choose another name")
+        with _neighbour(path) as temporary:
+            yield temporary
+
+
+@contextlib.contextmanager
+def _neighbour(path: Path) -> Iterator[Path]:
+    place = Path(os.path.realpath(path))  # behind a symbolic link lies the file that is meant
+    if place.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")
+    kept = _permissions(place)
+    # A random name, opened only if it is new: nobody can have planted a link there.
+    temporary = place.with_name(f".{place.name[:100]}.{secrets.token_hex(8)}.tmp{place.suffix[:16]}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _NEW_FILE if kept is None else _OWNER_ONLY))
+    try:
+        yield temporary
+        if kept is not None:
+            temporary.chmod(kept)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(place)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _permissions(place: Path) -> int | None:
+    """Those of the file that is there, None where there is none."""
+    try:
+        return stat.S_IMODE(place.stat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether the path names something to write to that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        full = isinstance(error, OSError) and error.errno in _FULL
+        way_out = "free some space, or choose another folder" if full else "check the folder and its permissions"
+        raise OutputError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; {way_out}. A file that was "
+            "there before is unchanged"
         ) from error

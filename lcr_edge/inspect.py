@@ -11,11 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
+from lcr_edge.config import CLIP_FRAMES, CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.contract import STATE_DTYPES
 from lcr_edge.errors import UsageError
 
-CLIP_FRAMES = 16
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 # What only the manifests of int8 bundles hold.
 _OF_INT8 = ("quant", "activations", "calibration_digest", "float_layers")

@@ -21,7 +21,8 @@ import numpy as np
 from lcr_edge.errors import UsageError
 from lcr_edge.files import write_atomically
 from lcr_edge.runtimes.api import Array, Engine, Model, State, load
-from lcr_edge.runtimes.bundle import Bundle, Golden, read_golden
+from lcr_edge.runtimes.bundle import Bundle
+from lcr_edge.runtimes.golden import Golden, read_golden
 
 WARM_UP = 5
 STEPS_PER_ROUND = 4

@@ -1,4 +1,4 @@
-"""The bundle on disk: its manifest, sealed by the exporter and checked by every loader, and its golden clip."""
+"""The bundle on disk: its manifest, sealed by the exporter and checked by every loader."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import hashlib
 import json
 import os
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from lcr_edge.config import Config
 from lcr_edge.contract import (
@@ -31,7 +27,6 @@ from lcr_edge.errors import BundleError, UsageError
 from lcr_edge.runtimes.tensors import AGAIN, compare_specs, read_boundary, read_specs
 
 MANIFEST = "manifest.json"
-GOLDEN = "golden.npz"
 TARGETS = ("onnx", "openvino", "tflite")
 _SEAL = "manifest_sha256"
 _BLANK = "0" * 64
@@ -63,21 +58,6 @@ class Bundle:
     def producer(self, package: str) -> str:
         """Version of a package that made the bundle, "unknown" when the manifest does not tell."""
         return str(self.manifest["producer"].get(package, "unknown"))
-
-
-@dataclass(frozen=True)
-class Golden:
-    """A short clip and what the float PyTorch cell answered, starting from zero states.
-
-    frames uint8 [T, H, W, 3]; edges uint8 [T, H, W] in {0, 1}; logits float32 [T, classes];
-    state_h, state_c float32 [T, L, N+1, C]: the states after each step.
-    """
-
-    frames: npt.NDArray[np.uint8]
-    edges: npt.NDArray[np.uint8]
-    logits: npt.NDArray[np.float32]
-    state_h: npt.NDArray[np.float32]
-    state_c: npt.NDArray[np.float32]
 
 
 def file_record(path: Path) -> dict[str, Any]:
@@ -239,36 +219,3 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
                 f"{path} differs from what was exported ({actual['bytes']} bytes, "
                 f"sha256 {actual['sha256'][:12]}...): changed, truncated or half copied; {AGAIN}"
             )
-
-
-def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
-    """The bundle's golden clip, or another one for the same checkpoint that ``lcr-edge verify --save-golden`` wrote.
-
-    Raises BundleError when it is missing or its arrays do not fit the config.
-    """
-    path = bundle.folder / GOLDEN if path is None else path
-    config = bundle.config
-    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
-        "frames": ("uint8", config.frame_shape),
-        "edges": ("uint8", config.frame_shape[:2]),
-        "logits": ("float32", (config.classes,)),
-        "state_h": ("float32", config.state_shape),
-        "state_c": ("float32", config.state_shape),
-    }
-    try:
-        # numpy leaves a file open that it opened by name and found broken.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in wanted}
-    except FileNotFoundError:
-        raise BundleError(f"there is no golden clip {path} to check with; {AGAIN}") from None
-    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path} cannot be read ({error}); {AGAIN}") from error
-    steps = len(arrays["frames"]) if arrays["frames"].ndim else 0
-    for name, (dtype, shape) in wanted.items():
-        array = arrays[name]
-        if str(array.dtype) != dtype or array.shape != (steps, *shape) or steps < 2:
-            raise BundleError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}, wanted {dtype} [T >= 2, "
-                f"{', '.join(map(str, shape))}]; {AGAIN}"
-            )
-    return Golden(**arrays)

@@ -22,10 +22,19 @@ import numpy as np
 from lcr_edge.contract import LOGITS, STATE_NAMES
 from lcr_edge.errors import BundleError, ParityError, StateError
 from lcr_edge.files import write_atomically
-from lcr_edge.runtimes import judge
 from lcr_edge.runtimes.api import Floats, Model, State, load
-from lcr_edge.runtimes.bundle import Golden, read_golden
-from lcr_edge.runtimes.judge import ONE_STEP, STREAM, Check, Tally
+from lcr_edge.runtimes.checks import (
+    ONE_STEP,
+    STREAM,
+    Check,
+    failures_of,
+    max_error,
+    promised,
+    relative_error,
+    same_class,
+)
+from lcr_edge.runtimes.golden import Golden, read_golden
+from lcr_edge.runtimes.tallies import Tally
 from lcr_edge.tolerances import Promise
 
 _TENSORS = (LOGITS, *STATE_NAMES)
@@ -77,7 +86,7 @@ def selftest(
     started = time.perf_counter()
     model = bundle if isinstance(bundle, Model) else load(bundle, threads=threads)
     golden = read_golden(model.bundle, golden_file)
-    promise = judge.promised(model)
+    promise = promised(model)
     if len(golden.frames) <= promise.settled:
         raise BundleError(
             f"the golden clip of {model.bundle.folder} has {len(golden.frames)} frames; {model.bundle.precision} is "
@@ -102,7 +111,7 @@ def selftest(
         checks=tuple(check.line() for check in checks),
         latency_ms=float(np.median(latencies) * 1e3),
         seconds=time.perf_counter() - started,
-        failures=(*failures, *judge.failures_of(checks)),
+        failures=(*failures, *failures_of(checks)),
     )
 
 
@@ -137,11 +146,11 @@ class _Mode:
 def _checks(promise: Promise, one_step: _Mode, stream: _Mode) -> Iterator[Check]:
     for title, mode, allowed in ((ONE_STEP, one_step, promise.step_abs), (STREAM, stream, promise.stream_abs)):
         if allowed is not None:
-            yield from (judge.max_error(title, name, tally, allowed) for name, tally in mode.whole.items())
+            yield from (max_error(title, name, tally, allowed) for name, tally in mode.whole.items())
     if promise.step_relative is not None:
         for name, tally in one_step.rest.items():
-            yield judge.relative_error(ONE_STEP, name, tally, promise.step_relative, promise.settled)
-    yield judge.same_class(STREAM, stream.agreed, stream.judged, promise)
+            yield relative_error(ONE_STEP, name, tally, promise.step_relative, promise.settled)
+    yield same_class(STREAM, stream.agreed, stream.judged, promise)
 
 
 def _teacher_forced(model: Model, golden: Golden, settled: int) -> tuple[_Mode, list[str]]:

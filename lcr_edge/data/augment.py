@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lcr_edge.data.gestures import PAIRS
 from lcr_edge.data.labels import JESTER
 from lcr_edge.data.mirror import NEVER, mirror_table
+from lcr_edge.data.rendered.gestures import PAIRS
 
 Clip = NDArray[np.uint8]
 Joints = NDArray[np.float32]

@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcr_edge.data.decode import read_jpegs, read_video
-from lcr_edge.data.folder import list_folder
-from lcr_edge.data.jester import list_jester
-from lcr_edge.data.kinetics import list_kinetics
 from lcr_edge.data.labels import JESTER
-from lcr_edge.data.listing import SPLITS, Listing
-from lcr_edge.data.rendered import clip_seed
-from lcr_edge.data.rendered_store import Store, heldout_store, train_store
+from lcr_edge.data.layouts.folder import list_folder
+from lcr_edge.data.layouts.jester import list_jester
+from lcr_edge.data.layouts.kinetics import list_kinetics
+from lcr_edge.data.layouts.listing import SPLITS, Listing
+from lcr_edge.data.layouts.something import list_something
+from lcr_edge.data.rendered.clips import clip_seed
+from lcr_edge.data.rendered.store import Store, heldout_store, train_store
 from lcr_edge.data.sampling import Sample, frame_indices
-from lcr_edge.data.something import list_something
 from lcr_edge.errors import UsageError
 
 PER_CLASS = {"train": 400, "heldout": 20}  # rendered clips a class, unless --data says another number

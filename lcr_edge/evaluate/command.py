@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from lcr_edge.checkpoint import load
+from lcr_edge.config import CLIP_FRAMES
 from lcr_edge.data.batches import MIN_FRAMES
 from lcr_edge.data.faults import MAX_CORRUPT
 from lcr_edge.data.sets import RenderedSet, open_set
-from lcr_edge.errors import OutputError, UsageError
-from lcr_edge.evaluate.measure import CLIP_FRAMES, evaluate
-from lcr_edge.files import write_atomically
+from lcr_edge.errors import UsageError
+from lcr_edge.evaluate.measure import evaluate
+from lcr_edge.files import make_folder, write_atomically
 from lcr_edge.model.network import LCR
 from lcr_edge.plots import plot_evaluation, require_matplotlib
 
@@ -67,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--per-class is of rendered gestures; leave it out with other --data")
     if args.out is not None:  # before the work, which may take long
         require_matplotlib()
-        try:
-            args.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {args.out}: {error.strerror}; choose another --out") from error
+        make_folder(args.out)
     checkpoint = load(args.checkpoint)
     _move(checkpoint.model, args.device)
     frames = args.frames or int(checkpoint.training.get("frames", CLIP_FRAMES))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lcr_edge.checkpoint import Checkpoint
+from lcr_edge.config import CLIP_FRAMES
 from lcr_edge.data.batches import Plan, in_order
 from lcr_edge.data.faults import MAX_CORRUPT, FaultCounter
 from lcr_edge.data.sampling import Sample
@@ -22,8 +23,8 @@ from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import CheckpointError, LcrError
 from lcr_edge.evaluate.scores import Judged, confusion, judge, share
 from lcr_edge.model.network import LCR, State
+from lcr_edge.progress import Bar, bar
 
-CLIP_FRAMES = 16
 BATCH = 27  # clips a forward call
 MESSAGES = 10  # of unreadable clips, kept in the result
 STATE_EVERY = 4  # frames of the stream between two looks at the state
@@ -69,20 +70,20 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        with _bar(len(data), "clips", progress) as bar:
+        with bar("clips", len(data), "clip", progress) as moved:
             for batch in in_order(data, plan, workers):
                 messages += faults.add(batch)
                 if batch.clips:
                     logits, _ = _forward(model, batch.frames, batch.edges, None)
                     judged.append(judge(logits, targets[list(batch.clips)]))
                     readable += batch.clips
-                bar.update(len(batch.clips))
+                moved.update(len(batch.clips))
         faults.check(max_corrupt, seen=len(data))
         if not readable:
             raise LcrError(f"{data.name}: none of its {len(data)} clips can be read; unpack the data again")
         order = _stream_order(readable, math.ceil(stream_frames / frames), seed)
-        with _bar(len(order), "stream", progress) as bar:
-            stream, states = _stream(model, _clips(data, order, plan), targets[order], bar)
+        with bar("stream", len(order), "clip", progress) as moved:
+            stream, states = _stream(model, _clips(data, order, plan), targets[order], moved)
     finally:
         model.train(was_training)
     alone, true = Judged.joined(judged), targets[readable]
@@ -163,7 +164,7 @@ def _clips(data: ClipSet, order: NDArray[np.int64], plan: Plan) -> Iterator[tupl
 
 
 def _stream(
-    model: LCR, clips: Iterable[tuple[Tensor, Tensor]], true: NDArray[np.int64], bar: Any
+    model: LCR, clips: Iterable[tuple[Tensor, Tensor]], true: NDArray[np.int64], moved: Bar
 ) -> tuple[Judged, dict[str, list[Any]]]:
     """The clips, of these true classes, one after the other through one state, which is looked at every few frames."""
     state: State | None = None
@@ -182,7 +183,7 @@ def _stream(
             for key, figure in (("rms_h", _rms(h)), ("rms_c", _rms(c)), ("max_c", c.abs().max().item())):
                 states[key].append(float(f"{figure:.6g}") if math.isfinite(figure) else None)
         judged.append(judge(np.concatenate(parts, axis=1), target[None]))
-        bar.update()
+        moved.update()
     return Judged.joined(judged), states
 
 
@@ -192,9 +193,3 @@ def _rms(values: Tensor) -> float:
 
 def _by_frame(judged: Judged) -> list[float]:
     return [100.0 * float(part) for part in judged.frames.mean(axis=0)]
-
-
-def _bar(total: int, what: str, show: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=what, unit="clip", disable=not show)

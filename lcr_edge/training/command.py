@@ -23,8 +23,8 @@ from lcr_edge.training import run_state
 from lcr_edge.training.loop import Outcome, Trainer
 from lcr_edge.training.loss import PLACEMENTS
 from lcr_edge.training.optimiser import OPTIMISERS
+from lcr_edge.training.processes import DEVICES, World
 from lcr_edge.training.settings import Conduct, Settings
-from lcr_edge.training.world import DEVICES, World
 
 VRWKV = "vrwkv:"
 MAX_SEED = 2**32

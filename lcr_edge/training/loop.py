@@ -22,13 +22,13 @@ from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.kernels.compilers import find_cxx
 from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
+from lcr_edge.training.carried import Streams
 from lcr_edge.training.loss import Learner, Losses
 from lcr_edge.training.metrics import MetricsLog
 from lcr_edge.training.optimiser import Average, learning_rate, make_optimisers, restore_state, set_rate, state_tensors
+from lcr_edge.training.processes import World
 from lcr_edge.training.run_state import RunState
 from lcr_edge.training.settings import Conduct, Settings
-from lcr_edge.training.streams import Streams
-from lcr_edge.training.world import World
 
 LOG_EVERY = 20  # steps
 FEW_CLIPS = 1000

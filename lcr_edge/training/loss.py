@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lcr_edge.config import Config
 from lcr_edge.model.network import LCR, State
-from lcr_edge.training.world import World
+from lcr_edge.training.processes import World
 
 FRACTION_IGNORED = 0.25
 JOINTS = 21

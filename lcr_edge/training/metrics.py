@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from lcr_edge.errors import MissingExtraError, OutputError, UsageError
-from lcr_edge.files import write_atomically
+from lcr_edge.files import make_folder, write_atomically
 from lcr_edge.plots import plot_curve, require_matplotlib
 
 METRICS = "metrics.csv"
@@ -44,10 +44,7 @@ class MetricsLog:
         self._last = -1
         self._file: io.FileIO | None = None
         self._events: Any = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another --out") from error
+        make_folder(folder)
         if resume_step is not None and self.path.is_file():
             self._keep_until(resume_step)
         else:

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lcr_edge.config import CLIP_FRAMES
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -13,7 +15,7 @@ class Settings:
 
     steps: int = 6000
     batch: int = 24  # clips a step, of all processes together
-    frames: int = 16
+    frames: int = CLIP_FRAMES
     lr: float = 2e-3
     optimiser: str = "adamw"
     weight_decay: float = 0.1

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lcr_edge.calibration.observe import observe, output_ranges
-from lcr_edge.calibration.plan import QUANT_MODES
 from lcr_edge.calibration.prepare import Prepared, prepare
+from lcr_edge.calibration.quant_plan import QUANT_MODES
 from lcr_edge.calibration.rounding import round_to_grid
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.errors import CalibrationError
-from lcr_edge.export.cell import StepCell
+from lcr_edge.model.step_cell import StepCell
 from tests.export import made
 
 PICO = "lcr_pico"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lcr_edge.calibration.rollout import roll
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
-from lcr_edge.export.clips import stream
-from lcr_edge.export.modes import Line
-from lcr_edge.export.targets import Request
-from lcr_edge.export.trials import Trials, measure, relative, step_of
+from lcr_edge.export.int8.trials import Trials, measure, relative, step_of
+from lcr_edge.export.targets.request import Request
+from lcr_edge.export.verify.clips import stream
+from lcr_edge.export.verify.reference import roll
+from lcr_edge.runtimes.tallies import Line
 from lcr_edge.tolerances import PROMISES, ROLLED_GAIN
 from tests.export import made
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.data.labels import JESTER
-from lcr_edge.data.rendered import render_clip
+from lcr_edge.data.rendered.clips import render_clip
 
 LABELS = ("Swiping Left", "Swiping Right", "Thumb Up", "Drumming Fingers")
 FRAMES, FPS = 24, 12.0

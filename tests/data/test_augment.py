@@ -12,7 +12,7 @@ from lcr_edge import tolerances
 from lcr_edge.data import augment
 from lcr_edge.data.labels import JESTER
 from lcr_edge.data.mirror import NEVER, mirror_table
-from lcr_edge.data.rendered import clip_joints, render_clip
+from lcr_edge.data.rendered.clips import clip_joints, render_clip
 
 
 def _name(table: npt.NDArray[np.int64], name: str) -> str:

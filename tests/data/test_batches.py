@@ -27,7 +27,7 @@ from lcr_edge.data.batches import (
     make_ordered_batch,
 )
 from lcr_edge.data.faults import FaultCounter
-from lcr_edge.data.rendered import render_clip
+from lcr_edge.data.rendered.clips import render_clip
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import LcrError, UsageError

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcr_edge.data import rendered
 from lcr_edge.data.labels import JESTER
+from lcr_edge.data.rendered import clips as rendered
 from lcr_edge.errors import UsageError
 
 pytest.importorskip("cv2", reason="rendering needs OpenCV")
 
-from lcr_edge.data import gestures, hand, motion, scene
+from lcr_edge.data.rendered import gestures, hand, motion, scene
 
 LABELS = range(len(JESTER))
 PAIRS = [(JESTER.index(a), JESTER.index(b)) for a, b in gestures.PAIRS.items()]
@@ -67,7 +67,7 @@ def digest(clip: Any) -> str:
 
 def test_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib\nfrom lcr_edge.data.rendered import render_clip\n"
+        "import hashlib\nfrom lcr_edge.data.rendered.clips import render_clip\n"
         "for label in range(27): print(hashlib.sha256(render_clip(label, 5, size=64).tobytes()).hexdigest())"
     )
     root = Path(__file__).resolve().parents[2]

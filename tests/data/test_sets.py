@@ -13,7 +13,7 @@ import pytest
 
 from lcr_edge import tolerances
 from lcr_edge.data.labels import JESTER
-from lcr_edge.data.rendered import clip_joints, clip_seed, render_clip
+from lcr_edge.data.rendered.clips import clip_joints, clip_seed, render_clip
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.errors import OutputError, UsageError
@@ -137,7 +137,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         rendered()
     path.unlink()
     path.mkdir()
-    with pytest.raises(OutputError, match="choose another --out"):
+    with pytest.raises(OutputError, match="it is a folder; give the name of a file"):
         rendered()
 
 

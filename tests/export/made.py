@@ -8,20 +8,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lcr_edge.calibration.arguments import CLIPS, SAMPLES
 from lcr_edge.calibration.collect import collect
-from lcr_edge.calibration.plan import ACTIVATIONS
+from lcr_edge.calibration.footage import CLIPS, SAMPLES
+from lcr_edge.calibration.quant_plan import ACTIVATIONS
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint, load, random_checkpoint
 from lcr_edge.config import get_config
-from lcr_edge.export.pipeline import Exporter, Gate
-from lcr_edge.export.targets import (
+from lcr_edge.export.exporter import Exporter, Gate
+from lcr_edge.export.targets.request import Request
+from lcr_edge.export.targets.table import (
     DEFAULT_EDGES,
     DEFAULT_IO,
     DEFAULT_STATE_MODE,
     DEFAULT_STATE_PRECISION,
     TARGETS,
-    Request,
 )
 
 SEED = 7

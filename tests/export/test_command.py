@@ -12,7 +12,7 @@ from lcr_edge import checkpoint
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
 from lcr_edge.cli import main
 from lcr_edge.config import CONFIGS, get_config
-from lcr_edge.export.targets import TARGETS
+from lcr_edge.export.targets.table import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,16 +18,18 @@ import onnx
 import pytest
 import torch
 
-from lcr_edge.calibration.rollout import Rollout, roll
 from lcr_edge.contract import LOGITS, STATE_NAMES, STATES_IN, STATES_OUT
 from lcr_edge.errors import StateError
-from lcr_edge.export.bundle import golden_bytes, write_manifest
-from lcr_edge.export.cell import HostEdgeCell, StepCell, with_state_precision
-from lcr_edge.export.clips import rendered_stream
-from lcr_edge.export.targets import TARGETS, Converted, Request
-from lcr_edge.export.to_onnx import build, example_inputs
+from lcr_edge.export.manifest import write_manifest
+from lcr_edge.export.targets.onnx_convert import build, example_inputs
+from lcr_edge.export.targets.request import Converted, Request
+from lcr_edge.export.targets.table import TARGETS
+from lcr_edge.export.verify.clips import rendered_stream
+from lcr_edge.export.verify.reference import roll
+from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precision
 from lcr_edge.runtimes import Model, load
-from lcr_edge.runtimes.bundle import GOLDEN, MANIFEST, read_bundle
+from lcr_edge.runtimes.bundle import MANIFEST, read_bundle
+from lcr_edge.runtimes.golden import GOLDEN, Golden
 from lcr_edge.tolerances import PROMISES, promise_of
 from tests.export import made
 
@@ -48,7 +50,7 @@ def _cell(state_precision: str) -> torch.nn.Module:
 
 
 @functools.cache
-def _rollout() -> Rollout:
+def _rollout() -> Golden:
     return roll(CHECKPOINT.model, itertools.islice(rendered_stream(CONFIG), FRAMES))
 
 
@@ -71,7 +73,7 @@ def _loaded(request: Request) -> Model:
         warnings.simplefilter("ignore")  # of the converters
         converter: Any = importlib.import_module(request.row.module)
         converted: Converted = converter.convert(_cell(request.state_precision), request, folder)
-    (folder / GOLDEN).write_bytes(golden_bytes(_rollout()))
+    (folder / GOLDEN).write_bytes(_rollout().to_bytes())
     write_manifest(folder, request, CHECKPOINT, converted.operators)
     return load(folder, threads=1)
 

@@ -17,7 +17,7 @@ from lcr_edge.checkpoint import Checkpoint, load, random_checkpoint, save
 from lcr_edge.cli import main
 from lcr_edge.config import get_config
 from lcr_edge.data.labels import JESTER
-from lcr_edge.data.rendered import render_clip
+from lcr_edge.data.rendered.clips import render_clip
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.errors import CheckpointError

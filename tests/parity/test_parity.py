@@ -9,8 +9,8 @@ import pytest
 
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
 from lcr_edge.data.labels import JESTER
-from lcr_edge.export.targets import TARGETS
-from lcr_edge.export.verify import FRAMES, measure_all, verify
+from lcr_edge.export.targets.table import TARGETS
+from lcr_edge.export.verify.measure import FRAMES, measure_all, verify
 from lcr_edge.runtimes import load
 from lcr_edge.tolerances import LATE, PROMISES
 from tests.clips import real_clip

@@ -15,7 +15,7 @@ import pytest
 
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
 from lcr_edge.errors import BundleError
-from lcr_edge.export.verify import save_golden
+from lcr_edge.export.verify.measure import save_golden
 from tests.clips import real_clip
 from tests.export import made
 

@@ -12,7 +12,8 @@ import pytest
 
 from lcr_edge.errors import BundleError
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes.bundle import GOLDEN, MANIFEST, file_record, read_bundle, read_golden, seal
+from lcr_edge.runtimes.bundle import MANIFEST, file_record, read_bundle, seal
+from lcr_edge.runtimes.golden import GOLDEN, read_golden
 from lcr_edge.runtimes.selftest import selftest
 from tests.runtimes.toy import CONFIG, make_bundle, model_bytes, onnx_bytes, reseal
 

@@ -14,7 +14,7 @@ import pytest
 from lcr_edge.cli import main
 from lcr_edge.errors import BundleError, ParityError
 from lcr_edge.runtimes import Model, State, load
-from lcr_edge.runtimes.bundle import GOLDEN
+from lcr_edge.runtimes.golden import GOLDEN
 from lcr_edge.runtimes.selftest import SelftestReport, selftest
 from lcr_edge.tolerances import PROMISES
 from tests.runtimes.toy import KINDS, make_bundle, onnx_bytes, reseal

@@ -16,7 +16,7 @@ from lcr_edge.config import get_config
 from lcr_edge.errors import UsageError
 from lcr_edge.tolerances import TWO_PROCESSES
 from lcr_edge.training import run_state
-from lcr_edge.training.world import choose_device
+from lcr_edge.training.processes import choose_device
 from tests.data.made import LABELS, make_folder
 
 OPTIONS = (

@@ -11,7 +11,7 @@ from lcr_edge.checkpoint import build_model, random_checkpoint
 from lcr_edge.config import get_config
 from lcr_edge.training.loss import JOINTS, JointHead, Learner, clip_loss, frame_weights
 from lcr_edge.training.optimiser import WARMUP, Average, decays, learning_rate, make_optimisers
-from lcr_edge.training.world import World
+from lcr_edge.training.processes import World
 
 CPU = World(0, 1, torch.device("cpu"))
 PICO = get_config("lcr_pico")

@@ -21,7 +21,7 @@ from lcr_edge.config import get_config
 from lcr_edge.errors import UsageError
 from lcr_edge.training import run_state
 from lcr_edge.training.loss import Learner
-from lcr_edge.training.world import choose_device
+from lcr_edge.training.processes import choose_device
 from tests.data.made import LABELS, make_folder, make_jester, make_kinetics, make_ssv2
 
 SMALL = (

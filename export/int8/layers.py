@@ -1,0 +1,32 @@
+"""Layers by name: which match a pattern, and of which kind each is."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Collection, Iterable
+
+from lcr_edge.errors import UsageError
+
+
+def matching(pattern: str, names: Collection[str]) -> tuple[str, ...]:
+    """The names that match a comma-separated list of shell patterns ("layers.0.*,classify"); "none" matches none.
+
+    Raises UsageError for a pattern that matches nothing.
+    """
+    if pattern == "none":
+        return ()
+    parts = [part.strip() for part in pattern.split(",")]
+    for part in parts:
+        if not fnmatch.filter(names, part):
+            raise UsageError(f"{part!r} matches no layer; the layers are {', '.join(names)}")
+    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, part) for part in parts))
+
+
+def kinds_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The names by their kind, which is a pattern for --keep-float: "layers.0.rg" is of "layers.*.rg"."""
+    kinds: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        kind = re.sub(r"\.\d+", ".*", name)
+        kinds[kind] = (*kinds.get(kind, ()), name)
+    return kinds

@@ -1,0 +1,152 @@
+"""What stands in a bundle beside the model: the golden clip and the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcr_edge import __version__
+from lcr_edge.checkpoint import Checkpoint
+from lcr_edge.contract import (
+    CONTRACT_VERSION,
+    LOGITS,
+    STATE_DTYPES,
+    STATE_NAMES,
+    STATES_IN,
+    STATES_OUT,
+    Boundary,
+    input_specs,
+    output_specs,
+)
+from lcr_edge.errors import BundleError
+from lcr_edge.export.targets.request import Request
+from lcr_edge.runtimes.bundle import MANIFEST, Bundle, file_record, seal
+from lcr_edge.runtimes.tensors import scaling, tensor_table
+
+PARITY = "parity.json"
+_PRODUCERS = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+)
+_HINTS: dict[str, dict[str, Any]] = {
+    "onnx": {"intra_op_num_threads": "physical cores, at most 4", "inter_op_num_threads": 1},
+    "openvino": {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"},
+    "tflite": {"signature": "serving_default", "num_threads": "physical cores, at most 4"},
+}
+# OpenVINO quantises the activations of int8 weights by itself, in groups of so many, unless told not to (0).
+_GROUP_SIZES = {"dynamic": 32, "weight-only": 0}
+
+
+def write_manifest(
+    folder: Path,
+    request: Request,
+    checkpoint: Checkpoint,
+    required_ops: list[str],
+    *,
+    boundary: Boundary | None = None,
+    calibration_digest: str | None = None,
+    float_layers: Sequence[str] = (),
+) -> None:
+    """manifest.json over all files that are in the folder now; written anew when one is added.
+
+    Of int8 alone: boundary, (scale, zero point) of logits and states by tensor name, with ``--io int8``;
+    calibration_digest, of the samples that gave the ranges; float_layers, products that were left in float (names as
+    in ``calibration.quant_plan``). Raises ValueError where ``--io int8`` lacks the boundary.
+    """
+    config, boundary = request.config, boundary or {}
+    dtype = STATE_DTYPES[request.state_precision]
+    state_bytes = np.dtype(dtype).itemsize * int(np.prod(config.state_shape))
+    inputs = input_specs(config, request.edges, request.state_mode, request.state_precision, boundary)
+    outputs = output_specs(config, request.state_mode, request.state_precision, boundary)
+    int8 = request.precision == "int8"
+    if request.io == "int8" and not {LOGITS, *STATES_IN, *STATES_OUT} <= set(boundary):
+        raise ValueError("a model of integers needs (scale, zero point) of its logits and states")
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    manifest: dict[str, Any] = {
+        "contract_version": CONTRACT_VERSION,
+        "name": request.name,
+        "target": request.target,
+        "precision": request.precision,
+        "edges": request.edges,
+        "state_mode": request.state_mode,
+        "state_precision": request.state_precision,
+        "io": request.io,
+        "quant": request.quant if int8 else None,
+        "activations": request.activations if int8 and request.quant == "static" else None,
+        "config": config.to_dict(),
+        "model_files": list(request.row.files),
+        "files": {name: file_record(folder / name) for name in names},
+        "checkpoint_sha256": checkpoint.sha256,
+        "random_seed": random_seed(checkpoint),
+        "producer": _producers(),
+        "inputs": tensor_table(inputs),
+        "outputs": tensor_table(outputs),
+        "frame": {
+            "height": config.height,
+            "width": config.width,
+            "colour": "RGB",
+            "layout": "NHWC",
+            "train_fps": config.train_fps,
+        },
+        "states": [
+            {
+                "in": f"{name}_in",
+                "out": f"{name}_out",
+                "dtype": dtype,
+                "shape": list(config.state_shape),
+                "bytes": state_bytes,
+                **scaling(boundary.get(f"{name}_in")),
+            }
+            for name in STATE_NAMES
+        ],
+        "labels": list(checkpoint.labels),
+        "calibration_digest": calibration_digest,
+        "float_layers": list(float_layers),
+        "runtime_hints": _hints(request),
+        "required_ops": required_ops,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    (folder / MANIFEST).write_bytes(seal(manifest))
+
+
+def read_parity(bundle: Bundle) -> dict[str, Any]:
+    """What was measured at the export; empty for a bundle without. BundleError for a damaged file."""
+    path = bundle.folder / PARITY
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {path}: {error}; export the bundle again") from error
+
+
+def _hints(request: Request) -> dict[str, Any]:
+    hints = dict(_HINTS[request.target])
+    if (request.target, request.precision) == ("openvino", "int8") and request.quant in _GROUP_SIZES:
+        hints["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _GROUP_SIZES[request.quant]
+    return hints
+
+
+def random_seed(checkpoint: Checkpoint) -> int | None:
+    """The seed of a checkpoint made by ``random_checkpoint``, None for one read from a file."""
+    seed = checkpoint.training.get("random_seed")
+    return int(seed) if seed is not None and checkpoint.path is None else None
+
+
+def _producers() -> Mapping[str, str]:
+    found = {"lcr_edge": __version__}
+    for package in _PRODUCERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

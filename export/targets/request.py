@@ -1,0 +1,86 @@
+"""What is asked of a converter, and what it tells of the model that it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES
+from lcr_edge.config import Config
+from lcr_edge.contract import EDGE_MODES
+from lcr_edge.errors import UsageError
+from lcr_edge.export.targets.table import (
+    DEFAULT_EDGES,
+    DEFAULT_IO,
+    DEFAULT_PRECISION,
+    DEFAULT_QUANT,
+    DEFAULT_STATE_MODE,
+    DEFAULT_STATE_PRECISION,
+    STATE_PRECISIONS,
+    TARGETS,
+    Target,
+)
+from lcr_edge.options import check_choice
+
+
+@dataclass(frozen=True)
+class Request:
+    """One bundle to make. Raises UsageError, which lists the valid values.
+
+    quant, activations: of int8, see ``calibration.quant_plan``. state_precision: dtype of the states at the boundary.
+    io: "int8" for a model of integers only, whose states are int8 too.
+    """
+
+    config: Config
+    target: str
+    precision: str = DEFAULT_PRECISION
+    edges: str = DEFAULT_EDGES
+    state_mode: str = DEFAULT_STATE_MODE
+    quant: str = DEFAULT_QUANT
+    activations: str = ACTIVATIONS[0]
+    state_precision: str = DEFAULT_STATE_PRECISION
+    io: str = DEFAULT_IO
+
+    def __post_init__(self) -> None:
+        check_choice("target", self.target, tuple(TARGETS))
+        row = TARGETS[self.target]
+        check_choice(f"precision for {self.target}", self.precision, row.precisions)
+        check_choice("edges", self.edges, EDGE_MODES)
+        check_choice(f"state mode for {self.target}", self.state_mode, row.state_modes)
+        check_choice("quant", self.quant, QUANT_MODES)
+        check_choice("int8 activations", self.activations, ACTIVATIONS)
+        check_choice("state precision", self.state_precision, STATE_PRECISIONS)
+        check_choice(f"io for {self.target}", self.io, row.io_modes)
+        if (self.io == "int8") != (self.state_precision == "int8"):
+            raise UsageError("int8 states come with --io int8, and only with it")
+        if self.io == "int8" and (self.precision, self.quant) != ("int8", "static"):
+            raise UsageError("--io int8 is of --precision int8 --quant static: leave the others out")
+        if self.io == "int8" and self.edges == "graph":
+            raise UsageError("a model of integers cannot find edges itself: export with --edges host")
+
+    @property
+    def row(self) -> Target:
+        return TARGETS[self.target]
+
+    @property
+    def name(self) -> str:
+        """The bundle's folder: CONFIG-TARGET-PRECISION, and what differs from the default modes."""
+        parts = [self.config.name, self.target, self.precision]
+        if self.precision == "int8":
+            usual = self.row.default_quant if self.io == DEFAULT_IO else DEFAULT_QUANT
+            parts += [] if self.quant == usual else [self.quant.replace("-", "")]
+            parts += [] if self.activations == ACTIVATIONS[0] else [self.activations]
+        parts += [] if self.io == DEFAULT_IO else ["io8"]
+        parts += [] if self.edges == DEFAULT_EDGES else [f"{self.edges}edges"]
+        parts += [] if self.state_mode == DEFAULT_STATE_MODE else ["stateful"]
+        parts += ["state16"] if self.state_precision == "fp16" else []
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a converter tells of the model that it wrote. operators: op types that the model needs. boundary: of a model
+    of integers, (scale, zero point) of logits and states by tensor name."""
+
+    operators: list[str]
+    boundary: Mapping[str, tuple[float, int]] | None = None

@@ -1,0 +1,141 @@
+"""The frames that bundles are checked with: rendered gestures by default, or any video file."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.config import CLIP_FRAMES, Config
+from lcr_edge.errors import UsageError
+from lcr_edge.frames import center_crop
+
+if TYPE_CHECKING:
+    from lcr_edge.checkpoint import Checkpoint
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+_LABELS = 27
+_STRIDE = 5  # coprime to 27: neighbours in the stream are of different families
+
+
+def rendered_stream(config: Config) -> Iterator[U8]:
+    """Endless rendered gestures of the held-out split, uint8 [H, W, 3], always the same ones."""
+    from lcr_edge.data.rendered.clips import render_clip
+
+    size = max(config.height, config.width, 32)
+    for number in itertools.count():
+        label = 3 + number * _STRIDE
+        clip = render_clip(label % _LABELS, number, split="heldout", size=size, frames=CLIP_FRAMES, fps=8.0)
+        for frame in clip:
+            yield center_crop(frame, config.height, config.width)
+
+
+@functools.lru_cache(maxsize=2)
+def rendered_clips(
+    size: tuple[int, int], frames: int, fps: float, per_class: int, workers: int = 1, progress: bool = False
+) -> tuple[U8, I64]:
+    """Rendered gestures of the held-out split, ``per_class`` of each: uint8 [n, T, H, W, 3] and classes int64 [n].
+
+    The clips of ``lcr-edge evaluate``, fitted to ``size`` (height, width). Kept, read-only, for the next call, so that
+    verifying several bundles draws them once. workers: processes that draw; more than one needs a main module that can
+    be imported again, as the command line's can. Raises UsageError, MissingExtraError.
+    """
+    from lcr_edge.data.rendered.clips import render_set
+
+    clips, classes = render_set(
+        per_class, 0, split="heldout", size=max(*size, 32), frames=frames, fps=fps, workers=workers, progress=progress
+    )
+    if clips.shape[2:4] != size:
+        clips = np.stack([[center_crop(frame, *size) for frame in clip] for clip in clips])
+    clips.setflags(write=False)
+    return clips, classes
+
+
+def gestures_of(checkpoint: Checkpoint, per_class: int, workers: int, progress: bool) -> tuple[U8, I64]:
+    """:func:`rendered_clips` of the size, length and rate that a network was trained with."""
+    config = checkpoint.config
+    length = int(checkpoint.training.get("frames", CLIP_FRAMES))
+    shown = progress and sys.stderr.isatty()
+    return rendered_clips((config.height, config.width), length, config.train_fps, per_class, workers, shown)
+
+
+def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
+    """Streams of ``lengths`` frames [H, W, 3] from clips [n, T, H, W, 3] in random order, always the same one.
+
+    Each clip is shown once before any comes again, then in another order. Stream k starts at its first clip's frame
+    k * T / streams.
+    """
+    random = np.random.default_rng(0)
+    size = clips.shape[1]
+    offsets = [number * size // len(lengths) for number in range(len(lengths))]
+    needed = [-(-(length + offset) // size) for length, offset in zip(lengths, offsets)]
+    rounds = -(-sum(needed) // len(clips))
+    order = np.concatenate([random.permutation(len(clips)) for _ in range(rounds)])
+
+    def play(own: I64, offset: int, length: int) -> Iterator[U8]:
+        return itertools.islice((frame for number in own for frame in clips[number]), offset, offset + length)
+
+    return [play(*row) for row in zip(np.split(order, np.cumsum(needed)), offsets, lengths)]
+
+
+def stream(clip: str | None, config: Config, count: int) -> Iterator[U8]:
+    """``count`` frames of a video file, or of rendered gestures without one. Raises as :func:`video_stream`."""
+    if clip is None:
+        return itertools.islice(rendered_stream(config), count)
+    return video_stream(clip, config, count)
+
+
+def video_stream(path: str, config: Config, count: int) -> Iterator[U8]:
+    """``count`` frames of a video file, centre-cropped to [H, W, 3], at the file's own rate.
+
+    A shorter video is played forward and backward in turn. Raises VideoError or MissingExtraError.
+    """
+    from lcr_edge.runtimes.video import VideoSource
+
+    kept: list[U8] = []
+    with VideoSource(str(Path(path))) as source:
+        for timed in itertools.islice(source, count):
+            kept.append(center_crop(timed.frame, config.height, config.width))
+            yield kept[-1]
+    for number in range(len(kept), count):
+        yield kept[ping_pong(number, len(kept))]
+
+
+def video_streams(path: str, config: Config, lengths: list[int]) -> list[Iterator[U8]]:
+    """Streams of a video file, as :func:`video_stream`, that start at evenly spaced places of its way forward and back.
+
+    Of a long video only as many frames are used as the longest stream has. Raises VideoError or MissingExtraError.
+    """
+    from lcr_edge.runtimes.video import VideoSource
+
+    with VideoSource(str(Path(path))) as source:
+        kept = [
+            center_crop(timed.frame, config.height, config.width) for timed in itertools.islice(source, max(lengths))
+        ]
+    way = max(1, 2 * len(kept) - 2)
+
+    def play(start: int, length: int) -> Iterator[U8]:
+        return (kept[ping_pong(number, len(kept))] for number in range(start, start + length))
+
+    return [play(number * way // len(lengths), length) for number, length in enumerate(lengths)]
+
+
+def ping_pong(number: int, length: int) -> int:
+    """Index into ``length`` frames at step ``number``: 0 1 2 1 0 1 2 ... for a length of 3."""
+    if length == 1:
+        return 0
+    position = number % (2 * length - 2)
+    return min(position, 2 * length - 2 - position)
+
+
+def check_count(frames: int, least: int = 2) -> None:
+    """UsageError for fewer than ``least`` frames; one alone cannot show that the state is carried."""
+    if frames < least:
+        raise UsageError(f"--frames must be at least {least}, got {frames}")

@@ -1,0 +1,159 @@
+"""What a bundle decides beside the float network on held-out rendered gestures, clip by clip."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lcr_edge.checkpoint import Checkpoint
+from lcr_edge.data.labels import JESTER
+from lcr_edge.edges.host import host_edges
+from lcr_edge.errors import StateError
+from lcr_edge.evaluate.measure import BATCH
+from lcr_edge.evaluate.scores import NO_DECISION, confusion, decide
+from lcr_edge.export.verify.clips import gestures_of
+from lcr_edge.progress import with_bar
+from lcr_edge.runtimes.api import Model
+from lcr_edge.runtimes.checks import Check, points_lost, promised
+from lcr_edge.tolerances import CLIPS_PER_CLASS, LEARNT
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+_SHOWN = 6  # pairs of classes in the table
+# Logits of the float network by a digest of its weights: every bundle of a checkpoint is compared with the same ones.
+_FLOAT: dict[tuple[str, int, int], F32] = {}
+_FLOATS = 4
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Decisions on clips, each stepped from a zero state. A decision is the largest mean logit over the second half of
+    the frames (``evaluate.scores.decide``), for the float network and the bundle alike.
+
+    agreement: share of the clips with the same decision, in [0, 1]. float_top1, bundle_top1: per cent of right ones,
+    None where the network does not know the gestures; then ``note`` says so. confusion: counts [classes][classes], the
+    float network's decision down, the bundle's across. broken: sentences on clips without a decision.
+    """
+
+    data: str
+    clips: int
+    labels: tuple[str, ...]
+    agreement: float
+    float_top1: float | None
+    bundle_top1: float | None
+    confusion: list[list[int]]
+    note: str
+    checks: tuple[Check, ...]
+    broken: tuple[str, ...]
+
+    def changed(self) -> list[tuple[str, str, int]]:
+        """(float's class, the bundle's, clips) of decisions that differ, most frequent first."""
+        counts = np.array(self.confusion, np.int64)
+        np.fill_diagonal(counts, 0)
+        pairs = [(int(counts[i, k]), int(i), int(k)) for i, k in zip(*np.nonzero(counts))]
+        return [(self.labels[i], self.labels[k], count) for count, i, k in sorted(pairs, key=lambda p: (-p[0], p[1:]))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "data": self.data,
+            "clips": self.clips,
+            "agreement": self.agreement,
+            "float_top1": self.float_top1,
+            "bundle_top1": self.bundle_top1,
+            "note": self.note,
+            "labels": list(self.labels),
+            "confusion": self.confusion,
+        }
+
+    def table(self) -> str:
+        """Lines for people."""
+        lines = [f"    clips {self.clips} of {self.data}: the same decision on {self.agreement:.2%}"]
+        if self.float_top1 is not None and self.bundle_top1 is not None:
+            lines.append(f"{'':10}top-1: float {self.float_top1:.2f} %, bundle {self.bundle_top1:.2f} %")
+        if self.note:
+            lines.append(f"{'':10}{self.note}")
+        changed = self.changed()
+        lines += [f"{'':10}{count} x {was} became {now}" for was, now, count in changed[:_SHOWN]]
+        return "\n".join(lines + ([f"{'':10}..."] if len(changed) > _SHOWN else []))
+
+
+def measure_clips(
+    model: Model, checkpoint: Checkpoint, *, per_class: int = CLIPS_PER_CLASS, workers: int = 1, progress: bool = False
+) -> Clips:
+    """Decide ``per_class`` held-out rendered clips of each gesture with the bundle and with the float network.
+
+    Clips and the float network's logits are kept for the next bundle. workers: see ``clips.rendered_clips``. Does not
+    raise on a missed promise. Raises BundleError for a precision without one, MissingExtraError, UsageError.
+    """
+    promise = promised(model)
+    clips, gestures = gestures_of(checkpoint, per_class, workers, progress)
+    float_logits = _float_logits(checkpoint, clips, per_class, progress)
+    logits = np.full(float_logits.shape, np.nan, np.float32)
+    for number in with_bar(range(len(clips)), "deciding clips", "clip", len(clips), progress):
+        state = model.initial_state()
+        with contextlib.suppress(StateError):  # NaN or Inf in a state: no decision
+            for t, frame in enumerate(clips[number]):
+                logits[number, t], state = model.step(frame, state)
+    theirs, ours = decide(float_logits), decide(logits)
+    note = why_not(checkpoint)
+    top1, checks = None, []
+    if not note:
+        true = np.array([checkpoint.labels.index(name) for name in JESTER], np.int64)[gestures]
+        top1 = tuple(100 * int((made == true).sum()) / len(true) for made in (theirs, ours))
+        if top1[0] < LEARNT:
+            note = f"float itself is right on {top1[0]:.1f} % of the gestures: what it loses is not judged"
+        elif promise.clip_points is not None:
+            checks.append(points_lost(top1[0], top1[1], len(true), promise.clip_points))
+    undecided = int((ours == NO_DECISION).sum())
+    return Clips(
+        data=f"held-out rendered gestures, {per_class} a class",
+        clips=len(clips),
+        labels=checkpoint.labels,
+        agreement=float((theirs == ours).mean()),
+        float_top1=top1[0] if top1 else None,
+        bundle_top1=top1[1] if top1 else None,
+        confusion=confusion(theirs, ours, checkpoint.config.classes),
+        note=note,
+        checks=tuple(checks),
+        broken=(f"clips: {undecided} of {len(clips)} end in logits that are not finite",) if undecided else (),
+    )
+
+
+def why_not(checkpoint: Checkpoint) -> str:
+    """Why accuracy on rendered gestures means nothing for this network; empty where it may."""
+    if checkpoint.training.get("random_seed") is not None:
+        return "the weights are random: no accuracy, only agreement"
+    missing = sum(name not in checkpoint.labels for name in JESTER)
+    if missing:
+        return f"{missing} of the {len(JESTER)} rendered gestures are not among its labels: no accuracy, only agreement"
+    return ""
+
+
+def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: bool) -> F32:
+    """Logits [n, T, classes] of the float network, float32, each clip from a zero state; kept by its weights."""
+    digest = hashlib.sha256(repr(checkpoint.config).encode())
+    for value in checkpoint.model.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    key = (digest.hexdigest(), per_class, clips.shape[1])
+    if key not in _FLOAT:
+        network = copy.deepcopy(checkpoint.model).eval().float()
+        parts = []
+        starts = range(0, len(clips), BATCH)
+        for start in with_bar(starts, "float decisions", "batch", len(starts), progress):
+            part = clips[start : start + BATCH]
+            edges = np.stack([[host_edges(frame) for frame in clip] for clip in part])
+            with torch.inference_mode():
+                logits, _ = network(torch.from_numpy(part.copy()), None, torch.from_numpy(edges))
+            parts.append(logits.numpy())
+        if len(_FLOAT) >= _FLOATS:
+            _FLOAT.clear()
+        _FLOAT[key] = np.concatenate(parts)
+    return _FLOAT[key]

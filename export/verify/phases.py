@@ -1,0 +1,159 @@
+"""What is summed up while a bundle is stepped beside the reference: lines of a table, and errors frame by frame."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.contract import LOGITS
+from lcr_edge.runtimes.tallies import TENSORS, Floats, Line, Triple, same_class
+from lcr_edge.tolerances import EARLY, LATE
+
+Array = npt.NDArray[np.float64]
+EVERYTHING = "all"
+POINTS = 200
+
+
+class Mode:
+    """The lines and the curve of one mode.
+
+    starts: first frames of the phases, rising from 0. settled: one of them; averages are judged from it on.
+    """
+
+    def __init__(self, starts: tuple[int, ...], settled: int) -> None:
+        if settled not in starts:
+            raise ValueError(f"no phase starts at frame {settled}: {starts}")
+        self._phases = [(first, _span(first, end)) for first, end in zip(starts, (*starts[1:], None))]
+        self._settled = settled
+        self._lines: dict[int, Line] = {}
+        self.curve = Curve(64)
+
+    def add(self, frame: int, found: Triple, wanted: Triple) -> None:
+        """Count frame number ``frame`` of its stream."""
+        rms = self._lines.setdefault(self._phase(frame), Line()).add(found, wanted)
+        self.curve.add(frame, rms, same_class(found, wanted))
+
+    def add_logits(self, frame: int, found: Floats, wanted: Floats) -> None:
+        """Count other logits of a frame that was added: they tell nothing of the states."""
+        self._lines[self._phase(frame)].tensors[LOGITS].add(found, wanted)
+
+    def judged(self) -> Line:
+        """The line over the frames that averages count, those from ``settled`` on."""
+        return self._joined(self._settled)
+
+    def lines(self) -> dict[str, Line]:
+        """Phase -> line, in order; then the judged frames where those are not all; then all. Sets the deviations."""
+        named = {name: self._lines[first] for first, name in self._phases if first in self._lines}
+        if self._settled:
+            named[f"from {self._settled}"] = self.judged()
+        named[EVERYTHING] = self._joined(0)
+        self.curve.deviation = {name: tally.deviation for name, tally in named[EVERYTHING].tensors.items()}
+        return {name: line for name, line in named.items() if line.frames}
+
+    def _phase(self, frame: int) -> int:
+        return next(first for first, _ in reversed(self._phases) if frame >= first)
+
+    def _joined(self, first: int) -> Line:
+        line = Line()
+        for start, part in self._lines.items():
+            if start >= first:
+                line.join(part)
+        return line
+
+
+def table_of(title: str, lines: dict[str, Line]) -> list[str]:
+    """Lines of text: a header and one row per phase."""
+    header = "".join(f"{name:>22}" for name in TENSORS)
+    rows = [f"{title:>9} {'frames':8}{header}{'top-1':>9}"]
+    for phase, line in lines.items():
+        cells = "".join(f"{t.max_abs:12.2e}{t.relative:10.1e}" for t in line.tensors.values())
+        rows.append(f"{'':9} {phase:8}{cells}{line.top1:9.2%}")
+    return rows
+
+
+def _span(first: int, end: int | None) -> str:
+    if end is None:
+        return f"{first}-"
+    return str(first) if end == first + 1 else f"{first}-{end - 1}"
+
+
+class Curve:
+    """One mode over the frames of one or several streams.
+
+    squared: sum of squared rms errors of each tensor, float64 [n]; agreed: sum of frames with the reference's class,
+    float64 [n]; streams: how many streams had that frame, float64 [n]. deviation: of the reference's tensors, for
+    relative figures; set when all frames are in.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.squared: dict[str, Array] = {name: np.zeros(frames) for name in TENSORS}
+        self.agreed: Array = np.zeros(frames)
+        self.streams: Array = np.zeros(frames)
+        self.deviation: dict[str, float] = dict.fromkeys(TENSORS, math.nan)
+
+    def add(self, frame: int, rms: dict[str, float], agreed: bool) -> None:
+        """Count one frame of one stream; the curve grows as needed."""
+        if frame >= len(self.streams):
+            room = max(frame + 1, 2 * len(self.streams))
+            self.squared = {name: _grown(values, room) for name, values in self.squared.items()}
+            self.agreed, self.streams = _grown(self.agreed, room), _grown(self.streams, room)
+        for name, value in rms.items():
+            self.squared[name][frame] += value * value
+        self.agreed[frame] += agreed
+        self.streams[frame] += 1
+
+    @property
+    def length(self) -> int:
+        """Frames of the longest stream."""
+        return int(np.count_nonzero(self.streams))
+
+    def rms(self, tensor: str) -> Array:
+        """rms error by frame, over the streams, float64 [length]."""
+        return np.asarray(np.sqrt(self.squared[tensor][: self.length] / self.streams[: self.length]), np.float64)
+
+    def top1(self) -> Array:
+        """Share of the streams with the reference's class, by frame, float64 [length]."""
+        return np.asarray(self.agreed[: self.length] / self.streams[: self.length], np.float64)
+
+    def window(self, tensor: str, span: tuple[int, int]) -> float | None:
+        """rms error over the frames span[0] <= t < span[1] of all streams; None where none is that long."""
+        if self.length < span[1]:
+            return None
+        part = slice(*span)
+        return math.sqrt(float(self.squared[tensor][part].sum() / self.streams[part].sum()))
+
+    def drift(self) -> tuple[float | None, float | None]:
+        """rms logit error in the windows EARLY and LATE; None, None for streams that are too short."""
+        late = self.window(LOGITS, LATE)
+        return (None, None) if late is None else (self.window(LOGITS, EARLY), late)
+
+    def thinned(self, points: int = POINTS) -> dict[str, Any]:
+        """At most ``points`` points: frame (first of each), rms and rms_over_std per tensor, top1.
+
+        A point is the root mean square, for top1 the mean, of its frames.
+        """
+        length = self.length
+        starts = np.unique(np.linspace(0, length, min(points, length), endpoint=False).astype(np.int64))
+        streams = np.add.reduceat(self.streams[:length], starts)
+
+        def mean(values: Array) -> Array:
+            return np.asarray(np.add.reduceat(values[:length], starts) / streams, np.float64)
+
+        rms = {name: np.sqrt(mean(values)) for name, values in self.squared.items()}
+        return {
+            "frame": starts.tolist(),
+            "rms": {name: _short(values) for name, values in rms.items()},
+            "rms_over_std": {name: _short(values / max(self.deviation[name], 1e-30)) for name, values in rms.items()},
+            "top1": _short(mean(self.agreed)),
+        }
+
+
+def _grown(values: Array, room: int) -> Array:
+    return np.concatenate([values, np.zeros(room - len(values))])
+
+
+def _short(values: Array) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]

@@ -1,0 +1,93 @@
+"""Any videos, sorted into one folder a class.
+
+    ROOT/<class>/*.mp4                                      also .avi .webm .mkv .mov; or, already split:
+    ROOT/train/<class>/*.mp4
+    ROOT/val/<class>/*.mp4                                  or valid, validation, test, heldout: the first that is there
+
+Classes are the folders that hold a video, of both splits, sorted by name.
+
+Without ROOT/train the split is made here: a clip is held out when the SHA-256 of "<class>/<file name>" is in the lowest
+tenth. That does not change when clips are added. A class of two or more files always keeps at least one on either
+side (the lowest digest is held out, or the highest is trained on); the only file of a class is trained on, and a note
+says so. Cuts of one recording fall on both sides: give your own train and val folders when they are alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lcr_edge.data.decode import VIDEO_SUFFIXES
+from lcr_edge.data.layouts.listing import Listing, data_root
+from lcr_edge.errors import UsageError
+
+TRAIN = "train"
+HELDOUT = ("val", "valid", "validation", "test", "heldout")
+HELDOUT_SHARE = 0.1
+
+
+def list_folder(root: Path, split: str) -> Listing:
+    """The clips of ``split`` ("train" or "heldout"). Raises UsageError."""
+    data_root("folder", root)
+    notes: list[str] = []
+    if (root / TRAIN).is_dir():
+        files = _given(root, split)
+        labels = tuple(sorted({name for part in (TRAIN, *HELDOUT) for name in _classes(root / part)}))
+    else:
+        classes = _classes(root)
+        if not classes:
+            raise UsageError(
+                f"{root} holds no video in a folder of its class; expected {root}/<class>/*{'|'.join(VIDEO_SUFFIXES)}"
+            )
+        labels, files = tuple(sorted(classes)), []
+        for name in labels:
+            held = _held_out(name, classes[name])
+            files += [(name, path) for path in classes[name] if (path in held) == (split == "heldout")]
+        total, lone = sum(map(len, classes.values())), [name for name in labels if len(classes[name]) == 1]
+        notes.append(
+            f"folder: {root} has no train folder; a tenth is held out by file name: {split} has {len(files)} of "
+            f"{total} clips"
+        )
+        if lone:
+            notes.append(f"folder: {len(lone)} classes of one clip are in train only: {', '.join(lone[:5])}")
+    if not files:
+        raise UsageError(f"{root} has no {split} clip; add clips, or make the folders train and val")
+    index = {name: i for i, name in enumerate(labels)}
+    return Listing(
+        labels=labels,
+        ids=tuple(f"{name}/{path.name}" for name, path in files),
+        targets=tuple(index[name] for name, _ in files),
+        paths=tuple(path for _, path in files),
+        notes=tuple(notes),
+    )
+
+
+def _given(root: Path, split: str) -> list[tuple[str, Path]]:
+    names = (TRAIN,) if split == "train" else HELDOUT
+    part = next((root / name for name in names if (root / name).is_dir()), None)
+    if part is None:
+        raise UsageError(f"{root} has a train folder but none of {', '.join(HELDOUT)}; add one, or remove train/")
+    classes = _classes(part)
+    if not classes:
+        raise UsageError(f"{part} holds no video in a folder of its class; expected {part}/<class>/*.mp4 or the like")
+    return [(name, path) for name in sorted(classes) for path in classes[name]]
+
+
+def _classes(part: Path) -> dict[str, list[Path]]:
+    """Sorted video files of each folder in ``part`` that holds any."""
+    found = {}
+    for folder in sorted(part.iterdir()) if part.is_dir() else []:
+        if folder.is_dir() and not folder.name.startswith("."):
+            files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+            videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+            if videos:
+                found[folder.name] = videos
+    return found
+
+
+def _held_out(label: str, paths: list[Path]) -> set[Path]:
+    if len(paths) < 2:
+        return set()
+    ranked = sorted((hashlib.sha256(f"{label}/{path.name}".encode()).digest(), path) for path in paths)
+    low = sum(int.from_bytes(digest[:8], "big") < HELDOUT_SHARE * 2**64 for digest, _ in ranked)
+    return {path for _, path in ranked[: min(max(low, 1), len(paths) - 1)]}

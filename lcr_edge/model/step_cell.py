@@ -1,0 +1,327 @@
+"""The exported step: one frame of one stream, rewritten for static graphs and small engines.
+
+:class:`StepCell` computes what :meth:`lcr_edge.model.network.LCR.step` computes, from constants folded in float64:
+
+- pixel normalisation goes into the patch embedding, each LayerNorm's scale and shift into the projection behind it,
+  the forget gate's bias into the edge prompts;
+- R and G are one matrix product, so are K and V, and so are the prompts of all layers;
+- decay tables are constants, dense or in chunks of tokens, whichever is faster and safe in float32.
+
+:meth:`StepCell.equalise` moves scales between the channels of a matrix product's input and its weights, for int8.
+
+There is no batch axis, so that products are plain matrices; no tensor has more than four axes.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lcr_edge.config import Config
+from lcr_edge.kernels.wkv import WkvTables, choose_chunk, make_tables, wkv_with_tables
+from lcr_edge.model.embed import PatchEmbed
+from lcr_edge.model.layer import Layer
+from lcr_edge.model.network import LCR
+from lcr_edge.model.norm import NORM_EPS, SteadyNorm
+
+# The network takes pixels * _PIXEL - 1.
+_PIXEL = 2.0 / 255.0
+_PARTS = 4
+# Products of a layer that read what a norm has just made.
+_AFTER_NORM = ("rg", "kv", "mix_in")
+
+
+class StepCell(nn.Module):
+    """One step with the edges computed inside: see :meth:`forward`. Built from a trained network, in its own memory.
+
+    dtype: float32 to export; float64 shows that the rewriting itself is exact. chunk: tokens a WKV chunk,
+    by default :func:`lcr_edge.kernels.wkv.choose_chunk` per layer. Raises UnsafeDecayError.
+    """
+
+    edge_row: Tensor
+    frame_row: Tensor
+    head_scale: Tensor | None
+    # Of the states at the boundary; None: that of the arithmetic. See with_state_precision.
+    state_dtype: torch.dtype | None = None
+    # Whether a norm's factors meet its rows before its values. See with_joined_factors.
+    joined: bool = False
+
+    def __init__(self, model: LCR, *, dtype: torch.dtype = torch.float32, chunk: int | None = None) -> None:
+        super().__init__()
+        config = model.config
+        self.config = config
+        self.edge_graph = model.edge_graph
+        self.embed = _PatchCell(model.embed, dtype)
+        edge_projection = model.embed_edge.projection
+        self.embed_edge = _linear(_exact(edge_projection.weight), _exact(edge_projection.bias), dtype)
+        self.register_buffer("frame_row", _copy(model.embed.class_token, dtype).reshape(1, -1))
+        self.register_buffer("edge_row", _copy(model.embed_edge.class_token, dtype).reshape(1, -1))
+        bias = torch.cat([_exact(layer.forget_bias) for layer in _layers(model)])
+        self.prompt = _linear(_exact(model.prompt.weight), _exact(model.prompt.bias) + bias, dtype)
+        self.layers = nn.ModuleList(_LayerCell(layer, model, dtype, chunk) for layer in _layers(model))
+        self.classify = _fold(model.norm_head, model.classify, dtype)
+        self.register_buffer("head_scale", None)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """The matrix products with weights, by the names of ``calibration.quant_plan``, in the order of a step."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+
+    def equalise(self, name: str, scale: Tensor) -> bool:
+        """Divide input channel j of the product ``name`` by scale[j] > 0, and multiply its weights: the same results.
+
+        The division goes where it costs nothing: into the norm before the product, or the product before that. False
+        where there is no such place (embeddings, prompts): then nothing was changed.
+        """
+        scale = scale.double()
+        owner, _, short = name.rpartition(".")
+        if name == "classify":
+            self.head_scale = _divided(self.head_scale, scale, self.classify.weight.dtype)
+        elif owner.startswith("layers."):
+            layer = self.get_submodule(owner)
+            assert isinstance(layer, _LayerCell)
+            layer.divide_input(short, scale)
+        else:
+            return False
+        linear = self.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        linear.weight.copy_(_exact(linear.weight) * scale)
+        return True
+
+    def forward(self, frame: Tensor, state_h_in: Tensor, state_c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """frame uint8 [1, H, W, 3], states [L, N+1, C] -> logits [1, classes], next states [L, N+1, C]."""
+        return self.step(frame, self.edge_graph(frame), state_h_in, state_c_in)
+
+    def step(self, frame: Tensor, edge: Tensor, h_in: Tensor, c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with the edges given: {0, 1}, any dtype, [1, H, W]."""
+        config = self.config
+        if self.state_dtype is not None:
+            h_in, c_in = h_in.to(self.frame_row.dtype), c_in.to(self.frame_row.dtype)
+        patches = _cut(frame, config, 3).to(h_in.dtype)
+        x = torch.cat([self.frame_row, self.embed(patches)])
+        e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
+        forget = (config.fmax * torch.sigmoid(self.prompt(e))).chunk(config.layers, dim=1)
+        states_h, states_c = [], []
+        for index, layer in enumerate(self.layers):
+            h, c = layer(x, e, forget[index], h_in[index], c_in[index])
+            states_h.append(h)
+            states_c.append(c)
+            x = x + h if config.skip else h
+        next_h, next_c = torch.stack(states_h), torch.stack(states_c)
+        if self.state_dtype is not None:
+            next_h, next_c = next_h.to(self.state_dtype), next_c.to(self.state_dtype)
+        return self._head(h, c), next_h, next_c
+
+    def _head(self, h: Tensor, c: Tensor) -> Tensor:
+        if self.config.head == "cls":
+            pooled = torch.cat([h[:1], c[:1]], dim=1)
+        else:
+            pooled = torch.cat([h.mean(0, keepdim=True), c.mean(0, keepdim=True)], dim=1)
+        logits: Tensor = self.classify(_normalise(pooled, self.head_scale, self.joined))
+        return logits
+
+
+class HostEdgeCell(nn.Module):
+    """:class:`StepCell` with the edges as an input."""
+
+    def __init__(self, cell: StepCell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.config = cell.config
+
+    def forward(
+        self, frame: Tensor, edge: Tensor, state_h_in: Tensor, state_c_in: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`StepCell.forward`, with edge uint8 [1, H, W] in {0, 1}."""
+        return self.cell.step(frame, edge, state_h_in, state_c_in)
+
+
+def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
+    """The cell with its states in float16 at the boundary ("fp16") and its own arithmetic inside; itself otherwise.
+
+    "int8" returns the cell too: there the converter quantises the boundary. The new cell shares the weights, under the
+    same names. Raises TypeError for a module that is no step cell.
+    """
+    if state_precision != "fp16":
+        return cell
+    if isinstance(cell, HostEdgeCell):
+        step = with_state_precision(cell.cell, state_precision)
+        assert isinstance(step, StepCell)
+        return HostEdgeCell(step).train(cell.training)
+    if not isinstance(cell, StepCell):
+        raise TypeError(f"{type(cell).__name__} is no step cell")
+    twin = copy.copy(cell)
+    twin.state_dtype = torch.float16
+    return twin
+
+
+def with_joined_factors(cell: nn.Module) -> nn.Module:
+    """A copy that computes equalised norms as (x - mean) * (factor of the row * factors of the channels).
+
+    The usual order, factors of the channels last, is lost in TFLite: its converter moves a constant factor in front of
+    a product into the weights, which undoes :meth:`StepCell.equalise` and takes them off their int8 grid.
+    """
+    result = copy.deepcopy(cell)
+    for module in result.modules():
+        if isinstance(module, (StepCell, _LayerCell)):
+            module.joined = True
+    return result
+
+
+class _PatchCell(nn.Module):
+    """Pixels 0..255 of the frame's patches to normalised tokens.
+
+    A sum over all pixels of a patch loses digits, in each engine others. So each patch is centred, its mean enters by
+    itself, and one product sums up a quarter of the pixels: TFLite, which adds one after the other, gains most.
+    """
+
+    sums: Tensor
+    bias: Tensor
+    norm_scale: Tensor
+    norm_shift: Tensor
+
+    def __init__(self, embed: PatchEmbed, dtype: torch.dtype) -> None:
+        super().__init__()
+        norm = embed.norm
+        assert isinstance(norm, SteadyNorm)
+        weight = _exact(embed.projection.weight)
+        self.parts = nn.ModuleList(_linear(part * _PIXEL, None, dtype) for part in weight.chunk(_PARTS, dim=1))
+        self.register_buffer("sums", weight.sum(1).to(dtype, copy=True))
+        self.register_buffer("bias", _copy(embed.projection.bias, dtype))
+        self.register_buffer("norm_scale", _copy(norm.weight, dtype))
+        self.register_buffer("norm_shift", _copy(norm.bias, dtype))
+        self.norm_eps = norm.eps
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[N, patch * patch * 3] in 0..255 -> [N, C]."""
+        mean = pixels.mean(dim=1, keepdim=True)
+        x = (mean * _PIXEL - 1.0) * self.sums + self.bias
+        for part, some in zip(self.parts, (pixels - mean).chunk(len(self.parts), dim=1)):
+            x = x + part(some)
+        return F.layer_norm(x, x.shape[-1:], self.norm_scale, self.norm_shift, self.norm_eps)
+
+
+class _LayerCell(nn.Module):
+    """One layer; the letters are those of :class:`lcr_edge.model.layer.Layer`."""
+
+    cos: Tensor
+    sin: Tensor
+    y_scale: Tensor
+    y_shift: Tensor
+    rg_scale: Tensor | None
+    kv_scale: Tensor | None
+    mix_in_scale: Tensor | None
+    joined: bool = False
+
+    def __init__(self, layer: Layer, model: LCR, dtype: torch.dtype, chunk: int | None) -> None:
+        super().__init__()
+        config = model.config
+        self.dim, self.heads, self.head_dim = config.dim, config.heads, config.head_dim
+        self.hidden, self.cell, self.kv_source = layer.hidden, config.cell, config.kv
+        self.rg = _fold(layer.norm_rg, layer.rg, dtype)
+        self.kv = _fold(layer.norm_kv, layer.kv_projection, dtype)
+        self.mix_in = _fold(layer.norm_mix, layer.mix_in, dtype)
+        self.attend = _linear(_exact(layer.attend.weight), None, dtype)
+        self.mix_out = _linear(_exact(layer.mix_out.weight), None, dtype)
+        self.register_buffer("y_scale", _copy(layer.norm_y.weight, dtype))
+        self.register_buffer("y_shift", _copy(layer.norm_y.bias, dtype))
+        self.y_eps = layer.norm_y.eps
+        for short in _AFTER_NORM:
+            self.register_buffer(f"{short}_scale", None)
+        sign = torch.ones(config.head_dim, dtype=torch.float64)
+        sign[: config.head_dim // 2] = -1.0
+        self.register_buffer("cos", _copy(model.cos, dtype))
+        self.register_buffer("sin", (_exact(model.sin) * sign).to(dtype))
+        log_w = -torch.exp(_exact(layer.decay))
+        tables = make_tables(log_w, _exact(layer.bonus), config.tokens, chunk or choose_chunk(log_w, config.tokens))
+        for name, table in tables._asdict().items():
+            self.register_buffer(f"wkv_{name}", table if table.dtype == torch.bool else table.to(dtype))
+
+    def divide_input(self, short: str, scale: Tensor) -> None:
+        """Divide what the product ``short`` reads by scale, float64 [in]: see :meth:`StepCell.equalise`."""
+        if short in _AFTER_NORM:
+            before: Tensor | None = getattr(self, f"{short}_scale")
+            setattr(self, f"{short}_scale", _divided(before, scale, self.cos.dtype))
+        elif short == "attend":
+            self.y_scale.copy_(_exact(self.y_scale) / scale)
+            self.y_shift.copy_(_exact(self.y_shift) / scale)
+        else:  # mix_out reads relu(key)^2
+            assert short == "mix_out"
+            self.mix_in.weight[self.dim :].copy_(_exact(self.mix_in.weight[self.dim :]) / scale.sqrt()[:, None])
+            self.mix_in.bias[self.dim :].copy_(_exact(self.mix_in.bias[self.dim :]) / scale.sqrt())
+
+    def forward(self, x: Tensor, e: Tensor, forget: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """x, e, forget and the states h, c, all [N+1, C], to the next h, c."""
+        r, g = self.rg(_normalise(torch.cat([x, h], dim=1), self.rg_scale, self.joined)).split(self.dim, dim=1)
+        z = e if self.kv_source == "edge" else x + e
+        k, v = self.kv(_normalise(z, self.kv_scale, self.joined)).split(self.dim, dim=1)
+        y = wkv_with_tables(self._turn(self._split(r)), self._turn(self._split(k)), self._split(v), self._tables())
+        y = F.layer_norm(y, (self.head_dim,), eps=self.y_eps).transpose(0, 1).reshape(-1, self.dim)
+        x = x + self.attend(F.silu(g) * (y * self.y_scale + self.y_shift))
+        gate, key = self.mix_in(_normalise(x, self.mix_in_scale, self.joined)).split([self.dim, self.hidden], dim=1)
+        key = torch.relu(key)
+        a = x + torch.sigmoid(gate) * self.mix_out(key * key)
+        update = forget * (c + torch.tanh(a))
+        c = update + c if self.cell == "residual" else update
+        return torch.sigmoid(a) * torch.tanh(c), c
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[N+1, C] -> [h, N+1, d]."""
+        return x.reshape(-1, self.heads, self.head_dim).transpose(0, 1)
+
+    def _turn(self, x: Tensor) -> Tensor:
+        """Rotary positions: ``embed.rotate``, its minus sign in the table of sines."""
+        first, second = x.chunk(2, dim=-1)
+        return x * self.cos + torch.cat([second, first], dim=-1) * self.sin
+
+    def _tables(self) -> WkvTables:
+        return WkvTables(*(getattr(self, f"wkv_{name}") for name in WkvTables._fields))
+
+
+def _layers(model: LCR) -> list[Layer]:
+    return [layer for layer in model.layers if isinstance(layer, Layer)]
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().double()
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype, copy=True)
+
+
+def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear.requires_grad_(False)
+
+
+def _fold(norm: nn.LayerNorm, after: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+    """after(norm(x)) as one Linear of the normalised x: W diag(scale) and W shift + b."""
+    weight = _exact(after.weight)
+    bias = weight @ _exact(norm.bias)
+    if after.bias is not None:
+        bias = bias + _exact(after.bias)
+    return _linear(weight * _exact(norm.weight), bias, dtype)
+
+
+def _cut(image: Tensor, config: Config, channels: int) -> Tensor:
+    """[1, H, W(, channels)] to patches [N, patch * patch * channels], before any conversion: bytes are moved."""
+    (rows, columns), patch = config.grid, config.patch
+    return image.reshape(rows, patch, columns, patch * channels).transpose(1, 2).reshape(rows * columns, -1)
+
+
+def _divided(before: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return (1.0 / scale if before is None else _exact(before) / scale).to(dtype)
+
+
+def _normalise(x: Tensor, scale: Tensor | None, joined: bool) -> Tensor:
+    if scale is None or not joined:
+        return F.layer_norm(x, x.shape[-1:], scale, eps=NORM_EPS)
+    centred = x - x.mean(dim=-1, keepdim=True)
+    return centred * (torch.rsqrt((centred * centred).mean(dim=-1, keepdim=True) + NORM_EPS) * scale)

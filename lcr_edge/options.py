@@ -1,0 +1,97 @@
+"""Options that several commands share, each defined once: the same spelling, meaning and check everywhere.
+
+| option | meaning |
+|---|---|
+| ``--checkpoint FILE`` | the network: a .safetensors file, by default the packaged lcr_nano |
+| ``--frames N`` | how many frames of a stream to step |
+| ``--seed N`` | where every random choice of the command starts |
+| ``--threads N`` | CPU threads of one step |
+| ``--out DIR`` | the folder that results are written into |
+| ``--json FILE|-`` | the result as JSON; "-" for stdout, and then text goes to stderr |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from lcr_edge.errors import UsageError
+from lcr_edge.files import write_atomically
+
+STDOUT = "-"
+MAX_SEED = 2**32
+
+
+def add_checkpoint(parser: argparse._ActionsContainer, default: str = "the packaged lcr_nano") -> None:
+    """``--checkpoint FILE``: a string or None."""
+    parser.add_argument("--checkpoint", metavar="FILE", help=f"a trained .safetensors file (default: {default})")
+
+
+def add_frames(parser: argparse._ActionsContainer, text: str, default: int | None = None) -> None:
+    """``--frames N``."""
+    parser.add_argument("--frames", type=int, default=default, metavar="N", help=text + _shown(default))
+
+
+def add_seed(parser: argparse._ActionsContainer, text: str = "where every random choice starts") -> None:
+    """``--seed N``, 0 by default; see :func:`check_seed`."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"{text} (default: 0)")
+
+
+def add_threads(parser: argparse._ActionsContainer, default: int | None = 1) -> None:
+    """``--threads N``; None leaves the number to the engine."""
+    shown = " (default: the engine chooses)" if default is None else _shown(default)
+    parser.add_argument("--threads", type=int, default=default, metavar="N", help=f"CPU threads of one step{shown}")
+
+
+def add_out(parser: argparse._ActionsContainer, text: str, default: str | None = None, **more: Any) -> None:
+    """``--out DIR``: a Path, or None without a default."""
+    folder = None if default is None else Path(default)
+    parser.add_argument("--out", type=Path, default=folder, metavar="DIR", help=text + _shown(default), **more)
+
+
+def add_json(parser: argparse._ActionsContainer, text: str = "also write the result as JSON") -> None:
+    """``--json FILE|-``: a string or None; see :func:`text_stream` and :func:`write_json`."""
+    parser.add_argument("--json", metavar="FILE|-", help=f"{text}; - writes it to stdout and the text to stderr")
+
+
+def text_stream(destination: str | None) -> IO[str]:
+    """Where a command prints its text: stdout, unless ``--json -`` keeps that for JSON."""
+    return sys.stderr if destination == STDOUT else sys.stdout
+
+
+def write_json(destination: str | None, document: Any) -> None:
+    """Write what ``--json`` asks for: to a file, whole or not at all, to stdout, or nowhere. Raises OutputError."""
+    if destination is None:
+        return
+    text = document if isinstance(document, str) else json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    if destination == STDOUT:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_atomically(Path(destination), text.encode())
+
+
+def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
+    """UsageError, naming the valid values, unless ``value`` is one of them."""
+    if value not in allowed:
+        raise UsageError(f"unknown {what}: {value!r}; choose one of {', '.join(allowed)}")
+
+
+def check_least(option: str, value: float | None, least: float) -> None:
+    """UsageError where the value of an option was given and lies below ``least``, or is not a number."""
+    if value is not None and not value >= least:
+        raise UsageError(f"{option} must be at least {least}, got {value}")
+
+
+def check_seed(value: int) -> None:
+    """UsageError unless 0 <= value < 2**32."""
+    if not 0 <= value < MAX_SEED:
+        raise UsageError(f"--seed must be from 0 to {MAX_SEED - 1}, got {value}")
+
+
+def _shown(default: object) -> str:
+    return "" if default is None else f" (default: {default})"

@@ -1,0 +1,78 @@
+"""The golden clip of a bundle: some frames and what the float PyTorch cell answered, the device's selftest."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lcr_edge.errors import BundleError
+from lcr_edge.runtimes.bundle import Bundle
+from lcr_edge.runtimes.tensors import AGAIN
+
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A short clip and what the float PyTorch cell answered, starting from zero states.
+
+    frames uint8 [T, H, W, 3]; edges uint8 [T, H, W] in {0, 1}; logits float32 [T, classes];
+    state_h, state_c float32 [T, L, N+1, C]: the states after each step.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    edges: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
+    state_h: npt.NDArray[np.float32]
+    state_c: npt.NDArray[np.float32]
+
+    def to_bytes(self) -> bytes:
+        """The content of golden.npz."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            frames=self.frames,
+            edges=self.edges,
+            logits=self.logits,
+            state_h=self.state_h,
+            state_c=self.state_c,
+        )
+        return buffer.getvalue()
+
+
+def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
+    """The bundle's golden clip, or another one for the same checkpoint that ``lcr-edge verify --save-golden`` wrote.
+
+    Raises BundleError when it is missing or its arrays do not fit the config.
+    """
+    path = bundle.folder / GOLDEN if path is None else path
+    config = bundle.config
+    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+        "frames": ("uint8", config.frame_shape),
+        "edges": ("uint8", config.frame_shape[:2]),
+        "logits": ("float32", (config.classes,)),
+        "state_h": ("float32", config.state_shape),
+        "state_c": ("float32", config.state_shape),
+    }
+    try:
+        # numpy leaves a file open that it opened by name and found broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in wanted}
+    except FileNotFoundError:
+        raise BundleError(f"there is no golden clip {path} to check with; {AGAIN}") from None
+    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} cannot be read ({error}); {AGAIN}") from error
+    steps = len(arrays["frames"]) if arrays["frames"].ndim else 0
+    for name, (dtype, shape) in wanted.items():
+        array = arrays[name]
+        if str(array.dtype) != dtype or array.shape != (steps, *shape) or steps < 2:
+            raise BundleError(
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, wanted {dtype} [T >= 2, "
+                f"{', '.join(map(str, shape))}]; {AGAIN}"
+            )
+    return Golden(**arrays)

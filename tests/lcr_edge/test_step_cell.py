@@ -1,0 +1,124 @@
+"""The rewritten cell is the network's step, to the last digits of float64."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lcr_edge.checkpoint import random_checkpoint
+from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
+from lcr_edge.errors import UnsafeDecayError
+from lcr_edge.kernels.wkv import choose_chunk, is_safe
+from lcr_edge.kernels.wkv.matmul import DENSE_TOKENS
+from lcr_edge.model.network import LCR
+from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_joined_factors
+from lcr_edge.tolerances import FORWARD_EQUALS_STEPS
+
+
+def _compare(model: LCR, dtype: torch.dtype, chunk: int | None = None) -> float:
+    """Worst difference of cell and network over two steps from random states."""
+    model = model.to(dtype)
+    config = model.config
+    cell = HostEdgeCell(StepCell(model, dtype=dtype, chunk=chunk))
+    generator = torch.Generator().manual_seed(1)
+    h, c = (torch.randn(1, *config.state_shape, generator=generator).to(dtype) for _ in range(2))
+    worst = 0.0
+    for _ in range(2):
+        frame = torch.randint(0, 256, (1, *config.frame_shape), dtype=torch.uint8, generator=generator)
+        edge = torch.randint(0, 2, (1, config.height, config.width), dtype=torch.uint8, generator=generator)
+        with torch.no_grad():
+            logits, (h_next, c_next) = model.step(frame, (h, c), edge)
+            found = cell(frame, edge, h[0], c[0])
+        for a, b in zip(found, (logits, h_next[0], c_next[0])):
+            assert a.shape == b.shape
+            assert a.dtype == dtype
+            worst = max(worst, float((a - b).abs().max()))
+        h, c = h_next, c_next
+    return worst
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_the_cell_equals_the_step(name: str, variant: str, dtype: torch.dtype) -> None:
+    config = dataclasses.replace(get_config(name, variant=variant), layers=2)
+    assert (
+        _compare(random_checkpoint(config, 5).model, dtype) <= FORWARD_EQUALS_STEPS[str(dtype).removeprefix("torch.")]
+    )
+
+
+def test_the_cell_has_the_skip_of_the_config() -> None:
+    config = dataclasses.replace(get_config("lcr_pico"), skip=True)
+    assert _compare(random_checkpoint(config, 5).model, torch.float64) <= FORWARD_EQUALS_STEPS["float64"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 25])
+def test_any_chunk_gives_the_same_numbers(chunk: int) -> None:
+    config = Config("oblong", height=48, width=80, dim=64, layers=2, classes=5)
+    assert _compare(random_checkpoint(config, 5).model, torch.float64, chunk) <= FORWARD_EQUALS_STEPS["float64"]
+
+
+def test_equalising_changes_no_result() -> None:
+    """Also twice, and with the factors in the order that TFLite's converter leaves alone."""
+    model = random_checkpoint(get_config("lcr_pico"), 5).model.double()
+    cell = HostEdgeCell(StepCell(model, dtype=torch.float64))
+    frame = torch.randint(0, 256, (1, *cell.config.frame_shape), dtype=torch.uint8)
+    edge = torch.randint(0, 2, (1, 64, 64), dtype=torch.uint8)
+    h, c = torch.randn(2, *cell.config.state_shape, dtype=torch.float64).unbind(0)
+    before = cell(frame, edge, h, c)
+    moved = set()
+    with torch.no_grad():
+        for name, linear in [*cell.cell.linears().items()] * 2:
+            if cell.cell.equalise(name, torch.rand(linear.in_features) + 0.5):
+                moved.add(name)
+    assert set(cell.cell.linears()) - moved == {"embed_edge", "prompt", *(f"embed.parts.{part}" for part in range(4))}
+    for other in (cell, with_joined_factors(cell)):
+        for a, b in zip(before, other(frame, edge, h, c)):
+            torch.testing.assert_close(a, b, rtol=0.0, atol=FORWARD_EQUALS_STEPS["float64"])
+    assert not cell.cell.joined
+
+
+def test_edges_of_the_graph_equal_edges_given() -> None:
+    cell = StepCell(random_checkpoint(get_config("lcr_pico"), 5).model)
+    frame = torch.randint(0, 256, (1, *cell.config.frame_shape), dtype=torch.uint8)
+    h, c = torch.randn(2, *cell.config.state_shape).unbind(0)
+    with torch.no_grad():
+        inside = cell(frame, h, c)
+        outside = HostEdgeCell(cell)(frame, cell.edge_graph(frame).to(torch.uint8), h, c)
+    for a, b in zip(inside, outside):
+        torch.testing.assert_close(a, b, atol=0.0, rtol=0.0)
+
+
+def test_the_cell_keeps_no_part_of_the_model() -> None:
+    model = random_checkpoint(get_config("lcr_pico"), 5).model
+    cell = HostEdgeCell(StepCell(model))
+    frame = torch.zeros(1, *cell.config.frame_shape, dtype=torch.uint8)
+    edge = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    h, c = torch.ones(2, *cell.config.state_shape).unbind(0)
+    before = [part.clone() for part in cell(frame, edge, h, c)]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    for a, b in zip(before, cell(frame, edge, h, c)):
+        torch.testing.assert_close(a, b, atol=0.0, rtol=0.0)
+
+
+def test_the_chunk_is_dense_when_small_and_safe_always() -> None:
+    slow, fast = torch.tensor([[-0.01, -1.0]]), torch.tensor([[-0.01, -20.0]])
+    assert choose_chunk(slow, 50) == 50
+    assert choose_chunk(slow, 197) <= DENSE_TOKENS
+    for log_w, tokens in ((slow, 50), (slow, 197), (fast, 50), (fast, 197)):
+        chunk = choose_chunk(log_w, tokens)
+        assert is_safe(log_w, chunk)
+        assert chunk >= 1
+    assert choose_chunk(fast, 50) < 50
+
+
+def test_decays_that_no_chunk_holds_are_refused() -> None:
+    model = random_checkpoint(get_config("lcr_pico"), 5).model
+    with torch.no_grad():
+        torch.nn.init.constant_(model.layers[0].get_parameter("decay"), 6.0)
+    with pytest.raises(UnsafeDecayError, match="train again"):
+        StepCell(model)
