@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from lcr_edge.export.exporter import Exporter, Gate
+    from lcr_edge.export.int8.layers import in_float
     from lcr_edge.export.keep_float import export_with_fewest
     from lcr_edge.files import make_folder
 
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         if args.keep_float == _AUTO:
             exported = export_with_fewest(exporter, request, gate)
         elif args.precision == "int8":
-            exported = exporter.export(request, gate, exporter.float_layers(request, args.keep_float))
+            exported = exporter.export(request, gate, in_float(exporter.layers, request.quant, args.keep_float))
         else:
             exported = exporter.export(request, gate)
         _print(exported)

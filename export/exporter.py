@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from lcr_edge.calibration.prepare import Prepared, prepare
+from lcr_edge.calibration.prepare import prepare
 from lcr_edge.calibration.quant_plan import Plan
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.errors import CalibrationError, ParityError
-from lcr_edge.export.int8.layers import kinds_of, matching
-from lcr_edge.export.int8.trials import Trials
+from lcr_edge.export.int8.costs import Costs
+from lcr_edge.export.int8.layers import in_float
 from lcr_edge.export.manifest import PARITY, write_manifest
-from lcr_edge.export.quiet import quiet
+from lcr_edge.export.quiet import load_ready, quiet
 from lcr_edge.export.staging import staged
-from lcr_edge.export.targets.request import Converted, Request
-from lcr_edge.export.targets.table import FLOAT_BY_DEFAULT, require
-from lcr_edge.export.targets.tflite_integers import CHUNK
-from lcr_edge.export.verify.clips import rendered_stream, stream
+from lcr_edge.export.targets.job import Converted, Job, Source, convert
+from lcr_edge.export.targets.request import Request
+from lcr_edge.export.targets.table import require
+from lcr_edge.export.verify.clips import rendered_stream
 from lcr_edge.export.verify.measure import measure_all
 from lcr_edge.export.verify.page import write_page
 from lcr_edge.export.verify.reference import roll
 from lcr_edge.export.verify.report import Report
-from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precision
+from lcr_edge.model.step_cell import INTEGER_CHUNK, StepCell
 from lcr_edge.progress import step
-from lcr_edge.runtimes import load
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.golden import GOLDEN
 from lcr_edge.tolerances import CLIPS_PER_CLASS, STREAM_FRAMES
 
 VERIFY_FRAMES = 50
-COST_FRAMES = 200  # over which kinds of layers are compared
 # The golden clip: long enough to fill the state, short enough for a device's disk and a check within a second.
 GOLDEN_FRAMES = 16
 GOLDEN_BYTES = 8_000_000
@@ -87,39 +83,15 @@ class Exporter:
         self.samples = samples
         self.threads = threads
         self.pages = pages
-        self._float = StepCell(checkpoint.model).eval()
-        self._integers: StepCell | None = None
-        self._prepared: dict[tuple[str, str, tuple[str, ...]], Prepared] = {}
-        self._cells: dict[tuple[StepCell, str, str], torch.nn.Module] = {}
-        self._trials: dict[Request, Trials] = {}
-        self._costs: dict[Request, tuple[tuple[str, float], ...]] = {}
+        self.costs = Costs(checkpoint, self._samples, threads)
+        self._float = Source(StepCell(checkpoint.model))
+        self._integers: Source | None = None
+        self._prepared: dict[tuple[str, str, tuple[str, ...]], tuple[Source, Plan]] = {}
 
-    def trials(self, request: Request) -> Trials:
-        """Trials of an int8 request, made once. Raises CalibrationError without samples."""
-        if request not in self._trials:
-            with step(f"{request.name}: what the layers read"):
-                self._trials[request] = Trials(self.checkpoint, self._samples(), request, self.threads)
-        return self._trials[request]
-
-    def costs(self, request: Request) -> tuple[tuple[str, float], ...]:
-        """What quantising each kind of layers alone costs over COST_FRAMES rendered frames, the costliest first:
-        (kind, rms error / std in the stream, of logits or state, whichever is largest). Measured once; takes a
-        conversion for each kind. Empty for what has no layers to choose from."""
-        if request.precision != "int8" or request.io == "int8":
-            return ()
-        if request not in self._costs:
-            trials = self.trials(request)
-            reference = roll(self.checkpoint.model, stream(None, request.config, COST_FRAMES))
-            groups = kinds_of(trials.cell.linears())
-            found = [(kind, trials.cost(reference, f"{kind} alone", group).total) for kind, group in groups.items()]
-            self._costs[request] = tuple(sorted(found, key=lambda row: -row[1]))
-        return self._costs[request]
-
-    def float_layers(self, request: Request, pattern: str | None) -> tuple[str, ...]:
-        """The products that compute in float: those that match, see :func:`matching`, or those usual for the mode."""
-        if pattern is None:
-            pattern = FLOAT_BY_DEFAULT if request.quant == "static" else "none"
-        return matching(pattern, tuple(self._float.linears()))
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the products that int8 quantises, in the order of a step."""
+        return tuple(self._float.cell.linears())
 
     def export(
         self, request: Request, gate: Gate | None = None, float_layers: Collection[str] | None = None
@@ -133,16 +105,10 @@ class Exporter:
         require(request.row, int8=request.precision == "int8")
         gate = gate or Gate()
         with staged(self.out, request.name) as folder:
-            plan = None
-            cell = self._float
-            if request.io == "int8":
-                cell = self._integer_cell()
-            if request.precision == "int8" and request.io != "int8":
-                with step(f"{request.name}: rounding weights, choosing ranges"):
-                    chosen = self.float_layers(request, None) if float_layers is None else tuple(float_layers)
-                    cell, plan = self._prepare(request, chosen)
+            source, plan = self._source(request, float_layers)
             with step(f"{request.name}: converting"), quiet():
-                made = self._convert(request, folder, cell, plan)
+                samples = self._samples() if request.precision == "int8" else None
+                made = convert(Job(source, request, folder, plan, samples))
             with step(f"{request.name}: verifying over {gate.frames} frames"):
                 golden = roll(
                     self.checkpoint.model, itertools.islice(rendered_stream(request.config), _golden(request))
@@ -152,7 +118,7 @@ class Exporter:
                 report = self._measure(folder, gate)
             page = None
             if self.pages is not None:
-                report = dataclasses.replace(report, sensitivity=self.costs(request))
+                report = dataclasses.replace(report, sensitivity=self.costs.of(request))
                 page = write_page(report, self.pages / f"{request.name}.html", read_bundle(folder).manifest)
             if not report.passed and gate.enforced:
                 shown = "" if page is None else f". The report is {page}"
@@ -162,31 +128,26 @@ class Exporter:
             sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         return Exported(self.out / request.name, sizes, report, page)
 
-    def _prepare(self, request: Request, float_layers: tuple[str, ...]) -> tuple[StepCell, Plan]:
-        key = (request.quant, request.activations, float_layers)
+    def _source(self, request: Request, float_layers: Collection[str] | None) -> tuple[Source, Plan | None]:
+        """What to convert, and the plan to quantise it by; the same source for all requests that it serves."""
+        if request.io == "int8":
+            if self._integers is None:
+                self._integers = Source(StepCell(self.checkpoint.model, chunk=INTEGER_CHUNK))
+            return self._integers, None
+        if request.precision != "int8":
+            return self._float, None
+        chosen = in_float(self.layers, request.quant) if float_layers is None else tuple(float_layers)
+        key = (request.quant, request.activations, chosen)
         if key not in self._prepared:
-            self._prepared[key] = prepare(self._float, self._samples(), *key)
-        return self._prepared[key].cell, self._prepared[key].plan
-
-    def _integer_cell(self) -> StepCell:
-        if self._integers is None:
-            self._integers = StepCell(self.checkpoint.model, chunk=CHUNK).eval()
-        return self._integers
+            with step(f"{request.name}: rounding weights, choosing ranges"):
+                made = prepare(self._float.cell, self._samples(), *key)
+            self._prepared[key] = Source(made.cell), made.plan
+        return self._prepared[key]
 
     def _samples(self) -> Samples:
         if self.samples is None:
             raise CalibrationError("int8 needs calibration samples: calibration.collect.collect makes them")
         return self.samples
-
-    def _convert(self, request: Request, folder: Path, cell: StepCell, plan: Plan | None) -> Converted:
-        key = (cell, request.edges, request.state_precision)
-        if key not in self._cells:
-            whole = HostEdgeCell(cell).eval() if request.edges == "host" else cell
-            self._cells[key] = with_state_precision(whole, request.state_precision)
-        converter = importlib.import_module(request.row.module)
-        samples = self._samples() if request.io == "int8" else None
-        made: Converted = converter.convert(self._cells[key], request, folder, plan, samples)
-        return made
 
     def _write_manifest(self, folder: Path, request: Request, made: Converted, plan: Plan | None) -> None:
         write_manifest(
@@ -200,12 +161,8 @@ class Exporter:
         )
 
     def _measure(self, folder: Path, gate: Gate) -> Report:
-        with quiet():
-            model = load(folder, threads=self.threads)
-            # Engines that prepare and chat at their first step do it here.
-            model.step(np.zeros(model.frame_shape, np.uint8), model.initial_state())
         return measure_all(
-            model,
+            load_ready(folder, self.threads),
             self.checkpoint,
             frames=gate.frames,
             streams=gate.streams,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Exported:
     """Export int8 with as few layers in float as pass the gate.
 
-    First none is in float. If that misses its promise, each kind of layers is quantised alone (``Exporter.costs``);
+    First none is in float. If that misses its promise, each kind of layers is quantised alone (``int8.costs``);
     then the costliest kind is left in float, the next one too, and so on, until the gate passes, or no kind fits into
     half of the layers.
 
@@ -38,11 +38,11 @@ def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Expo
         return exporter.export(request, strict, ())
     except ParityError as error:
         missed = error
-    trials = exporter.trials(request)
+    trials = exporter.costs.trials(request)
     names = tuple(trials.cell.linears())
     groups = kinds_of(names)
     kept: tuple[str, ...] = ()
-    for kind, _ in exporter.costs(request):
+    for kind, _ in exporter.costs.of(request):
         if len(kept) + len(groups[kind]) > len(names) // 2:
             continue
         kept += groups[kind]

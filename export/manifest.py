@@ -1,4 +1,4 @@
-"""What stands in a bundle beside the model: the golden clip and the manifest."""
+"""The manifest of a bundle: what the exporter knows of it, for whoever loads it."""
 
 from __future__ import annotations
 
@@ -27,27 +27,11 @@ from lcr_edge.contract import (
 )
 from lcr_edge.errors import BundleError
 from lcr_edge.export.targets.request import Request
+from lcr_edge.export.targets.table import producers
 from lcr_edge.runtimes.bundle import MANIFEST, Bundle, file_record, seal
 from lcr_edge.runtimes.tensors import scaling, tensor_table
 
 PARITY = "parity.json"
-_PRODUCERS = (
-    "torch",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "openvino",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-)
-_HINTS: dict[str, dict[str, Any]] = {
-    "onnx": {"intra_op_num_threads": "physical cores, at most 4", "inter_op_num_threads": 1},
-    "openvino": {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"},
-    "tflite": {"signature": "serving_default", "num_threads": "physical cores, at most 4"},
-}
-# OpenVINO quantises the activations of int8 weights by itself, in groups of so many, unless told not to (0).
-_GROUP_SIZES = {"dynamic": 32, "weight-only": 0}
 
 
 def write_manifest(
@@ -132,10 +116,8 @@ def read_parity(bundle: Bundle) -> dict[str, Any]:
 
 
 def _hints(request: Request) -> dict[str, Any]:
-    hints = dict(_HINTS[request.target])
-    if (request.target, request.precision) == ("openvino", "int8") and request.quant in _GROUP_SIZES:
-        hints["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _GROUP_SIZES[request.quant]
-    return hints
+    of_int8 = request.row.int8_hints.get(request.quant, {}) if request.precision == "int8" else {}
+    return {**request.row.hints, **of_int8}
 
 
 def random_seed(checkpoint: Checkpoint) -> int | None:
@@ -146,7 +128,7 @@ def random_seed(checkpoint: Checkpoint) -> int | None:
 
 def _producers() -> Mapping[str, str]:
     found = {"lcr_edge": __version__}
-    for package in _PRODUCERS:
+    for package in producers():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

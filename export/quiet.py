@@ -11,6 +11,11 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lcr_edge.runtimes import Model, load
 
 _SHOWN = 4000  # characters of a failed converter's output
 
@@ -45,6 +50,17 @@ def quiet() -> Iterator[None]:
             if failed:
                 held.seek(0)
                 print(held.read().decode(errors="replace")[-_SHOWN:], file=sys.stderr)
+
+
+def load_ready(folder: Path, threads: int) -> Model:
+    """A bundle, loaded and stepped once: engines that prepare and chat at their first step do it here, unheard.
+
+    Raises as ``runtimes.load``.
+    """
+    with quiet():
+        model = load(folder, threads=threads)
+        model.step(np.zeros(model.frame_shape, np.uint8), model.initial_state())
+    return model
 
 
 @contextlib.contextmanager

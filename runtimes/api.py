@@ -14,18 +14,13 @@ import numpy as np
 from lcr_edge.contract import EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import FrameError, UsageError
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
+from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.state import Array, Floats, State, StateFormat, dequantised
 from lcr_edge.runtimes.tensors import compare_specs
 
 __all__ = ["Array", "Engine", "Floats", "Model", "Options", "State", "StatefulEngine", "clip_decision", "load"]
 
 PRECISION_HINTS = ("f32", "bf16", "f16")
-# One row per target: the module and class of its engine, imported when a bundle asks for it.
-_ENGINES = {
-    "onnx": ("lcr_edge.runtimes.onnx_engine", "OnnxEngine"),
-    "openvino": ("lcr_edge.runtimes.openvino_engine", "OpenVinoEngine"),
-    "tflite": ("lcr_edge.runtimes.tflite_engine", "TfliteEngine"),
-}
 
 
 @dataclass(frozen=True)
@@ -189,8 +184,8 @@ def load(
     if providers is not None and bundle.target != "onnx":
         raise UsageError(f"providers are onnxruntime's; {bundle.folder} is for {bundle.target}: leave them out")
     options = Options(threads, precision_hint, None if providers is None else tuple(providers))
-    module, name = _ENGINES[bundle.target]
-    engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
+    row = ENGINES[bundle.target]
+    engine: Engine = getattr(importlib.import_module(row.module), row.cls)(bundle, options)
     compare_specs(engine.inputs, bundle.inputs, f"{bundle.folder / bundle.model_files[0]}, inputs")
     compare_specs(engine.outputs, bundle.outputs, f"{bundle.folder / bundle.model_files[0]}, outputs")
     return Model(bundle, engine)

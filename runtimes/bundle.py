@@ -24,10 +24,10 @@ from lcr_edge.contract import (
     output_specs,
 )
 from lcr_edge.errors import BundleError, UsageError
+from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.tensors import AGAIN, compare_specs, read_boundary, read_specs
 
 MANIFEST = "manifest.json"
-TARGETS = ("onnx", "openvino", "tflite")
 _SEAL = "manifest_sha256"
 _BLANK = "0" * 64
 
@@ -94,7 +94,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     if not folder.is_dir():
         what = "is a file; give the bundle's folder" if folder.exists() else "does not exist"
         raise BundleError(
-            f"bundle {folder} {what}. Make one with: python -m lcr_edge.export --target {{{','.join(TARGETS)}}}"
+            f"bundle {folder} {what}. Make one with: python -m lcr_edge.export --target {{{','.join(ENGINES)}}}"
         )
     manifest = _read_manifest(folder / MANIFEST)
     bundle = _typed(folder, manifest)
@@ -135,11 +135,11 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
         config = Config.from_dict(dict(_field(manifest, "config", dict, where)))
     except (UsageError, TypeError) as error:
         raise BundleError(f"{where}: {error}; {AGAIN}") from error
-    target = _choice(manifest, "target", TARGETS, where)
+    target = _choice(manifest, "target", tuple(ENGINES), where)
     edges = _choice(manifest, "edges", EDGE_MODES, where)
     state_mode = _choice(manifest, "state_mode", STATE_MODES, where)
-    if state_mode == "internal" and target != "openvino":
-        raise BundleError(f"{where}: only OpenVINO bundles may keep their state inside, not {target}; {AGAIN}")
+    if state_mode not in ENGINES[target].state_modes:
+        raise BundleError(f"{where}: bundles for {target} cannot keep their state inside; {AGAIN}")
     # Bundles that were made before these two existed are float.
     state_precision = _choice({"state_precision": "fp32", **manifest}, "state_precision", tuple(STATE_DTYPES), where)
     io = _choice({"io": "float", **manifest}, "io", IO_MODES, where)

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.contract import TensorSpec
-from lcr_edge.errors import BundleError, MissingExtraError, UsageError
+from lcr_edge.errors import BundleError, UsageError
 from lcr_edge.runtimes.api import Options
 from lcr_edge.runtimes.bundle import Bundle
+from lcr_edge.runtimes.engines import ENGINES
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 
@@ -24,7 +25,7 @@ class OnnxEngine:
         try:
             ort: Any = importlib.import_module("onnxruntime")
         except ImportError as error:
-            raise MissingExtraError("onnxruntime", "onnx", "Running an ONNX bundle") from error
+            raise ENGINES["onnx"].missing() from error
         self.name = f"onnxruntime {ort.__version__}"
         providers = options.providers or ("CPUExecutionProvider",)
         unknown = sorted(set(providers) - set(ort.get_available_providers()))

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.contract import LOGITS, STATE_DTYPES, STATE_NAMES, STATES_IN, STATES_OUT, TensorSpec
-from lcr_edge.errors import BundleError, MissingExtraError
+from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.api import Options
 from lcr_edge.runtimes.bundle import Bundle
+from lcr_edge.runtimes.engines import ENGINES
 
 Array = npt.NDArray[Any]
 # OpenVINO's property and the name of the bundle's runtime hint for it.
@@ -30,7 +31,7 @@ class OpenVinoEngine:
         try:
             self._ov: Any = importlib.import_module("openvino")
         except ImportError as error:
-            raise MissingExtraError("openvino", "openvino", "Running an OpenVINO bundle") from error
+            raise ENGINES["openvino"].missing() from error
         self.name = f"openvino {str(self._ov.__version__).split('-')[0]}"
         properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": options.precision_hint,

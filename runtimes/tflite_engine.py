@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.contract import Boundary, TensorSpec
-from lcr_edge.errors import BundleError, MissingExtraError
+from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.api import Options
 from lcr_edge.runtimes.bundle import Bundle
+from lcr_edge.runtimes.engines import ENGINES
 
 # ai-edge-litert first: it is newer and, where both are installed, faster.
 _PACKAGES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
@@ -71,7 +72,7 @@ def _find_interpreter() -> tuple[Any, str, str]:
             return importlib.import_module(f"{module}.interpreter").Interpreter, package, version
         except ImportError as error:
             raise BundleError(f"{package} {version} does not import ({error}): reinstall it") from error
-    raise MissingExtraError("ai-edge-litert", "tflite", "Running a TFLite bundle")
+    raise ENGINES["tflite"].missing()
 
 
 def _version(package: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import BundleError, UsageError
+from lcr_edge.export.int8.layers import in_float
 from lcr_edge.export.manifest import read_parity
 from lcr_edge.export.quiet import quiet
 from lcr_edge.export.targets import table as targets
@@ -195,7 +196,7 @@ def reusable(exporter: Exporter, request: Request, gate: Gate, judged: bool) -> 
     if manifest.get("name") != request.name or bundle.config != request.config:
         return None, f"it is {manifest.get('name')}"
     if request.precision == "int8":
-        wanted = (request.quant, list(exporter.float_layers(request, None)))
+        wanted = (request.quant, list(in_float(exporter.layers, request.quant)))
         if (manifest.get("quant"), manifest.get("float_layers")) != wanted:
             return None, "it was quantised in another way"
         digest = None if exporter.samples is None else exporter.samples.digest

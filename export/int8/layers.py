@@ -1,4 +1,4 @@
-"""Layers by name: which match a pattern, and of which kind each is."""
+"""Layers by name: which match a pattern, which usually compute in float, and of which kind each is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from lcr_edge.errors import UsageError
+from lcr_edge.export.targets.table import FLOAT_BY_DEFAULT
 
 
 def matching(pattern: str, names: Collection[str]) -> tuple[str, ...]:
@@ -21,6 +22,14 @@ def matching(pattern: str, names: Collection[str]) -> tuple[str, ...]:
         if not fnmatch.filter(names, part):
             raise UsageError(f"{part!r} matches no layer; the layers are {', '.join(names)}")
     return tuple(name for name in names if any(fnmatch.fnmatchcase(name, part) for part in parts))
+
+
+def in_float(names: Collection[str], quant: str, pattern: str | None = None) -> tuple[str, ...]:
+    """The names of products that compute in float: those that match, see :func:`matching`; without a pattern those
+    that are usual for the quant."""
+    if pattern is None:
+        pattern = FLOAT_BY_DEFAULT if quant == "static" else "none"
+    return matching(pattern, names)
 
 
 def kinds_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import math
 import tempfile
 from collections.abc import Collection, Iterator
@@ -28,12 +27,12 @@ from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.contract import STATE_DTYPES, STATE_NAMES
 from lcr_edge.errors import StateError
 from lcr_edge.export.manifest import write_manifest
-from lcr_edge.export.quiet import quiet
-from lcr_edge.export.targets.request import Converted, Request
+from lcr_edge.export.quiet import load_ready, quiet
+from lcr_edge.export.targets.job import Job, Source, convert
+from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import DEFAULT_QUANT
-from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precision
+from lcr_edge.model.step_cell import StepCell
 from lcr_edge.progress import step
-from lcr_edge.runtimes import load
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.golden import Golden
 from lcr_edge.runtimes.state import StateFormat
@@ -108,7 +107,7 @@ class Trials:
         """
         chosen = self.request.quant, self.request.activations
         prepared = prepare(self.cell, self.samples, *chosen, float_layers, layers, self._seen)
-        with self._converted(self.request, prepared.cell, prepared.plan) as model:
+        with self._converted(self.request, Source(prepared.cell), prepared.plan) as model:
             yield model
 
     def cost(self, reference: Golden, title: str, layers: Collection[str], float_layers: Collection[str] = ()) -> Cost:
@@ -120,24 +119,18 @@ class Trials:
     def float32(self) -> Iterator[Model]:
         """The step without int8, with float32 states."""
         request = dataclasses.replace(self.request, precision="fp32", quant=DEFAULT_QUANT, state_precision="fp32")
-        with self._converted(request, self.cell, None) as model:
+        with self._converted(request, Source(self.cell), None) as model:
             yield model
 
     @contextlib.contextmanager
-    def _converted(self, request: Request, cell: StepCell, plan: Plan | None) -> Iterator[Model]:
-        whole: nn.Module = HostEdgeCell(cell).eval() if request.edges == "host" else cell
+    def _converted(self, request: Request, source: Source, plan: Plan | None) -> Iterator[Model]:
         with tempfile.TemporaryDirectory(prefix="lcr_edge_") as name:
             folder = Path(name)
             with quiet():
-                converter = importlib.import_module(request.row.module)
-                state_cell = with_state_precision(whole, request.state_precision)
-                made: Converted = converter.convert(state_cell, request, folder, plan, None)
+                made = convert(Job(source, request, folder, plan))
                 digest = None if plan is None else self.samples.digest
                 write_manifest(folder, request, self.checkpoint, made.operators, calibration_digest=digest)
-                model = load(folder, threads=self.threads)
-                # Engines that prepare and chat at their first step do it here.
-                model.step(np.zeros(model.frame_shape, np.uint8), model.initial_state())
-            yield model
+            yield load_ready(folder, self.threads)
 
 
 def step_of(model: Model) -> StepOf:

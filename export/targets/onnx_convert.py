@@ -2,71 +2,45 @@
 
 from __future__ import annotations
 
-import weakref
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import nn
 
-from lcr_edge.contract import input_specs, output_specs
+from lcr_edge.contract import output_specs
 from lcr_edge.errors import LcrError
 from lcr_edge.export.targets import onnx_int8
-from lcr_edge.export.targets.request import Converted, Request
-
-if TYPE_CHECKING:
-    from lcr_edge.calibration.quant_plan import Plan
-    from lcr_edge.calibration.samples import Samples
+from lcr_edge.export.targets.job import Converted, Job
 
 OPSET = 18
 # Where a node came from in the network; everything else that the exporter notes holds paths of this machine.
 _KEPT_METADATA = "pkg.torch.onnx.name_scopes"
-_cache: weakref.WeakKeyDictionary[nn.Module, bytes] = weakref.WeakKeyDictionary()
 
 
-def convert(
-    cell: nn.Module, request: Request, folder: Path, plan: Plan | None = None, samples: Samples | None = None
-) -> Converted:
-    """Write model.onnx. cell: as the edge mode wants it, and for int8 as it was prepared with the plan.
-
-    samples: unused here.
-    """
-    del samples
-    model = build(cell, request)
-    if plan is not None:
-        model = onnx_int8.quantise(model, plan)
-    (folder / request.row.files[0]).write_bytes(model.SerializeToString(deterministic=True))
+def convert(job: Job) -> Converted:
+    """Write model.onnx. With fp16, matrices are stored in half precision and cast when a session loads."""
+    model = build(job)
+    if job.request.precision == "fp16":
+        _halve(model.graph)
+        onnx.checker.check_model(model, full_check=True)
+    if job.plan is not None:
+        model = onnx_int8.quantise(model, job.plan)
+    job.path.write_bytes(model.SerializeToString(deterministic=True))
     return Converted(sorted({node.op_type for node in model.graph.node}))
 
 
-def build(cell: nn.Module, request: Request) -> onnx.ModelProto:
-    """The checked model in memory. With fp16, matrices are stored in half precision and cast when a session loads."""
-    if cell not in _cache:
-        _cache[cell] = _trace(cell, request).SerializeToString()
-    model = onnx.load_from_string(_cache[cell])
-    if request.precision == "fp16":
-        _halve(model.graph)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+def build(job: Job) -> onnx.ModelProto:
+    """The checked float32 model in memory; traced once for each source, edge mode and state precision."""
+    return onnx.load_from_string(job.source.once("onnx", job.request, lambda: _trace(job).SerializeToString()))
 
 
-def example_inputs(request: Request) -> dict[str, torch.Tensor]:
-    """Zeros of what the cell takes, by name, in contract order. Int8 states are made by the converter: floats here."""
-    state_precision = "fp32" if request.state_precision == "int8" else request.state_precision
-    return {
-        spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
-        for spec in input_specs(request.config, request.edges, state_precision=state_precision)
-    }
-
-
-def _trace(cell: nn.Module, request: Request) -> onnx.ModelProto:
-    inputs = example_inputs(request)
-    outputs = [spec.name for spec in output_specs(request.config)]
+def _trace(job: Job) -> onnx.ModelProto:
+    inputs = job.example_inputs()
+    outputs = [spec.name for spec in output_specs(job.request.config)]
     program: Any = torch.onnx.export(
-        cell,
+        job.step(),
         (),
         kwargs=inputs,
         dynamo=True,
@@ -94,6 +68,7 @@ def _trace(cell: nn.Module, request: Request) -> onnx.ModelProto:
     for key in ("metadata_props", "value_info"):
         del getattr(model.graph, key)[:]
     del model.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
-from torch import nn
 
 from lcr_edge.contract import STATE_DTYPES, STATE_NAMES, input_specs, output_specs
 from lcr_edge.errors import LcrError
 from lcr_edge.export.targets import onnx_convert, openvino_int8
-from lcr_edge.export.targets.request import Converted, Request
-
-if TYPE_CHECKING:
-    from lcr_edge.calibration.quant_plan import Plan
-    from lcr_edge.calibration.samples import Samples
+from lcr_edge.export.targets.job import Converted, Job
+from lcr_edge.export.targets.request import Request
 
 
-def convert(
-    cell: nn.Module, request: Request, folder: Path, plan: Plan | None = None, samples: Samples | None = None
-) -> Converted:
-    """Write model.xml and model.bin. plan: for int8, with the cell that was prepared for it. samples: unused.
-
-    state_mode "internal": the states become variables of the model.
-    """
-    del samples
-    onnx_file = folder / "from.onnx"
-    onnx_file.write_bytes(onnx_convert.build(cell, dataclasses.replace(request, precision="fp32")).SerializeToString())
+def convert(job: Job) -> Converted:
+    """Write model.xml and model.bin. state_mode "internal": the states become variables of the model."""
+    request = job.request
+    onnx_file = job.folder / "from.onnx"
+    onnx_file.write_bytes(onnx_convert.build(job).SerializeToString())
     # Not ov.convert_model: it starts a telemetry process.
     model: Any = ov.Core().read_model(str(onnx_file))
     onnx_file.unlink()
     _check_names(model, request)
-    if plan is not None:
-        model = openvino_int8.quantise(model, plan)
+    if job.plan is not None:
+        model = openvino_int8.quantise(model, job.plan)
     if request.state_mode == "internal":
         model = _stateful(model, request)
     if request.precision == "fp16":
         _halve(model)
     model.set_friendly_name(request.config.name)
-    path = folder / request.row.files[0]
-    if plan is None:
-        ov.save_model(model, str(path), compress_to_fp16=False)
+    if job.plan is None:
+        ov.save_model(model, str(job.path), compress_to_fp16=False)
     else:
-        openvino_int8.save(model, path)
+        openvino_int8.save(model, job.path)
     return Converted(sorted({node.get_type_name() for node in model.get_ops()}))
 
 

@@ -1,8 +1,7 @@
-"""What is asked of a converter, and what it tells of the model that it wrote."""
+"""What is asked for: one bundle. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES
@@ -60,6 +59,7 @@ class Request:
 
     @property
     def row(self) -> Target:
+        """The target's row."""
         return TARGETS[self.target]
 
     @property
@@ -75,12 +75,3 @@ class Request:
         parts += [] if self.state_mode == DEFAULT_STATE_MODE else ["stateful"]
         parts += ["state16"] if self.state_precision == "fp16" else []
         return "-".join(parts)
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What a converter tells of the model that it wrote. operators: op types that the model needs. boundary: of a model
-    of integers, (scale, zero point) of logits and states by tensor name."""
-
-    operators: list[str]
-    boundary: Mapping[str, tuple[float, int]] | None = None

@@ -1,13 +1,18 @@
-"""The table of export targets: one row each, readable without torch. A new target is a row here, a converter beside
-this file (``convert``, imported when it is used) and an engine in ``lcr_edge.runtimes``."""
+"""The table of export targets: one row each, readable without torch.
+
+A row holds all that export knows of a target. CONTRIBUTING.md, "Add a target", says what else a new one takes.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from lcr_edge.contract import IO_MODES, STATE_MODES
+from lcr_edge.contract import IO_MODES
 from lcr_edge.errors import MissingExtraError
+from lcr_edge.runtimes.engines import ENGINES, EngineRow
 
 PRECISIONS = ("fp32", "fp16", "int8")
 DEFAULT_PRECISION = "fp32"
@@ -26,54 +31,85 @@ DEFAULT_EDGES = "host"
 DEFAULT_STATE_MODE = "explicit"
 
 
+# (import name, package name) of what every export needs.
+_ALWAYS = (("torch", "torch"), ("safetensors", "safetensors"), ("cv2", "opencv-python-headless"))
+_ONNX = (("onnx", "onnx"), ("onnxscript", "onnxscript"))
+
+
 @dataclass(frozen=True)
 class Target:
     """What one target can do and needs.
 
-    module: the converter's module. files: what it writes. packages: (import name, package name) pairs beyond torch.
-    int8_packages: those that int8 needs besides. default_quant: of int8.
+    engine: the row of the runtimes' table, which names the target and says where its states may be. converter: module
+    with ``convert(job: Job) -> Converted``. files: what it writes, the one to load first. packages: (import name,
+    package name) pairs besides those that every export needs; int8_packages: those that int8 needs besides. The
+    manifest records their versions. extra: of lcr-edge, brings them. default_quant: of int8. hints: runtime hints of
+    the manifest; int8_hints: those that int8 adds, by quant.
     """
 
-    name: str
-    module: str
+    engine: EngineRow
+    converter: str
     files: tuple[str, ...]
     packages: tuple[tuple[str, str], ...]
+    extra: str
     precisions: tuple[str, ...] = PRECISIONS
-    state_modes: tuple[str, ...] = (DEFAULT_STATE_MODE,)
     io_modes: tuple[str, ...] = (DEFAULT_IO,)
     int8_packages: tuple[tuple[str, str], ...] = ()
     default_quant: str = DEFAULT_QUANT
-    extra: str = "export"
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.engine.name
+
+    @property
+    def state_modes(self) -> tuple[str, ...]:
+        """Where the states may be, of ``contract.STATE_MODES``."""
+        return self.engine.state_modes
+
+    def missing(self, *, int8: bool = False) -> list[str]:
+        """The packages that an export needs, with int8 if asked, and that are not installed."""
+        needed = (*_ALWAYS, *self.packages, *(self.int8_packages if int8 else ()))
+        return [package for module, package in needed if importlib.util.find_spec(module) is None]
 
 
-_TORCH = (("torch", "torch"), ("safetensors", "safetensors"), ("cv2", "opencv-python-headless"))
-_ONNX = (("onnx", "onnx"), ("onnxscript", "onnxscript"))
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target(
-            "onnx",
+            ENGINES["onnx"],
             "lcr_edge.export.targets.onnx_convert",
             ("model.onnx",),
-            (*_TORCH, *_ONNX, ("onnxruntime", "onnxruntime")),
+            (*_ONNX, ("onnxruntime", "onnxruntime")),
+            "export",
+            hints={"intra_op_num_threads": "physical cores, at most 4", "inter_op_num_threads": 1},
         ),
         Target(
-            "openvino",
+            ENGINES["openvino"],
             "lcr_edge.export.targets.openvino_convert",
             ("model.xml", "model.bin"),
-            (*_TORCH, *_ONNX, ("openvino", "openvino")),
-            state_modes=STATE_MODES,
-            extra="demo",
+            (*_ONNX, ("openvino", "openvino")),
+            "demo",
+            hints={"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"},
+            # OpenVINO quantises what layers with int8 weights read, in groups of so many, unless told not to (0).
+            int8_hints={
+                "dynamic": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32},
+                "weight-only": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
+            },
         ),
         Target(
-            "tflite",
+            ENGINES["tflite"],
             "lcr_edge.export.targets.tflite_convert",
             ("model.tflite",),
-            (*_TORCH, ("litert_torch", "litert-torch"), ("ai_edge_litert", "ai-edge-litert")),
+            (("litert_torch", "litert-torch"), ("ai_edge_litert", "ai-edge-litert")),
+            "export",
             io_modes=IO_MODES,
             int8_packages=(("ai_edge_quantizer", "ai-edge-quantizer"),),
             # Its static form rounds the outputs of products too, and is no faster.
             default_quant="dynamic",
+            hints={"signature": "serving_default", "num_threads": "physical cores, at most 4"},
         ),
     )
 }
@@ -81,16 +117,21 @@ TARGETS: dict[str, Target] = {
 
 def require(target: Target, *, int8: bool = False) -> None:
     """MissingExtraError for the first package of the target, with int8 if asked, that is not installed."""
-    for module, package in (*target.packages, *(target.int8_packages if int8 else ())):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(package, target.extra, f"Exporting to {target.name}")
+    for package in target.missing(int8=int8):
+        raise MissingExtraError(package, target.extra, f"Exporting to {target.name}")
+
+
+def producers() -> tuple[str, ...]:
+    """Packages whose versions a manifest records, where they are installed: torch, and those of all targets."""
+    pairs = [pair for row in TARGETS.values() for pair in (*row.packages, *row.int8_packages)]
+    return tuple(dict.fromkeys(["torch", *(package for _, package in pairs)]))
 
 
 def table() -> str:
     """What ``--list`` prints: one line per target."""
     lines = [f"{'target':10}{'precisions':13}{'state modes':20}{'files':24}packages"]
     for row in TARGETS.values():
-        missing = [package for module, package in row.packages if importlib.util.find_spec(module) is None]
+        missing = row.missing()
         needs = "installed" if not missing else f'missing {", ".join(missing)}: pip install "lcr-edge[{row.extra}]"'
         modes, files = ", ".join(row.state_modes), ", ".join(row.files)
         lines.append(f"{row.name:10}{', '.join(row.precisions):13}{modes:20}{files:24}{needs}")

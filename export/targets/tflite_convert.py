@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import litert_torch
 import numpy as np
@@ -14,13 +15,8 @@ from torch import Tensor, nn
 from lcr_edge.contract import output_specs
 from lcr_edge.errors import LcrError
 from lcr_edge.export.targets import tflite_file, tflite_int8, tflite_integers
-from lcr_edge.export.targets.onnx_convert import example_inputs
-from lcr_edge.export.targets.request import Converted, Request
-from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_joined_factors
-
-if TYPE_CHECKING:
-    from lcr_edge.calibration.quant_plan import Plan
-    from lcr_edge.calibration.samples import Samples
+from lcr_edge.export.targets.job import Converted, Job
+from lcr_edge.model.step_cell import StepCell, with_joined_factors
 
 
 class _Named(nn.Module):
@@ -34,27 +30,19 @@ class _Named(nn.Module):
         return dict(zip(self.names, self.cell(**inputs)))
 
 
-def convert(
-    cell: nn.Module, request: Request, folder: Path, plan: Plan | None = None, samples: Samples | None = None
-) -> Converted:
-    """Write model.tflite, of builtin operators. plan: for int8, with the cell that was prepared for it.
-
-    samples: for ``--io int8``, whose ranges ai-edge-quantizer finds on them.
-    """
-    if plan is not None:
-        cell = with_joined_factors(cell)
-    names = tuple(spec.name for spec in output_specs(request.config))
-    edge_model: Any = litert_torch.convert(_Named(cell, names).eval(), sample_kwargs=example_inputs(request))
-    path = folder / request.row.files[0]
-    edge_model.export(str(path))
-    if request.precision == "fp16":
+def convert(job: Job) -> Converted:
+    """Write model.tflite, of builtin operators. For ``--io int8`` ai-edge-quantizer finds the ranges on the samples."""
+    path, plan = job.path, job.plan
+    path.write_bytes(job.source.once("tflite" if plan is None else "tflite int8", job.request, lambda: _floats(job)))
+    if job.request.precision == "fp16":
         path.write_bytes(_halved(path))
     boundary = None
     if plan is not None:
-        _check_weights(path, cell)
+        _check_weights(path, job.source.cell)
         path.write_bytes(tflite_int8.quantise(path, plan, plan.outputs))
-    if request.io == "int8" and samples is not None:
-        content, boundary = tflite_integers.quantise_full(path, map(samples.feeds, range(len(samples))))
+    if job.request.io == "int8":
+        feeds = () if job.samples is None else map(job.samples.feeds, range(len(job.samples)))
+        content, boundary = tflite_integers.quantise_full(path, feeds)
         path.write_bytes(content)
     operators = sorted({str(op["op_name"]) for op in Interpreter(str(path))._get_ops_details()})
     foreign = [name for name in operators if name == "CUSTOM" or name.startswith("Flex")]
@@ -65,13 +53,22 @@ def convert(
     return Converted([name for name in operators if name != "DELEGATE"], boundary)
 
 
-def _check_weights(path: Path, cell: nn.Module) -> None:
+def _floats(job: Job) -> bytes:
+    """The float32 model. One that a plan will quantise has its norms in the order that keeps weights on their grid."""
+    step = job.step() if job.plan is None else with_joined_factors(job.step())
+    names = tuple(spec.name for spec in output_specs(job.request.config))
+    edge_model: Any = litert_torch.convert(_Named(step, names).eval(), sample_kwargs=job.example_inputs())
+    with tempfile.TemporaryDirectory(prefix="lcr_edge_") as folder:
+        path = Path(folder, "model.tflite")
+        edge_model.export(str(path))
+        return path.read_bytes()
+
+
+def _check_weights(path: Path, cell: StepCell) -> None:
     """LcrError unless the file holds the weights of every product as they were prepared, on their int8 grid."""
-    step = cell.cell if isinstance(cell, HostEdgeCell) else cell
-    assert isinstance(step, StepCell)
     model = tflite_file.read(path.read_bytes())
     layers = tflite_int8.name_layers(model)
-    for name, linear in step.linears().items():
+    for name, linear in cell.linears().items():
         if name not in layers or not np.array_equal(
             tflite_file.array(model, layers[name].inputs[1]), linear.weight.numpy()
         ):

@@ -3,9 +3,8 @@
 Frame and edges are uint8, states and logits int8. A state has one grid, coming in and going out, so that feeding it
 back is a copy. Weights are int8 per output channel; between the products lies int16 (with int64 biases) or int8.
 
-The float model has to be made with small chunks of tokens (``StepCell(model, chunk=CHUNK)``). Inside a chunk, each half
-of a WKV score carries half of a decay's exponent, up to exp(80), and no grid covers that beside 1. With two tokens, all
-factors that count are 1; those of the unwanted triangle may saturate.
+The float model has to be made with small chunks of tokens, ``StepCell(model, chunk=INTEGER_CHUNK)``, for factors that a
+grid can hold.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ from lcr_edge.export.targets.tflite_file import (
 from lcr_edge.export.targets.tflite_int8 import Ranges, name_layers, run_quantizer
 
 INNER = ("int16", "int8")
-# Tokens a WKV chunk that the integers stand.
-CHUNK = 2
 # Steps of bytes that enter, exact on either grid: 1 in int8, powers of two in int16.
 _BYTES = {"int8": {FRAME: 1.0, EDGE: 1.0}, "int16": {FRAME: 2.0**-7, EDGE: 2.0**-14}}
 _SIGNATURE = "serving_default"

@@ -32,6 +32,10 @@ _PIXEL = 2.0 / 255.0
 _PARTS = 4
 # Products of a layer that read what a norm has just made.
 _AFTER_NORM = ("rg", "kv", "mix_in")
+# Tokens per WKV chunk in a model of integers. Inside a chunk, each half of a WKV score carries half of a decay's
+# exponent, up to exp(80), and no grid covers both that and 1. With two tokens, all factors that count are 1; those of
+# the unwanted triangle may saturate.
+INTEGER_CHUNK = 2
 
 
 class StepCell(nn.Module):
@@ -53,7 +57,7 @@ class StepCell(nn.Module):
         super().__init__()
         config = model.config
         self.config = config
-        self.edge_graph = model.edge_graph
+        self.edge_graph = copy.deepcopy(model.edge_graph)
         self.embed = _PatchCell(model.embed, dtype)
         edge_projection = model.embed_edge.projection
         self.embed_edge = _linear(_exact(edge_projection.weight), _exact(edge_projection.bias), dtype)
@@ -237,7 +241,7 @@ class _LayerCell(nn.Module):
         log_w = -torch.exp(_exact(layer.decay))
         tables = make_tables(log_w, _exact(layer.bonus), config.tokens, chunk or choose_chunk(log_w, config.tokens))
         for name, table in tables._asdict().items():
-            self.register_buffer(f"wkv_{name}", table if table.dtype == torch.bool else table.to(dtype))
+            self.register_buffer(f"wkv_{name}", table if table.dtype == torch.bool else _copy(table, dtype))
 
     def divide_input(self, short: str, scale: Tensor) -> None:
         """Divide what the product ``short`` reads by scale, float64 [in]: see :meth:`StepCell.equalise`."""

@@ -19,6 +19,7 @@ from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import (
     DEFAULT_EDGES,
     DEFAULT_IO,
+    DEFAULT_QUANT,
     DEFAULT_STATE_MODE,
     DEFAULT_STATE_PRECISION,
     TARGETS,
@@ -58,7 +59,6 @@ def _exporter(name: str) -> Exporter:
     return Exporter(checkpoint(name), folder())
 
 
-@functools.cache
 def bundle(
     name: str,
     target: str,
@@ -72,6 +72,8 @@ def bundle(
     io: str = DEFAULT_IO,
 ) -> Path:
     """Folder of an exported bundle. Tests must not change it; they copy. quant: None for what the target does."""
+    if precision != "int8":
+        quant = DEFAULT_QUANT  # which means nothing then: the same bundle whatever was given
     request = Request(
         checkpoint(name).config,
         target,
@@ -83,7 +85,13 @@ def bundle(
         state_precision=state_precision,
         io=io,
     )
+    return _exported(name, request)
+
+
+@functools.cache
+def _exported(name: str, request: Request) -> Path:
+    """Keyed by the whole request, so that two ways to ask for one bundle export it once."""
     exporter = _exporter(name)
-    if precision == "int8" and exporter.samples is None:
+    if request.precision == "int8" and exporter.samples is None:
         exporter.samples = samples(name)
     return exporter.export(request, GATE).folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import importlib
 import itertools
 import json
 import shutil
@@ -21,8 +20,9 @@ import torch
 from lcr_edge.contract import LOGITS, STATE_NAMES, STATES_IN, STATES_OUT
 from lcr_edge.errors import StateError
 from lcr_edge.export.manifest import write_manifest
-from lcr_edge.export.targets.onnx_convert import build, example_inputs
-from lcr_edge.export.targets.request import Converted, Request
+from lcr_edge.export.targets.job import Job, Source, convert
+from lcr_edge.export.targets.onnx_convert import build
+from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import TARGETS
 from lcr_edge.export.verify.clips import rendered_stream
 from lcr_edge.export.verify.reference import roll
@@ -41,12 +41,8 @@ KINDS = [(target, mode) for target, row in TARGETS.items() for mode in row.state
 SCALES = {LOGITS: (0.25, 1), **dict.fromkeys((*STATES_IN, *STATES_OUT), (0.0078125, -3))}
 
 
-@functools.cache
-def _cell(state_precision: str) -> torch.nn.Module:
-    # One object each: the converters keep what they traced by the cell.
-    if state_precision == "fp32":
-        return HostEdgeCell(StepCell(CHECKPOINT.model)).eval()
-    return with_state_precision(_cell("fp32"), state_precision)
+# One for all: what converters have made is made once.
+SOURCE = Source(StepCell(CHECKPOINT.model))
 
 
 @functools.cache
@@ -71,8 +67,7 @@ def _loaded(request: Request) -> Model:
     folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converters
-        converter: Any = importlib.import_module(request.row.module)
-        converted: Converted = converter.convert(_cell(request.state_precision), request, folder)
+        converted = convert(Job(SOURCE, request, folder))
     (folder / GOLDEN).write_bytes(_rollout().to_bytes())
     write_manifest(folder, request, CHECKPOINT, converted.operators)
     return load(folder, threads=1)
@@ -157,11 +152,12 @@ def test_half_precision_weights_go_with_half_precision_states() -> None:
 
 
 def test_the_weights_keep_their_names() -> None:
-    request = Request(CONFIG, "onnx", state_precision="fp16")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        half = build(_cell("fp16"), request)
-        whole = build(_cell("fp32"), Request(CONFIG, "onnx"))
+        half, whole = (
+            build(Job(SOURCE, Request(CONFIG, "onnx", state_precision=precision), _folder()))
+            for precision in ("fp16", "fp32")
+        )
     assert _weights(half) == _weights(whole)
     assert "cell.layers.0.rg.weight" in _weights(half)
     kinds = {node.op_type for node in half.graph.node} - {"Cast"}
@@ -175,14 +171,15 @@ def _weights(model: onnx.ModelProto) -> set[str]:
 
 @pytest.mark.parametrize("edges", ["host", "graph"])
 def test_the_wrapped_cell_rounds_the_states_and_nothing_else(edges: str) -> None:
-    cell = _cell("fp32") if edges == "host" else StepCell(CHECKPOINT.model).eval()
-    half = with_state_precision(cell, "fp16")
-    assert half is not cell
+    whole, narrow = (
+        Job(SOURCE, Request(CONFIG, "onnx", edges=edges, state_precision=precision), _folder())
+        for precision in ("fp32", "fp16")
+    )
+    cell, half = whole.step(), narrow.step()
     assert type(half) is type(cell)
     assert not half.training
-    request = Request(CONFIG, "onnx", edges=edges, state_precision="fp16")
     generator = torch.Generator().manual_seed(2)
-    inputs = example_inputs(request)
+    inputs = narrow.example_inputs()
     assert {name: inputs[name].dtype for name in STATES_IN} == dict.fromkeys(STATES_IN, torch.float16)
     inputs["frame"].random_(0, 256, generator=generator)
     for name in STATES_IN:
@@ -194,11 +191,12 @@ def test_the_wrapped_cell_rounds_the_states_and_nothing_else(edges: str) -> None
 
 
 def test_other_precisions_leave_the_cell_alone() -> None:
-    assert with_state_precision(_cell("fp32"), "fp32") is _cell("fp32")
-    assert with_state_precision(_cell("fp32"), "int8") is _cell("fp32")
+    for cell in (SOURCE.cell, HostEdgeCell(SOURCE.cell)):
+        assert with_state_precision(cell, "fp32") is cell
+        assert with_state_precision(cell, "int8") is cell
     with pytest.raises(TypeError, match="no step cell"):
         with_state_precision(torch.nn.Identity(), "fp16")
-    integers = example_inputs(_integers())
+    integers = Job(SOURCE, _integers(), _folder()).example_inputs()
     assert {integers[name].dtype for name in STATES_IN} == {torch.float32}
 
 

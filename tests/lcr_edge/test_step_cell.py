@@ -91,6 +91,31 @@ def test_edges_of_the_graph_equal_edges_given() -> None:
         torch.testing.assert_close(a, b, atol=0.0, rtol=0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cell_shares_nothing_with_the_model(dtype: torch.dtype) -> None:
+    """Neither a submodule nor memory, whether or not a cast stands between the two; so no change crosses over."""
+    model = random_checkpoint(get_config("lcr_pico"), 5).model.to(dtype)
+    cell = StepCell(model, dtype=dtype)
+    assert not {id(part) for part in cell.modules()} & {id(part) for part in model.modules()}
+    assert not _memory(cell) & _memory(model)
+    frame = torch.randint(0, 256, (1, *cell.config.frame_shape), dtype=torch.uint8)
+    state = torch.randn(2, 1, *cell.config.state_shape, dtype=dtype)
+
+    def step() -> list[torch.Tensor]:
+        with torch.no_grad():
+            logits, states = model.step(frame, (state[0], state[1]), model.edge_graph(frame))
+        return [logits, *states]
+
+    before, hysteresis = step(), model.edge_graph.hysteresis
+    cell.edge_graph.hysteresis = 1
+    with torch.no_grad():
+        for tensor in (*cell.parameters(), *cell.buffers()):
+            tensor.zero_()
+    assert model.edge_graph.hysteresis == hysteresis
+    for a, b in zip(before, step()):
+        torch.testing.assert_close(a, b, atol=0.0, rtol=0.0)
+
+
 def test_the_cell_keeps_no_part_of_the_model() -> None:
     model = random_checkpoint(get_config("lcr_pico"), 5).model
     cell = HostEdgeCell(StepCell(model))
@@ -122,3 +147,8 @@ def test_decays_that_no_chunk_holds_are_refused() -> None:
         torch.nn.init.constant_(model.layers[0].get_parameter("decay"), 6.0)
     with pytest.raises(UnsafeDecayError, match="train again"):
         StepCell(model)
+
+
+def _memory(module: torch.nn.Module) -> set[int]:
+    """Where the tensors of a module lie."""
+    return {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}

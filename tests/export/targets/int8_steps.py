@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from lcr_edge.calibration.quant_plan import Plan
 from lcr_edge.config import Config
 from lcr_edge.export.quiet import quiet
-from lcr_edge.export.targets import tflite_convert, tflite_file, tflite_int8
+from lcr_edge.export.targets import tflite_file, tflite_int8
+from lcr_edge.export.targets.job import Job, Source, convert
 from lcr_edge.export.targets.request import Request
-from lcr_edge.export.targets.tflite_integers import CHUNK
-from lcr_edge.model.step_cell import HostEdgeCell, StepCell
+from lcr_edge.model.step_cell import INTEGER_CHUNK, HostEdgeCell, StepCell
 from tests.export import made
 
 Array = npt.NDArray[Any]
@@ -34,19 +34,19 @@ TYPES = schema.TensorType
 @functools.cache
 def cell_of(name: str = PICO) -> HostEdgeCell:
     """With the small chunks of a model of integers, which serve as well here: one conversion for all tests."""
-    return HostEdgeCell(StepCell(made.checkpoint(name).model, chunk=CHUNK if name == PICO else None)).eval()
+    return HostEdgeCell(StepCell(made.checkpoint(name).model, chunk=INTEGER_CHUNK if name == PICO else None)).eval()
 
 
 @functools.cache
 def float_path(name: str = PICO, edges: str = "host") -> Path:
-    cell: nn.Module = cell_of(name)
+    cell = cell_of(name).cell
     if edges == "graph":
-        cell = StepCell(made.checkpoint(name).model).eval()
+        cell = StepCell(made.checkpoint(name).model)
         # The edges themselves are tested elsewhere; each pass of the real number costs conversion time.
         cell.edge_graph.hysteresis = 1
     folder = made.folder()
     with quiet():
-        tflite_convert.convert(cell, Request(made.checkpoint(name).config, "tflite", edges=edges), folder)
+        convert(Job(Source(cell), Request(made.checkpoint(name).config, "tflite", edges=edges), folder))
     return folder / "model.tflite"
 
 

@@ -17,10 +17,11 @@ from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES, Plan
 from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.export.quiet import quiet
 from lcr_edge.export.targets import tflite_convert, tflite_file, tflite_int8
+from lcr_edge.export.targets.job import Job, Source, convert
 from lcr_edge.export.targets.onnx_int8 import quantise_weight
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.tflite_int8 import quantise
-from lcr_edge.model.step_cell import HostEdgeCell, StepCell
+from lcr_edge.model.step_cell import StepCell
 from lcr_edge.tolerances import PROMISES
 from tests.export import made
 from tests.export.targets.int8_steps import (
@@ -137,7 +138,7 @@ def test_a_converter_that_moves_factors_into_the_weights_is_noticed(
     request = Request(made.checkpoint(PICO).config, "tflite", "int8", quant="dynamic")
     monkeypatch.setattr(tflite_convert, "with_joined_factors", copy.deepcopy)
     with pytest.raises(LcrError, match=r"changed the weights of layers\.0\.rg"), quiet():
-        tflite_convert.convert(HostEdgeCell(prepared.cell).eval(), request, tmp_path, prepared.plan)
+        convert(Job(Source(prepared.cell), request, tmp_path, prepared.plan))
 
 
 @pytest.mark.parametrize("activations", ACTIVATIONS)

@@ -1,0 +1,92 @@
+"""What a converter is given, and what it gives back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lcr_edge.calibration.quant_plan import Plan
+from lcr_edge.calibration.samples import Samples
+from lcr_edge.contract import input_specs
+from lcr_edge.export.targets.request import Request
+from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precision
+
+
+class Source:
+    """A step cell to convert, and what converters have made of it so far.
+
+    Whoever converts one cell several times keeps its source: then what takes long and is the same for several bundles,
+    such as the ONNX trace, is made once. The cell must not change in between.
+    """
+
+    def __init__(self, cell: StepCell) -> None:
+        self.cell = cell.eval()
+        self._made: dict[tuple[str, str, str], bytes] = {}
+
+    def once(self, what: str, request: Request, make: Callable[[], bytes]) -> bytes:
+        """What ``make`` gives, from memory if it was made before for the request's edges and state precision.
+
+        what: a name for it. It must depend on nothing else of the request.
+        """
+        key = what, request.edges, request.state_precision
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion.
+
+    source: the cell, for int8 as it was prepared with the plan. request: what to make of it. folder: where the files
+    of ``request.row.files`` go. plan: which layers become int8 and how; None for float and for ``--io int8``. samples:
+    what the network saw on calibration clips; None unless the request is of int8.
+    """
+
+    source: Source
+    request: Request
+    folder: Path
+    plan: Plan | None = None
+    samples: Samples | None = None
+
+    @property
+    def path(self) -> Path:
+        """The first of the files to write."""
+        return self.folder / self.request.row.files[0]
+
+    def step(self) -> nn.Module:
+        """The module to convert: takes :meth:`example_inputs`, gives what the contract says, in contract order."""
+        cell: nn.Module = self.source.cell
+        if self.request.edges == "host":
+            cell = HostEdgeCell(self.source.cell).eval()
+        return with_state_precision(cell, self.request.state_precision)
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        """Zeros of what the step takes, by name, in contract order.
+
+        Float32 in place of int8 states: the converter quantises the boundary.
+        """
+        precision = "fp32" if self.request.state_precision == "int8" else self.request.state_precision
+        specs = input_specs(self.request.config, self.request.edges, state_precision=precision)
+        return {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a converter tells of the model that it wrote. operators: op types that the model needs. boundary: of a model
+    of integers, (scale, zero point) of logits and states by tensor name."""
+
+    operators: list[str]
+    boundary: Mapping[str, tuple[float, int]] | None = None
+
+
+def convert(job: Job) -> Converted:
+    """Write the model's files with the converter that the target's row names."""
+    made: Converted = importlib.import_module(job.request.row.converter).convert(job)
+    return made
