@@ -19,7 +19,7 @@ class Plan:
     """Which linear layers of the step cell become int8, and how.
 
     mode: one of QUANT_MODES. activations: one of ACTIVATIONS, of static mode. layers: names relative to
-    ``export.cell.StepCell`` ("layers.0.rg", "classify"), whose weights become int8; others stay as they are.
+    ``model.step_cell.StepCell`` ("layers.0.rg", "classify"), whose weights become int8; others stay as they are.
     float_layers: those among them that compute in float all the same, as in weight-only mode. ranges: (smallest,
     largest) value of a layer's input that its scale has to cover, for static mode; values beyond are clipped. outputs:
     the same of its output, bias included, for engines that quantise that too.

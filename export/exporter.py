@@ -98,7 +98,7 @@ class Exporter:
     ) -> Exported:
         """Write one bundle, measured as ``gate`` says (by default in full).
 
-        float_layers: of int8, names of products that compute in float; None for the usual ones. Raises
+        float_layers: for int8, names of products that compute in float; None for the usual ones. Raises
         MissingExtraError, UnsafeDecayError, OutputError, CalibrationError (int8 without samples), and ParityError where
         the bundle misses its promise: then nothing is written. Progress goes to stderr.
         """

@@ -46,7 +46,7 @@ def write_manifest(
 ) -> None:
     """manifest.json over all files that are in the folder now; written anew when one is added.
 
-    Of int8 alone: boundary, (scale, zero point) of logits and states by tensor name, with ``--io int8``;
+    For int8 only: boundary, (scale, zero point) of logits and states by tensor name, with ``--io int8``;
     calibration_digest, of the samples that gave the ranges; float_layers, products that were left in float (names as
     in ``calibration.quant_plan``). Raises ValueError where ``--io int8`` lacks the boundary.
     """
@@ -57,7 +57,7 @@ def write_manifest(
     outputs = output_specs(config, request.state_mode, request.state_precision, boundary)
     int8 = request.precision == "int8"
     if request.io == "int8" and not {LOGITS, *STATES_IN, *STATES_OUT} <= set(boundary):
-        raise ValueError("a model of integers needs (scale, zero point) of its logits and states")
+        raise ValueError("an integer-only model needs (scale, zero point) of its logits and states")
     names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
     manifest: dict[str, Any] = {
         "contract_version": CONTRACT_VERSION,

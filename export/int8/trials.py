@@ -86,7 +86,7 @@ def agreement(line: Line) -> float:
 class Trials:
     """Steps of one network, converted as a request says but for the layers that are quantised.
 
-    request: of int8. samples: of the checkpoint. threads: CPU threads of the engine.
+    request: for int8. samples: the checkpoint's. threads: CPU threads of the engine.
     """
 
     def __init__(self, checkpoint: Checkpoint, samples: Samples, request: Request, threads: int = 1) -> None:

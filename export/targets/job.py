@@ -46,7 +46,7 @@ class Job:
 
     source: the cell, for int8 as it was prepared with the plan. request: what to make of it. folder: where the files
     of ``request.row.files`` go. plan: which layers become int8 and how; None for float and for ``--io int8``. samples:
-    what the network saw on calibration clips; None unless the request is of int8.
+    what the network saw on calibration clips; None unless the precision is int8.
     """
 
     source: Source
@@ -79,8 +79,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converter tells of the model that it wrote. operators: op types that the model needs. boundary: of a model
-    of integers, (scale, zero point) of logits and states by tensor name."""
+    """What a converter tells about the model that it wrote. operators: op types that the model needs. boundary: for
+    ``--io int8``, (scale, zero point) of logits and states by tensor name."""
 
     operators: list[str]
     boundary: Mapping[str, tuple[float, int]] | None = None

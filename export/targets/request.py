@@ -26,8 +26,8 @@ from lcr_edge.options import check_choice
 class Request:
     """One bundle to make. Raises UsageError, which lists the valid values.
 
-    quant, activations: of int8, see ``calibration.quant_plan``. state_precision: dtype of the states at the boundary.
-    io: "int8" for a model of integers only, whose states are int8 too.
+    quant, activations: for int8, see ``calibration.quant_plan``. state_precision: dtype of the states at the boundary.
+    io: "int8" for an integer-only model, whose states are int8 too.
     """
 
     config: Config
@@ -53,9 +53,9 @@ class Request:
         if (self.io == "int8") != (self.state_precision == "int8"):
             raise UsageError("int8 states come with --io int8, and only with it")
         if self.io == "int8" and (self.precision, self.quant) != ("int8", "static"):
-            raise UsageError("--io int8 is of --precision int8 --quant static: leave the others out")
+            raise UsageError("--io int8 needs --precision int8 and --quant static: give these, or leave --io out")
         if self.io == "int8" and self.edges == "graph":
-            raise UsageError("a model of integers cannot find edges itself: export with --edges host")
+            raise UsageError("an integer-only model cannot find edges itself: export with --edges host")
 
     @property
     def row(self) -> Target:

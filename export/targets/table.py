@@ -40,11 +40,12 @@ _ONNX = (("onnx", "onnx"), ("onnxscript", "onnxscript"))
 class Target:
     """What one target can do and needs.
 
-    engine: the row of the runtimes' table, which names the target and says where its states may be. converter: module
-    with ``convert(job: Job) -> Converted``. files: what it writes, the one to load first. packages: (import name,
-    package name) pairs besides those that every export needs; int8_packages: those that int8 needs besides. The
-    manifest records their versions. extra: of lcr-edge, brings them. default_quant: of int8. hints: runtime hints of
-    the manifest; int8_hints: those that int8 adds, by quant.
+    engine: its row in the runtimes' table, which names the target and says where the states can be. converter: a module
+    with ``convert(job: Job) -> Converted``. files: what the converter writes; the first one is what an engine opens.
+    packages: (import name, package name) pairs that the export needs, beyond what every export needs; int8_packages:
+    what int8 needs in addition. The manifest records their versions. extra: the extra of lcr-edge that brings them.
+    io_modes: of ``contract.IO_MODES``. default_quant: for int8. hints: the manifest's runtime hints; int8_hints: what
+    int8 adds to them, by quant.
     """
 
     engine: EngineRow

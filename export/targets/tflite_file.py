@@ -17,7 +17,7 @@ def read(content: bytes) -> Any:
     """The model as objects of the TFLite schema. Raises LcrError."""
     tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
     if content[4:8] != b"TFL3":
-        raise LcrError("this is no TFLite model: export the float model again")
+        raise LcrError("this is not a TFLite model: export the float model again")
     model = tools.read_model_from_bytearray(bytearray(content))
     if len(model.subgraphs) != 1 or len(model.signatureDefs or ()) != 1:
         raise LcrError("this TFLite model has several subgraphs or signatures, a step has one: export it again")

@@ -57,7 +57,7 @@ def quantise(path: Path, plan: Plan, outputs: Ranges | None = None) -> bytes:
     outputs: (smallest, largest) value of each layer's output, bias included, for static mode; the plan's by default.
     Values beyond are clipped; that of the logits is not needed. Signature, names and dtypes of inputs and outputs stay.
     Raises UsageError for an unknown mode, layers that the model has not and ranges that are missing or no numbers,
-    LcrError for a file that is no float32 step model.
+    LcrError for a file that is not a float32 step model.
     """
     if plan.mode not in QUANT_MODES:
         raise UsageError(f"unknown quant: {plan.mode!r}; choose one of {', '.join(QUANT_MODES)}")
@@ -108,7 +108,7 @@ def name_layers(model: Any) -> dict[str, Any]:
             raise LcrError(f"layer {name} was found twice in the TFLite model: export it again")
         weight = graph.tensors[operator.inputs[1]]
         if weight.type != schema.TensorType.FLOAT32 or model.buffers[weight.buffer].data is None:
-            raise LcrError(f"the weight of layer {name} is no float32 constant: quantise the fp32 model")
+            raise LcrError(f"the weight of layer {name} is not a float32 constant: quantise the fp32 model")
         layers[name] = operator
     if not layers:
         raise LcrError("no linear layer of a step was found in the TFLite model: export it again")
@@ -137,12 +137,13 @@ def usable_range(ranges: Ranges, layer: str, what: str) -> tuple[float, float]:
         raise UsageError(f"there is no range for the {what} of layer {layer}: calibrate again")
     low, high = (float(value) for value in ranges[layer])
     if not (np.isfinite([low, high]).all() and low <= high):
-        raise UsageError(f"the range of the {what} of layer {layer} is ({low}, {high}), not one: calibrate again")
+        ends = f"({low}, {high})"
+        raise UsageError(f"the range of the {what} of layer {layer} is {ends}, not a range of numbers: calibrate again")
     return min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST_RANGE)
 
 
 def _layer_name(weight: str) -> str | None:
-    """The layer of a weight tensor, None where it is no linear layer's: the edge graph has products too."""
+    """The layer of a weight tensor, None where it is not a linear layer's: the edge graph has products too."""
     found = _LINEAR.search(weight)
     if found is None:
         return None

@@ -50,14 +50,14 @@ def quantise_full(
 
     feeds: inputs of single steps by tensor name, of streams that have run for a while; all ranges come from them.
     states: (smallest, largest) value for "state_h" and "state_c" where the feeds' own ranges are not wanted. inner: one
-    of INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, no feeds, or ranges that are
-    none, and LcrError where a float tensor would remain.
+    of INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, no feeds, or ranges that hold
+    no numbers, and LcrError where a float tensor would remain.
     """
     if inner not in INNER:
         raise UsageError(f"unknown integers inside: {inner!r}; choose one of {', '.join(INNER)}")
     floats = [{name: np.asarray(value, np.float32) for name, value in feed.items()} for feed in feeds]
     if not floats:
-        raise UsageError("a model of integers needs calibration samples: there are none")
+        raise UsageError("an integer-only model needs calibration samples: give some")
     model = read(path.read_bytes())
     name_layers(model)
     _float_inputs(model)
@@ -158,7 +158,7 @@ def _hull(statistics: list[Any]) -> tuple[float, float]:
 def _grid(name: str, low: float, high: float) -> Grid:
     """Scale and zero point in -128..127 of a range, which is widened to contain zero."""
     if not (np.isfinite([low, high]).all() and low <= high):
-        raise UsageError(f"the range of {name} is ({low}, {high}), not one: calibrate again")
+        raise UsageError(f"the range of {name} is ({low}, {high}), not a range of numbers: calibrate again")
     low, high = min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST_RANGE)
     scale = (high - low) / 255
     return float(np.float32(scale)), round(-low / scale) - 128

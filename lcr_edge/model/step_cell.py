@@ -32,7 +32,7 @@ _PIXEL = 2.0 / 255.0
 _PARTS = 4
 # Products of a layer that read what a norm has just made.
 _AFTER_NORM = ("rg", "kv", "mix_in")
-# Tokens per WKV chunk in a model of integers. Inside a chunk, each half of a WKV score carries half of a decay's
+# Tokens per WKV chunk in an integer-only model. Inside a chunk, each half of a WKV score carries half of a decay's
 # exponent, up to exp(80), and no grid covers both that and 1. With two tokens, all factors that count are 1; those of
 # the unwanted triangle may saturate.
 INTEGER_CHUNK = 2
@@ -41,7 +41,7 @@ INTEGER_CHUNK = 2
 class StepCell(nn.Module):
     """One step with the edges computed inside: see :meth:`forward`. Built from a trained network, in its own memory.
 
-    dtype: float32 to export; float64 shows that the rewriting itself is exact. chunk: tokens a WKV chunk,
+    dtype: float32 to export; float64 shows that the rewriting itself is exact. chunk: tokens per WKV chunk,
     by default :func:`lcr_edge.kernels.wkv.choose_chunk` per layer. Raises UnsafeDecayError.
     """
 
@@ -146,7 +146,7 @@ def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
     """The cell with its states in float16 at the boundary ("fp16") and its own arithmetic inside; itself otherwise.
 
     "int8" returns the cell too: there the converter quantises the boundary. The new cell shares the weights, under the
-    same names. Raises TypeError for a module that is no step cell.
+    same names. Raises TypeError for any other module.
     """
     if state_precision != "fp16":
         return cell
@@ -155,7 +155,7 @@ def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
         assert isinstance(step, StepCell)
         return HostEdgeCell(step).train(cell.training)
     if not isinstance(cell, StepCell):
-        raise TypeError(f"{type(cell).__name__} is no step cell")
+        raise TypeError(f"{type(cell).__name__} is not a step cell")
     twin = copy.copy(cell)
     twin.state_dtype = torch.float16
     return twin

@@ -194,7 +194,7 @@ def test_other_precisions_leave_the_cell_alone() -> None:
     for cell in (SOURCE.cell, HostEdgeCell(SOURCE.cell)):
         assert with_state_precision(cell, "fp32") is cell
         assert with_state_precision(cell, "int8") is cell
-    with pytest.raises(TypeError, match="no step cell"):
+    with pytest.raises(TypeError, match="not a step cell"):
         with_state_precision(torch.nn.Identity(), "fp16")
     integers = Job(SOURCE, _integers(), _folder()).example_inputs()
     assert {integers[name].dtype for name in STATES_IN} == {torch.float32}

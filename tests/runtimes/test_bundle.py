@@ -120,7 +120,7 @@ def test_contract_versions(bundle: Path) -> None:
     [
         ({"target": "coreml"}, "onnx, openvino, tflite"),
         ({"edges": "cloud"}, "graph, host"),
-        ({"state_mode": "internal"}, "only OpenVINO"),
+        ({"state_mode": "internal"}, "bundles for onnx cannot keep their state inside"),
         ({"labels": ["a", "b"]}, "3 strings"),
         ({"labels": ["a", "b", 3]}, "3 strings"),
         ({"config": {**CONFIG.to_dict(), "wings": 2}}, "wings"),

@@ -228,7 +228,7 @@ def test_a_plan_that_does_not_fit_is_refused(changes: Mapping[str, Any], message
 
 def test_a_file_that_is_no_float_step_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
-    for content, message in ((b"", "no TFLite model"), (usual("static", "u8"), "no linear layer")):
+    for content, message in ((b"", "not a TFLite model"), (usual("static", "u8"), "no linear layer")):
         path.write_bytes(content)
         with pytest.raises(LcrError, match=message):
             quantise(path, make_plan())
