@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcr_edge.data.decode import read_jpegs, read_video
-from lcr_edge.data.labels import JESTER
+from lcr_edge.data.labels import JESTER, check_labels
 from lcr_edge.data.layouts.folder import list_folder
 from lcr_edge.data.layouts.jester import list_jester
 from lcr_edge.data.layouts.kinetics import list_kinetics
@@ -45,7 +45,8 @@ class ClipSet(abc.ABC):
     name: as given, "jester:/data/jester". labels: class names; their order is the class index. targets: class index of
     each clip, int64 [n]. fingerprint: SHA-256 over kind, split, labels, clip names and targets: the same data give the
     same one wherever they lie (what is inside the files is not looked at). reversible: a clip played backwards is a
-    clip of another class. notes: sentences for the user, on clips left out and the like.
+    clip of another class. notes: sentences for the user, on clips left out and the like. Raises UsageError for class
+    names that ``check_labels`` refuses.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ClipSet(abc.ABC):
         reversible: bool = False,
         notes: tuple[str, ...] = (),
     ) -> None:
+        check_labels(labels)
         self.name = name
         self.labels = labels
         self.targets = targets
