@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("lcr_edge.doctor", "what this machine has: GPU, WKV kernel, engines, compilers"),
     "render": ("lcr_edge.data.rendered.command", "write a rendered gesture clip as a video file"),
     "train": ("lcr_edge.training.command", "train a network on videos or on rendered gestures"),
-    "evaluate": ("lcr_edge.evaluate", "accuracy of a checkpoint on clips, and on an endless stream of them"),
+    "evaluate": ("lcr_edge.evaluate.command", "accuracy of a checkpoint on clips, and on an endless stream of them"),
 }
 
 # The extra that brings a package, for the message when an import fails.

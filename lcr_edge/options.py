@@ -44,10 +44,13 @@ def add_seed(parser: argparse._ActionsContainer, text: str = "where every random
 
 
 def add_threads(
-    parser: argparse._ActionsContainer, default: int | None = 1, text: str = "CPU threads of one step"
+    parser: argparse._ActionsContainer,
+    default: int | None = 1,
+    text: str = "CPU threads of one step",
+    engine: str = "the engine",
 ) -> None:
     """``--threads N``; None leaves the number to the engine."""
-    shown = " (default: the engine chooses)" if default is None else _shown(default)
+    shown = f" (default: {engine} chooses)" if default is None else _shown(default)
     parser.add_argument("--threads", type=int, default=default, metavar="N", help=f"{text}{shown}")
 
 

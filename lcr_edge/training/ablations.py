@@ -128,7 +128,10 @@ def _one(args: argparse.Namespace, name: str, seed: int, train_set: ClipSet, hel
     result = {
         "settings": identity,
         "loss": outcome.loss,
-        **{key: found[key] for key in ("clip_top1", "stream_top1", "stream_clips_reset_top1", "stream_max_c")},
+        "clip_top1": found.clip_top1,
+        "stream_top1": found.stream_top1,
+        "stream_clips_reset_top1": found.stream_clips_reset_top1,
+        "stream_max_c": found.stream_max_c,
     }
     write_atomically(done, (json.dumps(result, indent=2) + "\n").encode())
     return result

@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--device", default="auto", choices=DEVICES, help="auto takes a GPU where there is one (default: auto)"
     )
-    add_threads(run, None, "CPU threads of torch")
+    add_threads(run, None, "CPU threads of torch", engine="torch")
     for row in RUN:
         row.add(run)
     run.add_argument("--cache", type=Path, metavar="DIR", help="folder of the rendered clips (default: --out)")
