@@ -93,9 +93,7 @@ def _open_folder(place: str) -> ClipSet:
     root = Path(place).expanduser()
     others = ", ".join(f"{kind}:FOLDER" for kind in KINDS[1:])
     if not root.exists():
-        raise UsageError(
-            f"{_OPTION} {place}: no such folder; give a folder of videos, {RENDERED}, or one of {others}"
-        )
+        raise UsageError(f"{_OPTION} {place}: no such folder; give a folder of videos, {RENDERED}, or one of {others}")
     data_root("folder", root, _OPTION)
     name = f"folder:{root}"
     try:

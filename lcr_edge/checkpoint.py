@@ -180,7 +180,9 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
 def _check_length(frames: object) -> None:
     """UsageError unless this can be the length of the clips that the network was trained on."""
     if isinstance(frames, bool) or not isinstance(frames, int) or not MIN_CLIP_FRAMES <= frames <= MAX_CLIP_FRAMES:
-        raise UsageError(f"training frames must be a number from {MIN_CLIP_FRAMES} to {MAX_CLIP_FRAMES}, found {frames!r:.40}")
+        raise UsageError(
+            f"training frames must be a number from {MIN_CLIP_FRAMES} to {MAX_CLIP_FRAMES}, found {frames!r:.40}"
+        )
 
 
 def _require_torch() -> None:

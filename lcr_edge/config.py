@@ -54,7 +54,8 @@ class Config:
     train_fps: float = 8.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+        name: object = self.name  # from a file, it may be anything
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UsageError(
                 f"config name {self.name!r:.90} cannot be the name of a file: use at most 64 letters, digits, '_', '-' "
                 "and '.', and no '.' first"
@@ -80,9 +81,10 @@ class Config:
                 )
         if not isinstance(self.skip, bool):
             raise UsageError(f"config {self.name!r}: skip must be true or false, got {self.skip!r}")
-        if not isinstance(self.fmax, (int, float)) or not 0.0 < self.fmax < 1.0:
+        fmax, train_fps = _number(self.fmax), _number(self.train_fps)
+        if not 0.0 < fmax < 1.0:
             raise UsageError(f"config {self.name!r}: fmax must lie between 0 and 1, got {self.fmax!r}")
-        if not isinstance(self.train_fps, (int, float)) or not 0.0 < self.train_fps < math.inf:
+        if not 0.0 < train_fps < math.inf:
             raise UsageError(f"config {self.name!r}: train_fps must be a positive number, got {self.train_fps!r}")
 
     @property
@@ -123,6 +125,11 @@ class Config:
                 "it was written by another version"
             )
         return cls(**values)
+
+
+def _number(value: object) -> float:
+    """The value as a float; NaN for what is not a number."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 CONFIGS: dict[str, Config] = {

@@ -63,8 +63,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def written_atomically(path: Path) -> Iterator[Path]:
     """The name of an empty temporary file that becomes ``path`` when the body ends, for libraries that want a name.
 
-    The temporary file has the suffix of ``path`` and vanishes when the body raises. An OSError, of the body too, becomes
-    an OutputError; other errors of the body pass unchanged. Raises OutputError also for a device or a pipe.
+    The temporary file has the suffix of ``path`` and vanishes when the body raises. An OSError, of the body too,
+    becomes an OutputError; other errors of the body pass unchanged. Raises OutputError also for a device or a pipe.
     """
     if "\0" in str(path) or _is_special(path):
         raise OutputError(f"cannot write {str(path)!r}: it is not the name of a regular file; choose another name")

@@ -104,9 +104,9 @@ def check_seed(value: int) -> None:
 class Number:
     """A numeric option: one row of a command's table, by which it is offered and checked.
 
-    name: the option without its dashes. text: the help. kind: int or float. low, high: the values that are allowed, ends
+    name: the option without its dashes. text: the help. kind: int or float. low, high: the range that is allowed, ends
     included unless ``above_low`` or ``below_high``. default: None where the option may be left out. field: its name in
-    the parsed arguments, that of the option by default. metavar: what stands for the value; several for several values.
+    the parsed arguments, that of the option by default. metavar: stands for the value; a tuple for several values.
     """
 
     name: str

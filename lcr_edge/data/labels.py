@@ -53,4 +53,4 @@ def check_labels(labels: Sequence[object]) -> None:
                 f"the name of class {number} must be a text of 1 to {MAX_LABEL} characters, found {label!r:.60}"
             )
         if any(unicodedata.category(character) in _REFUSED for character in label):
-            raise UsageError(f"the name of class {number}, {ascii(label):.90}, holds a control character; rename it")
+            raise UsageError(f"the name of class {number}, {label!a:.90}, holds a control character; rename it")

@@ -127,7 +127,8 @@ def table(result: Result) -> str:
     limit = "" if bound is None else f"  (bound: {bound:.2f})"
     half = len(states.frame) // 2
     for values, name in ((states.rms_h, "rms of H"), (states.rms_c, "rms of C")):
-        halves = [float(np.mean(part)) for part in (values[:half], values[half:]) if part]
+        finite = np.array(values, np.float64)
+        halves = [float(part.mean()) for part in (finite[:half], finite[half:]) if len(part)]
         lines.append(f"{name + ' on the stream, halves':32} {' '.join(f'{value:6.3f}' for value in halves)}")
     return "\n".join([*lines, f"{'largest |C| on the stream':32} {result.stream_max_c:6.2f}{limit}"])
 

@@ -48,14 +48,14 @@ class Result:
     """Clip and stream accuracy, in per cent, and the states over the stream. The fields are the keys of the JSON.
 
     - frames, fps, seed, device: how it was measured, with clips of ``frames`` frames. seconds: how long it took
-    - clip_top1, clip_top5, clips: decisions from a zero state over all clips. per_class: name -> top-1, None for a class
-      without clips. confusion: counts [classes][classes], true class first, in the order of ``labels``
+    - clip_top1, clip_top5, clips: decisions from a zero state over all clips. per_class: name -> top-1, None for a
+      class without clips. confusion: counts [classes][classes], true class first, in the order of ``labels``
     - clip_frame_top1: top-1 of each single frame of the clips, ``frames`` values
     - stream_*: the same for clips in one stream that is never reset, of stream_frames frames in stream_clips clips.
       stream_clips_reset_top1: the same clips from a zero state. stream_quarters_top1: of each quarter of the stream,
       None for a quarter without clips
-    - stream_max_c: the largest C in magnitude, None if one is not finite. stream_max_c_bound: fmax / (1 - fmax), None for the
-      residual cell
+    - stream_max_c: the largest C in magnitude, None if one is not finite. stream_max_c_bound: fmax / (1 - fmax), None
+      for the residual cell
     """
 
     checkpoint: Network

@@ -99,8 +99,8 @@ def _announce(model: LCR, data: ClipSet, settings: Settings, world: World, repor
     epochs = settings.steps / max(1, len(data) // settings.batch)
     others = f" and {world.size - 1} more" if world.size > 1 else ""
     print(
-        f"{model.config.name}, {parameters / 1e6:.2f} M parameters, on {world.device}{others}; {data.name}: {len(data)} "
-        f"clips in {len(data.labels)} classes; {settings.steps} steps = {epochs:.1f} epochs",
+        f"{model.config.name}, {parameters / 1e6:.2f} M parameters, on {world.device}{others}; {data.name}: "
+        f"{len(data)} clips in {len(data.labels)} classes; {settings.steps} steps = {epochs:.1f} epochs",
         flush=True,
     )
 

@@ -94,9 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init", metavar="FILE",
         help="start from a checkpoint of the same config, or with vrwkv:FILE from Vision-RWKV ImageNet weights",
     )  # fmt: skip
-    what.add_argument(
-        "--new-head", action="store_true", help="with --init: learn a new classifier, for other classes"
-    )
+    what.add_argument("--new-head", action="store_true", help="with --init: learn a new classifier, for other classes")
 
     how = parser.add_argument_group("how to train")
     for row in HOW:

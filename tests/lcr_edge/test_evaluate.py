@@ -245,7 +245,8 @@ def test_command_on_videos_writes_json_and_picture(
 ) -> None:
     truncate(videos / "val" / "Stop Sign" / "2.mp4")
     out, data = tmp_path / "out", f"folder:{videos}"
-    code = main(["evaluate", "--checkpoint", small_file, "--data", data, "--stream-frames", "200", "--out", str(out), "--workers", "1"])
+    arguments = ["evaluate", "--checkpoint", small_file, "--data", data, "--stream-frames", "200", "--workers", "1"]
+    code = main([*arguments, "--out", str(out)])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     found = json.loads((out / "evaluation.json").read_text())
@@ -281,7 +282,8 @@ def test_too_many_unreadable_clips_end_it(
     for path in broken:
         truncate(path)
     report = tmp_path / "report.json"
-    arguments = ["evaluate", "--checkpoint", small_file, "--data", f"folder:{videos}", "--stream-frames", "16", "--workers", "1"]
+    data = f"folder:{videos}"
+    arguments = ["evaluate", "--checkpoint", small_file, "--data", data, "--stream-frames", "16", "--workers", "1"]
     assert main([*arguments, "--json", str(report)]) == 2
     message = capsys.readouterr().err
     assert "3 of 12 clips cannot be read" in message

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge render``; :func:`run` checks the values, so that errors name the way out."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the video to write, .mp4 or .avi")
     parser.add_argument(
-        "--label", default="Swiping Left", metavar="NAME", help='a label of the Jester data set (default: "Swiping Left")'
+        "--label", default="Swiping Left", metavar="NAME", help='a Jester label (default: "Swiping Left")'
     )
     add_seed(parser, "which clip of that label; no training sees these clips")
     for row in _NUMBERS:

@@ -202,7 +202,8 @@ def run(args: argparse.Namespace) -> int:
         facts.update(device=torch.cuda.get_device_name(device), kernel=way, kernel_error=error)
     size = COPY_BYTES if device.type == "cuda" else COPY_BYTES // 64
     facts["copy_bytes_per_s"] = copy_bytes_per_second(device, size, args.rounds)
-    print(f"{facts['device']}, torch {facts['torch']}, device copy {facts['copy_bytes_per_s'] / 1e9:.0f} GB/s", file=text)
+    rate = facts["copy_bytes_per_s"] / 1e9
+    print(f"{facts['device']}, torch {facts['torch']}, device copy {rate:.0f} GB/s", file=text)
     rows = []
     for shape in shapes:
         for dtype in args.dtype or ("float32", "bfloat16"):
