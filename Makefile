@@ -61,7 +61,7 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 build: $(VENV)/.dev-installed ## the whole environment for work on lcr_edge, in .venv
 
 demo: $(VENV)/.demo-installed ## export the packaged network to OpenVINO, verify it, run it on a rendered clip
-	$(BIN)/lcr-edge render --label "Rolling Hand Forward" --seed 1 --out $(OUT)/clip.mp4
+	$(BIN)/lcr-edge render $(OUT)/clip.mp4 --label "Rolling Hand Forward" --seed 1
 	$(BIN)/python -m lcr_edge.export --target openvino --out $(OUT)
 	$(BIN)/lcr-edge run $(OUT)/lcr_nano-openvino-fp32 --source $(OUT)/clip.mp4
 

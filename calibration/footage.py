@@ -29,6 +29,7 @@ MIN_SAMPLES = 4  # one of each stratum of ``collect``
 MIN_CLIPS = 8  # readable ones; ranges found on fewer say more about these clips than about the network
 SHOWN = 10  # unreadable clips named on stderr
 _IN_ERROR = 3
+_OPTION = "--calibration-data"
 CHOICE, PLACE = 11, 12  # what random numbers are for
 
 
@@ -79,34 +80,28 @@ def open_clips(spec: str | None, config: Config, *, clips: int, seed: int, worke
     """
     spec = RENDERED if spec is None else spec
     kind, _, number = spec.partition(":")
-    try:
-        if kind not in KINDS:
-            return _open_folder(spec)
-        needed = -(-clips // len(JESTER))
-        if spec == RENDERED or (kind == RENDERED and number.isascii() and number.isdigit() and int(number) > needed):
-            spec = f"{RENDERED}:{needed}"
-        shape: dict[str, Any] = {"size": config.frame_shape[:2], "fps": config.train_fps, "frames": CLIP_FRAMES}
-        return open_set(spec, split="train", cache=None, workers=workers, seed=seed, **shape)
-    except UsageError as error:
-        # The data sets' messages name the option of training.
-        raise UsageError(str(error).replace("--data ", "--calibration-data ")) from error
+    if kind not in KINDS:
+        return _open_folder(spec)
+    needed = -(-clips // len(JESTER))
+    if spec == RENDERED or (kind == RENDERED and number.isascii() and number.isdigit() and int(number) > needed):
+        spec = f"{RENDERED}:{needed}"
+    shape: dict[str, Any] = {"size": config.frame_shape[:2], "fps": config.train_fps, "frames": CLIP_FRAMES}
+    return open_set(spec, split="train", cache=None, workers=workers, seed=seed, option=_OPTION, **shape)
 
 
 def _open_folder(place: str) -> ClipSet:
     root = Path(place).expanduser()
     others = ", ".join(f"{kind}:FOLDER" for kind in KINDS[1:])
     if not root.exists():
-        raise UsageError(
-            f"--calibration-data {place}: no such folder; give a folder of videos, {RENDERED}, or one of {others}"
-        )
-    data_root("folder", root)
+        raise UsageError(f"{_OPTION} {place}: no such folder; give a folder of videos, {RENDERED}, or one of {others}")
+    data_root("folder", root, _OPTION)
     name = f"folder:{root}"
     try:
         videos = sorted(path for path in root.iterdir() if _is_video(path))
         if videos:
             ids = tuple(path.name for path in videos)
             return FileSet(name, "train", Listing(("any",), ids, (0,) * len(ids), tuple(videos)), None)
-        return FileSet(name, "train", list_folder(root, "train"), None)
+        return FileSet(name, "train", list_folder(root, "train", _OPTION), None)
     except UsageError as error:
         raise UsageError(
             f"{error}; or put the videos into {root} itself. Other layouts are given as one of {others}"

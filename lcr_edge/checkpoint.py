@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcr_edge.config import Config, get_config
-from lcr_edge.data.labels import JESTER
-from lcr_edge.errors import CheckpointError, MissingExtraError, OutputError, UsageError
-from lcr_edge.files import make_folder, written_atomically
+from lcr_edge.config import CLIP_FRAMES, MAX_CLIP_FRAMES, MIN_CLIP_FRAMES, Config, get_config
+from lcr_edge.data.labels import JESTER, check_labels
+from lcr_edge.errors import CheckpointError, MissingExtraError, UsageError
+from lcr_edge.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,34 +110,19 @@ def save(
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file of tensors and metadata, written atomically. Raises OutputError."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    with _written(path) as temporary:
-        save_file(own, temporary, metadata)
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """``written_atomically``, with the folder made and safetensors' own error for a full disk turned into ours."""
-    from safetensors import SafetensorError
-
     make_folder(path.parent, None)
-    try:
-        with written_atomically(path) as temporary:
-            yield temporary
-    except SafetensorError as error:
-        raise OutputError(
-            f"cannot write {path}: {error}; free some space or choose another folder. A file that was there before is "
-            "unchanged"
-        ) from error
+    # safetensors' own writer has one error for everything. Here only what the system refuses becomes an OutputError.
+    write_atomically(path, to_bytes(own, metadata))
 
 
 def load(path: str | Path | None = None) -> Checkpoint:
     """Read and check a checkpoint; the packaged lcr_nano without ``path``.
 
-    Raises CheckpointError (missing, truncated, not safetensors, not ours, tensors that do not fit, NaN or Inf) or
-    MissingExtraError.
+    Raises CheckpointError (missing, truncated, not safetensors, not ours, a name or label that is refused, tensors that
+    do not fit, NaN or Inf) or MissingExtraError.
     """
     _require_torch()
     try:
@@ -169,10 +152,12 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
             f"{metadata.get('format')!r}, expected {FORMAT!r}); train one with lcr-edge train"
         )
     try:
-        config = Config.from_dict(json.loads(metadata["config"]))
-        labels = tuple(str(name) for name in json.loads(metadata["labels"]))
+        config = Config.from_dict(dict(json.loads(metadata["config"])))
+        labels = tuple(json.loads(metadata["labels"]))
+        check_labels(labels)
         training = dict(json.loads(metadata["training"]))
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+        _check_length(training.get("frames", CLIP_FRAMES))
+    except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{source}: its metadata cannot be read ({error}); the file was altered") from error
     model = build_model(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -190,6 +175,14 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
         raise CheckpointError(f"{source}: {len(labels)} labels for {config.classes} classes; the file was altered")
     model.load_state_dict(tensors)
     return Checkpoint(model.eval(), config, labels, digest, training, source)
+
+
+def _check_length(frames: object) -> None:
+    """UsageError unless this can be the length of the clips that the network was trained on."""
+    if isinstance(frames, bool) or not isinstance(frames, int) or not MIN_CLIP_FRAMES <= frames <= MAX_CLIP_FRAMES:
+        raise UsageError(
+            f"training frames must be a number from {MIN_CLIP_FRAMES} to {MAX_CLIP_FRAMES}, found {frames!r:.40}"
+        )
 
 
 def _require_torch() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import IO, Any, Callable, cast
 
 from lcr_edge import __version__
-from lcr_edge.errors import LcrError, MissingExtraError
+from lcr_edge.errors import LcrError, MissingExtraError, OutputError
 
 # Every module has add_arguments(parser) and run(args) -> exit code.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -17,23 +20,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("lcr_edge.export.verify.command", "measure a bundle against the float PyTorch cell"),
     "sensitivity": (
         "lcr_edge.export.int8.sensitivity",
-        "what quantising each layer alone, or narrower states, costs on a stream",
+        "show what int8 in each layer, or narrower states, costs on a stream",
     ),
     "selftest": ("lcr_edge.runtimes.selftest", "check a bundle on this device against its golden vectors, no torch"),
     "run": ("lcr_edge.runtimes.run", "run a bundle on a video file, camera or stream"),
     "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
     "compare": (
         "lcr_edge.export.compare.command",
-        "size, decisions and speed of all precisions and engines in one table",
+        "tabulate size, decisions and speed of all precisions and engines",
     ),
-    "inspect": ("lcr_edge.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
-    "doctor": ("lcr_edge.doctor", "what this machine has: GPU, WKV kernel, engines, compilers"),
-    "render": ("lcr_edge.data.rendered.command", "write a rendered gesture clip as a video file"),
-    "train": ("lcr_edge.training.command", "train a network on videos or on rendered gestures"),
-    "evaluate": ("lcr_edge.evaluate", "accuracy of a checkpoint on clips, and on an endless stream of them"),
+    "inspect": ("lcr_edge.inspect", "show parameters, FLOPs and state bytes of a config or a bundle"),
+    "doctor": ("lcr_edge.doctor", "show what this machine has: GPU, WKV kernel, engines, compilers"),
+    "render": ("lcr_edge.data.rendered.command", "write a rendered gesture as a video file"),
+    "train": ("lcr_edge.training.command", "train a network on recorded or rendered clips"),
+    "evaluate": ("lcr_edge.evaluate.command", "measure accuracy on clips, and on an endless stream of them"),
 }
 
-# The extra that brings a package, for the message when an import fails.
+# The extra to which a package belongs, for the message when an import fails.
 EXTRA_OF_PACKAGE = {
     "torch": "train",
     "safetensors": "train",
@@ -44,12 +47,24 @@ EXTRA_OF_PACKAGE = {
 }
 
 
+_CLOSED_PIPE = 141  # the exit code of a program that the signal of a closed pipe ends
+
+
 def run_command(module: ModuleType | str, prog: str, argv: Sequence[str] | None = None) -> int:
-    """Parse ``argv`` with the module's arguments, run it, and turn our errors into one line and an exit code."""
+    """Parse ``argv`` with the module's arguments and run it; returns the exit code.
+
+    Errors of ours become one line on stderr. So does a stdout that cannot be written to; a reader that has gone away
+    (``| head``) ends the command without a word.
+    """
+    return _with_stdout(lambda: _run(module, prog, argv))
+
+
+def _run(module: ModuleType | str, prog: str, argv: Sequence[str] | None) -> int:
     try:
         if isinstance(module, str):
             module = importlib.import_module(module)
-        parser = argparse.ArgumentParser(prog=prog, description=(module.__doc__ or "").split("\n\n")[0])
+        description = (module.__doc__ or "").split("\n\n")[0].replace("``", "")
+        parser = argparse.ArgumentParser(prog=prog, description=description)
         module.add_arguments(parser)
         return int(module.run(parser.parse_args(argv)))
     except LcrError as error:
@@ -64,6 +79,59 @@ def run_command(module: ModuleType | str, prog: str, argv: Sequence[str] | None 
         return 130
 
 
+class _StdoutError(Exception):
+    """stdout took no more. Not an LcrError and not an OSError, so that nobody on the way takes it for one of theirs."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Watched:
+    """stdout, whose errors can be told from those of files."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise _StdoutError(error) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _StdoutError(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _with_stdout(command: Callable[[], int]) -> int:
+    """Run it and flush stdout, here, where an error can still be told."""
+    stream = sys.stdout
+    if stream is None:
+        return command()
+    watched = cast("IO[str]", _Watched(stream))
+    try:
+        with contextlib.redirect_stdout(watched):
+            try:
+                return command()
+            finally:
+                watched.flush()
+    except _StdoutError as caught:
+        # Python flushes once more when it ends: let that go nowhere.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        if isinstance(caught.error, BrokenPipeError):
+            return _CLOSED_PIPE
+        reason = caught.error.strerror or caught.error
+        return _fail(OutputError(f"cannot write to stdout: {reason}; send it somewhere else"))
+
+
 def _fail(error: LcrError) -> int:
     print(f"error: {error}", file=sys.stderr)
     return error.exit_code
@@ -71,7 +139,10 @@ def _fail(error: LcrError) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``lcr-edge`` and ``python -m lcr_edge``; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return _with_stdout(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lcr-edge",
         description="Export LCR as a single-step recurrent cell, prove its parity, run it on edge devices.",

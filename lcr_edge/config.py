@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +12,12 @@ from lcr_edge.errors import UsageError
 
 # Frames of a clip, in rendered gestures, training, calibration and evaluation: two seconds of the packaged network.
 CLIP_FRAMES = 16
+MIN_CLIP_FRAMES, MAX_CLIP_FRAMES = 2, 10_000
 KV_SOURCES = ("edge+frame", "edge")
 HEADS = ("mean", "cls")
 CELLS = ("bounded", "residual")
+# A config's name becomes the name of files and folders, so it must not be a path.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {"kv": "edge+frame", "head": "mean", "cell": "bounded"},
     # Our reading of the paper's text (docs/model.md says what is known of it).
@@ -24,7 +29,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Config:
     """Everything that fixes the network's shapes and equations.
 
-    height, width: frame size in pixels, multiples of ``patch``. dim: channels C, a multiple of ``head_dim``.
+    name: letters, digits, "_", "-" and ".", at most 64, no "." first. height, width: frame size in pixels, multiples of
+    ``patch``. dim: channels C, a multiple of ``head_dim``.
     kv: what keys and values are made from. head: which token the classifier reads. cell: ``bounded`` is
     C_t = f (C_{t-1} + tanh A), ``residual`` C_t = f (tanh A + C_{t-1}) + C_{t-1}. skip: whether
     a layer hands x + H to the next one, or H alone. fmax: upper end of the forget
@@ -48,6 +54,12 @@ class Config:
     train_fps: float = 8.0
 
     def __post_init__(self) -> None:
+        name: object = self.name  # from a file, it may be anything
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UsageError(
+                f"config name {self.name!r:.90} cannot be the name of a file: use at most 64 letters, digits, '_', '-' "
+                "and '.', and no '.' first"
+            )
         for field in ("height", "width", "dim", "layers", "classes", "patch", "head_dim", "ffn_mult"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -69,10 +81,11 @@ class Config:
                 )
         if not isinstance(self.skip, bool):
             raise UsageError(f"config {self.name!r}: skip must be true or false, got {self.skip!r}")
-        if not 0.0 < self.fmax < 1.0:
+        fmax, train_fps = _number(self.fmax), _number(self.train_fps)
+        if not 0.0 < fmax < 1.0:
             raise UsageError(f"config {self.name!r}: fmax must lie between 0 and 1, got {self.fmax!r}")
-        if not self.train_fps > 0.0:
-            raise UsageError(f"config {self.name!r}: train_fps must be positive, got {self.train_fps!r}")
+        if not 0.0 < train_fps < math.inf:
+            raise UsageError(f"config {self.name!r}: train_fps must be a positive number, got {self.train_fps!r}")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -112,6 +125,11 @@ class Config:
                 "it was written by another version"
             )
         return cls(**values)
+
+
+def _number(value: object) -> float:
+    """The value as a float; NaN for what is not a number."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 CONFIGS: dict[str, Config] = {

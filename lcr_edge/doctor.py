@@ -1,6 +1,6 @@
-"""Print what this machine has for lcr_edge: Python, torch, GPU, compilers, engines, and which WKV form runs and why.
+"""Print what this machine has for lcr_edge: Python, torch, GPU, compilers, engines, and which form of the WKV runs.
 
-Works without torch. Where there is a CUDA device the kernel is compiled, run and compared, which takes some seconds.
+Works without torch. On a machine with a CUDA device the kernel is compiled, run and compared, which takes some seconds.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import subprocess
 from typing import Any
 
 from lcr_edge import __version__
 from lcr_edge.kernels.compilers import cache_folder, find_cxx, find_nvcc
+from lcr_edge.options import add_json, text_stream, write_json
 
 ENGINES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")
 PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "safetensors", "flash-linear-attention")
 
 
 def examine() -> dict[str, Any]:
-    """All facts as plain values. ``wkv.kernel`` is True where the CUDA kernel compiles and computes rightly."""
+    """All facts as plain values. ``wkv.kernel`` is True where the CUDA kernel compiles and its results are right."""
     nvcc = find_nvcc()
     facts: dict[str, Any] = {
         "lcr_edge": __version__,
@@ -94,19 +94,19 @@ def _nvcc_release(nvcc: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    """Arguments of ``lcr-edge doctor``."""
+    add_json(parser)
     parser.add_argument(
-        "--require-cuda-kernel", action="store_true", help="exit with 1 unless the CUDA WKV kernel runs and is right"
+        "--require-cuda-kernel", action="store_true", help="exit with 1 unless the CUDA kernel runs and is right"
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the facts. Raises OutputError."""
     facts = examine()
-    if args.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        for key, value in facts.items():
-            print(f"{key:10} {_readable(key, value)}")
+    for key, value in facts.items():
+        print(f"{key:10} {_readable(key, value)}", file=text_stream(args.json))
+    write_json(args.json, facts)
     return 1 if args.require_cuda_kernel and not facts["wkv"]["kernel"] else 0
 
 

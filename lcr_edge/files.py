@@ -4,7 +4,7 @@ A file is written to a temporary neighbour with an unpredictable name and rename
 killed leaves the old file or the new one. What the path names stays what it is:
 
 - a symbolic link goes on pointing where it points; the file behind it is replaced;
-- a device, a pipe or a socket (``/dev/stdout``, a FIFO) is written to, not replaced;
+- a device or a pipe (``/dev/stdout``, a FIFO) is written to, not replaced;
 - a file that is there keeps its permissions; a new one gets those that the umask allows.
 """
 
@@ -47,28 +47,29 @@ def check_writable(folder: Path, option: str = "--out") -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write bytes to a file whole or not at all. Raises OutputError."""
-    with _output_errors(path):
-        if _is_special(path):
-            with path.open("wb") as file:
-                file.write(data)
-            return
-        with _neighbour(path) as temporary:
+    """Write bytes to a file whole or not at all, or to a device or pipe. Raises OutputError."""
+    if not _is_special(path):
+        with written_atomically(path) as temporary:
             temporary.write_bytes(data)
+        return
+    try:
+        with path.open("ab") as file:  # appended: stdout may be a file into which text was written before
+            file.write(data)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another name") from error
 
 
 @contextlib.contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
     """The name of an empty temporary file that becomes ``path`` when the body ends, for libraries that want a name.
 
-    The temporary file has the suffix of ``path`` and vanishes when the body raises. Raises OutputError for what the
-    operating system refuses, and for a path that is a device or a pipe.
+    The temporary file has the suffix of ``path`` and vanishes when the body raises. An OSError, of the body too,
+    becomes an OutputError; other errors of the body pass unchanged. Raises OutputError also for a device or a pipe.
     """
-    with _output_errors(path):
-        if _is_special(path):
-            raise OutputError(f"cannot write {path}: it is not a regular file; choose another name")
-        with _neighbour(path) as temporary:
-            yield temporary
+    if "\0" in str(path) or _is_special(path):
+        raise OutputError(f"cannot write {str(path)!r}: it is not the name of a regular file; choose another name")
+    with _output_errors(path), _neighbour(path) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager
@@ -78,7 +79,7 @@ def _neighbour(path: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")
     kept = _permissions(place)
     # A random name, opened only if it is new: nobody can have planted a link there.
-    temporary = place.with_name(f".{place.name[:100]}.{secrets.token_hex(8)}.tmp{place.suffix[:16]}")
+    temporary = place.with_name(f".{_cut(place.name, 100)}.{secrets.token_hex(8)}.tmp{_cut(place.suffix, 32)}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _NEW_FILE if kept is None else _OWNER_ONLY))
     try:
         yield temporary
@@ -92,6 +93,11 @@ def _neighbour(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _cut(name: str, size: int) -> str:
+    """At most ``size`` bytes of a name, so that the temporary one is not too long for the file system."""
+    return name.encode(errors="ignore")[:size].decode(errors="ignore")
+
+
 def _permissions(place: Path) -> int | None:
     """Those of the file that is there, None where there is none."""
     try:
@@ -101,22 +107,27 @@ def _permissions(place: Path) -> int | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether the path names something to write to that is neither a file nor a folder."""
+    """Whether the path names something to write to that is neither a file nor a folder.
+
+    The names of open streams (/dev/stdout, /dev/fd/3) always count: a file that a shell has opened there must be kept.
+    """
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # ValueError: a null byte in the name
         return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    if stat.S_ISDIR(mode):
+        return False
+    stream = str(path.parent) == "/dev" or os.path.realpath(path.parent).startswith("/proc/")
+    return stream or not stat.S_ISREG(mode)
 
 
 @contextlib.contextmanager
 def _output_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        full = isinstance(error, OSError) and error.errno in _FULL
+    except OSError as error:
+        full = error.errno in _FULL
         way_out = "free some space, or choose another folder" if full else "check the folder and its permissions"
         raise OutputError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; {way_out}. A file that was "
-            "there before is unchanged"
+            f"cannot write {path}: {error.strerror or error}; {way_out}. A file that was there before is unchanged"
         ) from error

@@ -1,27 +1,27 @@
-"""Print parameters, FLOPs per frame and per clip, and state bytes of a config or a bundle; needs no torch.
+"""Print parameters, FLOPs per frame and per clip, and state bytes of a config or a bundle.
 
-A multiply-add counts as two FLOPs. Counted are matrix products and the WKV (in its linear form, one [d, d] state update
-and one read a token and direction); norms, activations and edge extraction are left out, as is usual.
+Needs no torch. A multiply-add counts as two FLOPs. Matrix products count, and the WKV in its linear form: one update of
+a [d, d] state and one read per token and direction. Norms, activations and edge extraction are left out, as is usual.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from lcr_edge.config import CLIP_FRAMES, CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.contract import STATE_DTYPES
 from lcr_edge.errors import UsageError
+from lcr_edge.options import add_json, text_stream, write_json
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-# What only the manifests of int8 bundles hold.
+# Fields that only the manifests of int8 bundles have.
 _OF_INT8 = ("quant", "activations", "calibration_digest", "float_layers")
 
 
 def count_parameters(config: Config) -> int:
-    """Trained numbers in the network of this config; a test compares it with the real module."""
+    """Number of trained parameters of this config; a test compares it with the real module."""
     dim, hidden = config.dim, config.dim * config.ffn_mult
     pixels = config.patch * config.patch
     embed = (3 * pixels + 1) * dim + 2 * dim + (pixels + 1) * dim  # RGB with its norm, edges
@@ -48,7 +48,7 @@ def count_flops(config: Config) -> int:
 
 
 def describe(config: Config, state_precision: str = "fp32") -> dict[str, Any]:
-    """All figures of a config as plain numbers; state_precision: of the states that a stream keeps between steps."""
+    """All figures of a config as plain values. state_precision: precision of the states between two steps."""
     return {
         "config": config.name,
         "frame": list(config.frame_shape),
@@ -70,19 +70,23 @@ def describe(config: Config, state_precision: str = "fp32") -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", help=f"a config ({', '.join(CONFIGS)}) or a bundle's folder")
-    parser.add_argument("--variant", default="default", help=f"of a config: {' or '.join(VARIANTS)} (default: default)")
-    parser.add_argument("--classes", type=int, default=None, help="of a config (default: 27)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    """Arguments of ``lcr-edge inspect``."""
+    parser.add_argument("what", metavar="WHAT", help=f"a config ({', '.join(CONFIGS)}) or the folder of a bundle")
+    parser.add_argument(
+        "--variant", default="default", metavar="NAME", help=f"of a config: {' or '.join(VARIANTS)} (default: default)"
+    )
+    parser.add_argument("--classes", type=int, metavar="N", help="classes of a config (default: 27)")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the figures. Raises UsageError, BundleError, OutputError."""
     facts: dict[str, Any]
     if args.what in CONFIGS:
         facts = describe(get_config(args.what, classes=args.classes, variant=args.variant))
     elif Path(args.what).is_dir():
         if args.variant != "default" or args.classes is not None:
-            raise UsageError("--variant and --classes belong to configs; a bundle has its own")
+            raise UsageError("--variant and --classes are for configs; a bundle has its own")
         from lcr_edge.runtimes.bundle import read_bundle
 
         bundle = read_bundle(args.what)
@@ -94,12 +98,10 @@ def run(args: argparse.Namespace) -> int:
         facts["contract_version"] = manifest["contract_version"]
         facts["files"] = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     else:
-        raise UsageError(f"{args.what!r} is neither a config ({', '.join(CONFIGS)}) nor a bundle's folder")
-    if args.json:
-        print(json.dumps(facts, indent=2))
-        return 0
+        raise UsageError(f"{args.what!r} is neither a config ({', '.join(CONFIGS)}) nor the folder of a bundle")
     for key, value in facts.items():
-        print(f"{key.replace('_', ' '):26} {_readable(key, value)}")
+        print(f"{key.replace('_', ' '):26} {_readable(key, value)}", file=text_stream(args.json))
+    write_json(args.json, facts)
     return 0
 
 

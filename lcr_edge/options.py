@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,10 +43,15 @@ def add_seed(parser: argparse._ActionsContainer, text: str = "where every random
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"{text} (default: 0)")
 
 
-def add_threads(parser: argparse._ActionsContainer, default: int | None = 1) -> None:
+def add_threads(
+    parser: argparse._ActionsContainer,
+    default: int | None = 1,
+    text: str = "CPU threads of one step",
+    engine: str = "the engine",
+) -> None:
     """``--threads N``; None leaves the number to the engine."""
-    shown = " (default: the engine chooses)" if default is None else _shown(default)
-    parser.add_argument("--threads", type=int, default=default, metavar="N", help=f"CPU threads of one step{shown}")
+    shown = f" (default: {engine} chooses)" if default is None else _shown(default)
+    parser.add_argument("--threads", type=int, default=default, metavar="N", help=f"{text}{shown}")
 
 
 def add_out(parser: argparse._ActionsContainer, text: str, default: str | None = None, **more: Any) -> None:
@@ -91,6 +98,68 @@ def check_seed(value: int) -> None:
     """UsageError unless 0 <= value < 2**32."""
     if not 0 <= value < MAX_SEED:
         raise UsageError(f"--seed must be from 0 to {MAX_SEED - 1}, got {value}")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A numeric option: one row of a command's table, by which it is offered and checked.
+
+    name: the option without its dashes. text: the help. kind: int or float. low, high: the range that is allowed, ends
+    included unless ``above_low`` or ``below_high``. default: None where the option may be left out. field: its name in
+    the parsed arguments, that of the option by default. metavar: stands for the value; a tuple for several values.
+    """
+
+    name: str
+    text: str
+    kind: type[int] | type[float] = int
+    low: float = 1
+    high: float = math.inf
+    above_low: bool = False
+    below_high: bool = False
+    default: Any = None
+    field: str = ""
+    metavar: str | tuple[str, ...] = "N"
+
+    @property
+    def dest(self) -> str:
+        return self.field or self.name.replace("-", "_")
+
+    def add(self, parser: argparse._ActionsContainer) -> None:
+        """Offer the option."""
+        pair = isinstance(self.metavar, tuple)
+        shown = " ".join(map(str, self.default)) if pair and self.default is not None else self.default
+        more: dict[str, Any] = {"nargs": len(self.metavar)} if pair else {}
+        parser.add_argument(
+            f"--{self.name}", dest=self.dest, type=self.kind, default=self.default, metavar=self.metavar,
+            help=self.text + _shown(shown), **more,
+        )  # fmt: skip
+
+    def check(self, value: Any) -> None:
+        """UsageError, which names what is allowed, for a value (or one of several) out of range."""
+        if value is None:
+            return
+        values = tuple(value) if isinstance(self.metavar, tuple) else (value,)
+        if not all(self._allows(number) for number in values):
+            raise UsageError(f"--{self.name} must be {self._range()}, got {' '.join(map(str, values))}")
+
+    def _allows(self, value: float) -> bool:
+        low = value > self.low if self.above_low else value >= self.low
+        high = value < self.high if self.below_high else value <= self.high
+        return low and high and math.isfinite(value)
+
+    def _range(self) -> str:
+        low = f"above {self.low:g}" if self.above_low else f"at least {self.low:g}"
+        if self.high == math.inf:
+            return low
+        if self.above_low or self.below_high:
+            return f"{low} and {'below' if self.below_high else 'at most'} {self.high:g}"
+        return f"from {self.low:g} to {self.high:g}"
+
+
+def check_numbers(table: Sequence[Number], args: argparse.Namespace) -> None:
+    """UsageError for the first option of the table whose value is out of range."""
+    for row in table:
+        row.check(getattr(args, row.dest))
 
 
 def _shown(default: object) -> str:

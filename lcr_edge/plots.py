@@ -1,7 +1,7 @@
 """Pictures of measurements, as PNG: the course of a training run, and an evaluation.
 
-All of matplotlib's use is here. Figures are drawn by its Agg backend without pyplot, so nothing needs a display and no
-global state changes; files are written whole or not at all.
+matplotlib is used nowhere else. Figures are drawn by its Agg backend without pyplot, so nothing needs a display and no
+global state changes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lcr_edge.evaluate.result import Result
+
 _DPI = 100
 _NAMED_CLASSES = 60  # with more, names would overlap
 # Panels of a training curve: title, and what the names of its columns contain.
@@ -30,7 +32,7 @@ _PANELS = (("loss", ("loss",)), ("accuracy", ("accuracy", "top1")), ("learning r
 
 
 def require_matplotlib() -> None:
-    """Raises MissingExtraError without matplotlib: to be asked before the work whose result is to be drawn."""
+    """MissingExtraError without matplotlib. Call it before work whose result is to be drawn."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -58,12 +60,12 @@ def plot_curve(source: Path, png: Path) -> None:
     _save(figure, png)
 
 
-def plot_evaluation(result: Mapping[str, Any], png: Path) -> None:
-    """Draw what ``lcr_edge.evaluate.evaluate`` returned: accuracy by frame position, state norms, classes, confusion.
+def plot_evaluation(result: Result, png: Path) -> None:
+    """Draw an evaluation: accuracy by frame position, size of the states, classes, confusion.
 
     Raises OutputError and MissingExtraError.
     """
-    labels: Sequence[str] = result["labels"]
+    labels = result.labels
     height = 3.4 + min(12.0, max(4.0, 0.2 * len(labels)))
     figure = _figure(14.0, height)
     grid = figure.add_gridspec(2, 1, height_ratios=[3.0, height - 3.0])
@@ -71,9 +73,9 @@ def plot_evaluation(result: Mapping[str, Any], png: Path) -> None:
     _by_position(left, result)
     _state_norms(right, result)
     bars, matrix = grid[1].subgridspec(1, 2, width_ratios=[1.0, 1.6]).subplots(squeeze=False)[0]
-    _classes(bars, labels, [result["per_class"].get(name) for name in labels])
-    _confusion(matrix, labels, np.asarray(result["confusion"], np.float64))
-    figure.suptitle(f"{result['data']}: {result['clips']} clips, top-1 {result['clip_top1']:.1f} %", fontsize="large")
+    _classes(bars, labels, [result.per_class.get(name) for name in labels])
+    _confusion(matrix, labels, np.asarray(result.confusion, np.float64))
+    figure.suptitle(f"{result.data}: {result.clips} clips, top-1 {result.clip_top1:.1f} %", fontsize="large")
     _save(figure, png)
 
 
@@ -99,23 +101,23 @@ def plot_sensitivity(result: Mapping[str, Any], png: Path) -> None:
     _save(figure, png)
 
 
-def _by_position(axis: Axes, result: Mapping[str, Any]) -> None:
-    places = np.arange(1, result["frames"] + 1)
-    for key, name in (
-        ("clip_frame_top1", "zero state before each clip"),
-        ("stream_frame_top1", "one stream, no reset"),
+def _by_position(axis: Axes, result: Result) -> None:
+    places = np.arange(1, result.frames + 1)
+    for shares, name in (
+        (result.clip_frame_top1, "zero state before each clip"),
+        (result.stream_frame_top1, "one stream, no reset"),
     ):
-        axis.plot(places, result[key], marker="o", markersize=3, label=name)
+        axis.plot(places, shares, marker="o", markersize=3, label=name)
     axis.set(xlabel="frame of the clip", ylabel="top-1 of that frame, %", ylim=(0, 102), title="accuracy by position")
     axis.legend(loc="lower right", fontsize="small")
     axis.grid(alpha=0.3)
 
 
-def _state_norms(axis: Axes, result: Mapping[str, Any]) -> None:
-    states = result["stream_states"]
-    for key, name in (("rms_h", "rms of H"), ("rms_c", "rms of C"), ("max_c", "max |C|")):
-        axis.plot(states["frame"], _numbers(states[key]), linewidth=0.9, label=name)
-    bound = result["stream_max_c_bound"]
+def _state_norms(axis: Axes, result: Result) -> None:
+    states = result.stream_states
+    for values, name in ((states.rms_h, "rms of H"), (states.rms_c, "rms of C"), (states.max_c, "max |C|")):
+        axis.plot(states.frame, _numbers(values), linewidth=0.9, label=name)
+    bound = result.stream_max_c_bound
     if bound is not None:
         axis.axhline(bound, color="0.4", linestyle="--", linewidth=0.9, label=f"bound of |C|: {bound:.3g}")
     axis.set(xlabel="frame of the stream", ylabel="state", yscale="log", title="states over the stream")

@@ -1,26 +1,42 @@
-"""Progress on stderr: a line per long step, and bars where somebody watches."""
+"""Progress on stderr: a line for each long step, and bars where somebody watches."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import IO, Any, Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
 
 
-class Bar(Protocol):
-    """What a bar can do."""
+class Bar:
+    """A bar that nobody watches: it prints nothing but the lines that it is told to."""
 
-    def update(self, n: int = 1) -> Any:
+    def update(self, n: int = 1) -> None:
         """Move on by ``n``."""
 
+    def show(self, figures: Mapping[str, float]) -> None:
+        """Show these figures beside the bar, with three decimals."""
 
-class _NoBar:
+    def say(self, line: str) -> None:
+        """Print a line to stderr, above the bar."""
+        print(line, file=sys.stderr, flush=True)
+
+
+class _Drawn(Bar):
+    def __init__(self, drawn: Any) -> None:
+        self._drawn = drawn
+
     def update(self, n: int = 1) -> None:
-        """Nobody watches."""
+        self._drawn.update(n)
+
+    def show(self, figures: Mapping[str, float]) -> None:
+        self._drawn.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
+
+    def say(self, line: str) -> None:
+        self._drawn.write(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -43,21 +59,21 @@ def watched() -> bool:
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int, unit: str, show: bool) -> Iterator[Bar]:
-    """A bar on stderr that is moved by hand and vanishes when the body ends.
+def bar(title: str, total: int, unit: str, show: bool, start: int = 0) -> Iterator[Bar]:
+    """A bar on stderr from ``start`` to ``total`` that is moved by hand and vanishes when the body ends.
 
-    It appears where ``show`` asks for it, somebody watches a terminal and tqdm is installed.
+    It appears only where ``show`` is true, stderr is a terminal and tqdm is installed.
     """
     if not show or not watched():
-        yield _NoBar()
+        yield Bar()
         return
     try:
         from tqdm import tqdm
     except ImportError:
-        yield _NoBar()
+        yield Bar()
         return
-    with tqdm(total=total, desc=title, unit=unit, leave=False) as made:
-        yield made
+    with tqdm(total=total, initial=start, desc=title, unit=unit, leave=False) as drawn:
+        yield _Drawn(drawn)
 
 
 def with_bar(items: Iterable[T], title: str, unit: str, total: int, show: bool) -> Iterator[T]:

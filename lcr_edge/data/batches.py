@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lcr_edge.config import MIN_CLIP_FRAMES
 from lcr_edge.data.augment import Recipe, recipe, vary
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import ClipSet
@@ -32,7 +33,6 @@ from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import LcrError, UsageError, VideoError
 
 ORDER, SHAPE, ROW = 1, 2, 3
-MIN_FRAMES = 2
 _MAX_REPLACED = 100  # unreadable clips one after the other; reading on through a whole damaged set would take hours
 
 
@@ -76,7 +76,7 @@ class Plan:
     augment: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.steps, self.world) < 1 or self.frames < MIN_FRAMES or self.seed < 0:
+        if min(self.batch, self.steps, self.world) < 1 or self.frames < MIN_CLIP_FRAMES or self.seed < 0:
             raise UsageError(f"batch, steps and world must be 1 or more, frames 2 or more, seed 0 or more: {self}")
         if self.batch % self.world:
             raise UsageError(
@@ -113,7 +113,7 @@ def batch_shape(plan: Plan, number: int) -> tuple[int, int]:
     full_rate = first + (last - first) * min(1.0, number / plan.steps)
     stride = 1 if random.random() < full_rate else 2
     skip = int(random.integers(0, plan.frames // 8 + 1))
-    return stride, max(MIN_FRAMES, (plan.frames - skip) // stride)
+    return stride, max(MIN_CLIP_FRAMES, (plan.frames - skip) // stride)
 
 
 def make_batch(data: ClipSet, plan: Plan, number: int) -> Batch:

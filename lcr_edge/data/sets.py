@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcr_edge.data.decode import read_jpegs, read_video
-from lcr_edge.data.labels import JESTER
+from lcr_edge.data.labels import JESTER, check_labels
 from lcr_edge.data.layouts.folder import list_folder
 from lcr_edge.data.layouts.jester import list_jester
 from lcr_edge.data.layouts.kinetics import list_kinetics
@@ -45,7 +45,8 @@ class ClipSet(abc.ABC):
     name: as given, "jester:/data/jester". labels: class names; their order is the class index. targets: class index of
     each clip, int64 [n]. fingerprint: SHA-256 over kind, split, labels, clip names and targets: the same data give the
     same one wherever they lie (what is inside the files is not looked at). reversible: a clip played backwards is a
-    clip of another class. notes: sentences for the user, on clips left out and the like.
+    clip of another class. notes: sentences for the user, on clips left out and the like. Raises UsageError for class
+    names that ``check_labels`` refuses.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ClipSet(abc.ABC):
         reversible: bool = False,
         notes: tuple[str, ...] = (),
     ) -> None:
+        check_labels(labels)
         self.name = name
         self.labels = labels
         self.targets = targets
@@ -120,7 +122,7 @@ class RenderedSet(ClipSet):
         return clips[index][picked], self._store.joints[index][picked]
 
 
-_LAYOUTS: dict[str, Callable[[Path, str], Listing]] = {
+_LAYOUTS: dict[str, Callable[[Path, str, str], Listing]] = {
     "jester": list_jester,
     "ssv2": list_something,
     "kinetics": list_kinetics,
@@ -140,6 +142,7 @@ def open_set(
     workers: int = 1,
     seed: int = 0,
     classes: tuple[str, ...] | None = None,
+    option: str = "--data",
 ) -> ClipSet:
     """One split, "train" or "heldout", of the data set that ``spec`` names (see the module's table).
 
@@ -147,6 +150,7 @@ def open_set(
     processes; those of the train split are kept in the folder ``cache`` and drawn once (in memory when it is None).
     Several processes may open the same set at once: one draws, the others wait for it.
     classes: the class names of a network; the class indices become those, and a set with other classes is refused.
+    option: of the command line, for messages.
 
     Raises UsageError (unknown kind, folder missing or empty, labels files that do not fit), OutputError when ``cache``
     cannot be written, MissingExtraError without OpenCV.
@@ -160,9 +164,9 @@ def open_set(
         raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if kind != "rendered":
         if not place:
-            raise UsageError(f"--data {kind} needs a folder: {kind}:/path/to/the/data")
-        return FileSet(spec, split, _LAYOUTS[kind](Path(place).expanduser(), split), classes)
-    per_class = _per_class(spec, place, split)
+            raise UsageError(f"{option} {kind} needs a folder: {kind}:/path/to/the/data")
+        return FileSet(spec, split, _LAYOUTS[kind](Path(place).expanduser(), split, option), classes)
+    per_class = _per_class(spec, place, split, option)
     if size[0] != size[1]:
         raise UsageError(f"rendered gestures are square; this network's frames are {size[0]} x {size[1]} pixels")
     shape: dict[str, Any] = {"size": size[0], "frames": frames, "fps": fps, "seed": seed, "workers": workers}
@@ -170,11 +174,11 @@ def open_set(
     return RenderedSet(spec, split, store, fps, seed, classes)
 
 
-def _per_class(spec: str, number: str, split: str) -> int:
+def _per_class(spec: str, number: str, split: str, option: str) -> int:
     if ":" not in spec:
         return PER_CLASS[split]
     if not (number.isascii() and number.isdigit()) or int(number) < 1:
-        raise UsageError(f"--data {spec}: expected rendered or rendered:CLIPS_PER_CLASS, a number of 1 or more")
+        raise UsageError(f"{option} {spec}: expected rendered or rendered:CLIPS_PER_CLASS, a number of 1 or more")
     return int(number)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import ClipSet
 from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import CheckpointError, LcrError
+from lcr_edge.evaluate.result import Network, Result, StreamStates, Unreadable
 from lcr_edge.evaluate.scores import Judged, confusion, judge, share
 from lcr_edge.model.network import LCR, State
 from lcr_edge.progress import Bar, bar
@@ -40,21 +42,11 @@ def evaluate(
     max_corrupt: float = MAX_CORRUPT,
     workers: int = 0,
     progress: bool = False,
-) -> dict[str, Any]:
-    """Clip and stream accuracy in per cent, and the states over the stream: values that JSON holds.
+) -> Result:
+    """Accuracy of a network on single clips and on a stream of them.
 
     Clips are sampled from their middle: ``frames`` frames, 2 or more, at ``config.train_fps``. workers: processes that
-    read clips, 0 for a thread. Works on the device that the model is on. The keys:
-
-    - clip_top1, clip_top5, clips: decisions from a zero state over all clips; per_class: name -> top-1 or None for a
-      class without clips; confusion: counts [classes][classes], true class down, in the order of ``labels``
-    - clip_frame_top1: top-1 of each single frame of the clips, ``frames`` values
-    - stream_*: the same for clips on one stream that is never reset, of stream_frames frames in stream_clips clips;
-      stream_clips_reset_top1: the same clips from a zero state; stream_quarters_top1: of each quarter of the stream
-    - stream_states: after every fourth frame, and at the end of a clip: frame (how many were seen) and rms_h, rms_c,
-      max_c over all layers, tokens and channels, None where not finite. stream_max_c: the largest, None if one is not
-      finite; stream_max_c_bound: fmax / (1 - fmax), None for the residual cell
-    - unreadable: how many clips could not be read, and the first messages
+    read clips, 0 for a thread. Works on the device that the model is on.
 
     Raises CheckpointError when the data set has labels that the checkpoint lacks (their order may differ), LcrError
     when more than the share ``max_corrupt`` of the clips, and at least three, or all cannot be read.
@@ -63,61 +55,89 @@ def evaluate(
     model, config = checkpoint.model, checkpoint.config
     targets = class_indices(checkpoint.labels, data)
     plan = Plan(BATCH, frames, config.train_fps, config.frame_shape[:2], seed, steps=1, augment=False)
+    with _evaluating(model):
+        alone = _each_clip(model, data, targets, plan, max_corrupt, workers, progress)
+        order = _stream_order(alone.readable, math.ceil(stream_frames / frames), seed)
+        with bar("stream", len(order), "clip", progress) as moved:
+            stream, states = _stream(model, _clips(data, order, plan), targets[order], moved)
+    true, decisions = targets[alone.readable], alone.judged.decisions
+    hits = np.zeros(len(data), bool)
+    hits[alone.readable] = decisions == true
+    stream_hits = stream.decisions == targets[order]
+    return Result(
+        checkpoint=Network(config.name, checkpoint.sha256),
+        data=data.name,
+        fingerprint=data.fingerprint,
+        frames=frames,
+        fps=config.train_fps,
+        seed=seed,
+        device=str(model.cos.device),
+        labels=list(checkpoint.labels),
+        clip_top1=share(hits[alone.readable]),
+        clip_top5=share(alone.judged.top5),
+        clips=len(alone.readable),
+        unreadable=alone.unreadable,
+        per_class={name: share(hits[alone.readable][true == i]) for i, name in enumerate(checkpoint.labels)},
+        confusion=confusion(true, decisions, config.classes),
+        clip_frame_top1=_by_frame(alone.judged),
+        stream_top1=share(stream_hits),
+        stream_clips=len(order),
+        stream_clips_reset_top1=share(hits[order]),
+        stream_frames=len(order) * frames,
+        stream_frame_top1=_by_frame(stream),
+        stream_quarters_top1=[share(part) for part in np.array_split(stream_hits, 4)],
+        stream_max_c=states.largest_c,
+        stream_max_c_bound=config.fmax / (1 - config.fmax) if config.cell == "bounded" else None,
+        stream_states=states,
+        seconds=round(time.monotonic() - started, 2),
+    )
+
+
+class _Alone(NamedTuple):
+    """The clips that could be read, by index, and what became of each from a zero state."""
+
+    readable: list[int]
+    judged: Judged
+    unreadable: Unreadable
+
+
+@contextlib.contextmanager
+def _evaluating(model: LCR) -> Iterator[None]:
+    """Evaluation mode, put back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _each_clip(
+    model: LCR,
+    data: ClipSet,
+    targets: NDArray[np.int64],
+    plan: Plan,
+    max_corrupt: float,
+    workers: int,
+    progress: bool,
+) -> _Alone:
+    """Every clip once, from a zero state. Raises LcrError when too many, or all, cannot be read."""
     faults = FaultCounter()
     messages: list[str] = []
     readable: list[int] = []
     judged: list[Judged] = []
-    was_training = model.training
-    model.eval()
-    try:
-        with bar("clips", len(data), "clip", progress) as moved:
-            for batch in in_order(data, plan, workers):
-                messages += faults.add(batch)
-                if batch.clips:
-                    logits, _ = _forward(model, batch.frames, batch.edges, None)
-                    judged.append(judge(logits, targets[list(batch.clips)]))
-                    readable += batch.clips
-                moved.update(len(batch.clips))
-        faults.check(max_corrupt, seen=len(data))
-        if not readable:
-            raise LcrError(f"{data.name}: none of its {len(data)} clips can be read; unpack the data again")
-        order = _stream_order(readable, math.ceil(stream_frames / frames), seed)
-        with bar("stream", len(order), "clip", progress) as moved:
-            stream, states = _stream(model, _clips(data, order, plan), targets[order], moved)
-    finally:
-        model.train(was_training)
-    alone, true = Judged.joined(judged), targets[readable]
-    hits = np.zeros(len(data), bool)
-    hits[readable] = alone.decisions == true
-    stream_hits = stream.decisions == targets[order]
-    finite_c = [value for value in states["max_c"] if value is not None]
-    return {
-        "checkpoint": {"name": config.name, "sha256": checkpoint.sha256},
-        "data": data.name,
-        "fingerprint": data.fingerprint,
-        "frames": frames,
-        "fps": config.train_fps,
-        "seed": seed,
-        "device": str(model.cos.device),
-        "labels": list(checkpoint.labels),
-        "clip_top1": share(hits[readable]),
-        "clip_top5": share(alone.top5),
-        "clips": len(readable),
-        "unreadable": {"clips": faults.total, "messages": messages[:MESSAGES]},
-        "per_class": {n: share(hits[readable][true == i]) for i, n in enumerate(checkpoint.labels)},
-        "confusion": confusion(true, alone.decisions, config.classes),
-        "clip_frame_top1": _by_frame(alone),
-        "stream_top1": share(stream_hits),
-        "stream_clips": len(order),
-        "stream_clips_reset_top1": share(hits[order]),
-        "stream_frames": len(order) * frames,
-        "stream_frame_top1": _by_frame(stream),
-        "stream_quarters_top1": [share(part) for part in np.array_split(stream_hits, 4)],
-        "stream_max_c": max(finite_c) if len(finite_c) == len(states["max_c"]) else None,
-        "stream_max_c_bound": config.fmax / (1 - config.fmax) if config.cell == "bounded" else None,
-        "stream_states": states,
-        "seconds": round(time.monotonic() - started, 2),
-    }
+    with bar("clips", len(data), "clip", progress) as moved:
+        for batch in in_order(data, plan, workers):
+            messages += faults.add(batch)
+            if batch.clips:
+                logits, _ = _forward(model, batch.frames, batch.edges, None)
+                judged.append(judge(logits, targets[list(batch.clips)]))
+                readable += batch.clips
+            moved.update(len(batch.clips))
+    faults.check(max_corrupt, seen=len(data))
+    if not readable:
+        raise LcrError(f"{data.name}: none of its {len(data)} clips can be read; unpack the data again")
+    return _Alone(readable, Judged.joined(judged), Unreadable(faults.total, messages[:MESSAGES]))
 
 
 def class_indices(labels: tuple[str, ...], data: ClipSet) -> NDArray[np.int64]:
@@ -165,12 +185,12 @@ def _clips(data: ClipSet, order: NDArray[np.int64], plan: Plan) -> Iterator[tupl
 
 def _stream(
     model: LCR, clips: Iterable[tuple[Tensor, Tensor]], true: NDArray[np.int64], moved: Bar
-) -> tuple[Judged, dict[str, list[Any]]]:
+) -> tuple[Judged, StreamStates]:
     """The clips, of these true classes, one after the other through one state, which is looked at every few frames."""
     state: State | None = None
     judged: list[Judged] = []
     seen = 0
-    states: dict[str, list[Any]] = {"frame": [], "rms_h": [], "rms_c": [], "max_c": []}
+    states = StreamStates()
     for (frames, edges), target in zip(clips, true):
         parts = []
         for start in range(0, len(frames), STATE_EVERY):
@@ -179,9 +199,10 @@ def _stream(
             parts.append(logits)
             seen += logits.shape[1]
             h, c = state
-            states["frame"].append(seen)
-            for key, figure in (("rms_h", _rms(h)), ("rms_c", _rms(c)), ("max_c", c.abs().max().item())):
-                states[key].append(float(f"{figure:.6g}") if math.isfinite(figure) else None)
+            states.frame.append(seen)
+            states.rms_h.append(_finite(_rms(h)))
+            states.rms_c.append(_finite(_rms(c)))
+            states.max_c.append(_finite(c.abs().max().item()))
         judged.append(judge(np.concatenate(parts, axis=1), target[None]))
         moved.update()
     return Judged.joined(judged), states
@@ -189,6 +210,11 @@ def _stream(
 
 def _rms(values: Tensor) -> float:
     return values.double().square().mean().sqrt().item()
+
+
+def _finite(figure: float) -> float | None:
+    """Six digits of a figure; None for one that JSON does not hold."""
+    return float(f"{figure:.6g}") if math.isfinite(figure) else None
 
 
 def _by_frame(judged: Judged) -> list[float]:

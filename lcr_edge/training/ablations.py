@@ -1,10 +1,10 @@
-"""What each part of the network and its training brings: ``python -m lcr_edge.training.ablations --out runs/variants``.
+"""Compare variants of the network and its training: ``python -m lcr_edge.training.ablations --out runs/variants``.
 
 Every row of VARIANTS is trained on the same rendered clips with the same budget, with several seeds, and evaluated on
-the same held-out clips: each clip from a zero state, and all of them as one stream without reset. Small on purpose (64
-pixels, 8 classes): a row and seed takes some minutes on one core. Differences of a few points between two seeds are
-noise. Runs that are done are not repeated, so the command can be interrupted. Writes variants.json and prints
-the table of docs/variants.md.
+the same held-out clips: each clip from a zero state, and all of them as one stream without reset. The task is small on
+purpose (64 pixels, 8 classes): one training takes some minutes on one core. Differences of a few points between two
+seeds are noise. Finished runs are not repeated, so the command can be interrupted. Prints the table of
+docs/variants.md; each run's folder keeps its result.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from lcr_edge.data.subset import Subset
 from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.evaluate import evaluate
 from lcr_edge.files import write_atomically
+from lcr_edge.options import Number, add_out, add_threads, check_least, check_numbers
 from lcr_edge.training import run_state
 from lcr_edge.training.loop import Trainer
 from lcr_edge.training.processes import World
@@ -42,10 +42,15 @@ CLASSES = (
     "Thumb Up",
 )
 STREAM_FRAMES = 2000
+_NUMBERS = (
+    Number("seeds", "trainings per row", default=2),
+    Number("steps", "steps of each training", default=1000),
+    Number("clips", "training clips per class", default=200),
+)
 
 
 class Variant(NamedTuple):
-    """What differs from the default: fields of the config and of the settings; why is told in the table."""
+    """What differs from the default: fields of the config and of the settings."""
 
     what: str
     config: dict[str, Any]
@@ -70,21 +75,20 @@ VARIANTS: dict[str, Variant] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
-    parser.add_argument("--only", nargs="*", default=list(VARIANTS), metavar="NAME", help="some of the rows")
-    parser.add_argument("--seeds", type=int, default=2, help="trainings a row (default: 2)")
-    parser.add_argument("--steps", type=int, default=1000, help="of each training (default: 1000)")
-    parser.add_argument("--clips", type=int, default=200, help="training clips a class (default: 200)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: 1)")
+    """Arguments of the comparison."""
+    add_out(parser, "folder of all runs", required=True)
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS), metavar="NAME", help="train these rows only")
+    for row in _NUMBERS:
+        row.add(parser)
+    add_threads(parser, 1, "CPU threads of torch")
 
 
 def run(args: argparse.Namespace) -> int:
     unknown = sorted(set(args.only) - set(VARIANTS))
     if unknown:
-        raise UsageError(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
-    for name in ("seeds", "steps", "clips", "threads"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name} must be at least 1, got {getattr(args, name)}")
+        raise UsageError(f"unknown variant {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
+    check_numbers(_NUMBERS, args)
+    check_least("--threads", args.threads, 1)
     torch.set_num_threads(args.threads)
     base = get_config("lcr_pico", classes=len(CLASSES))
     shape: dict[str, Any] = {"size": (base.height, base.width), "fps": base.train_fps, "frames": 16, "workers": 2}
@@ -128,14 +132,17 @@ def _one(args: argparse.Namespace, name: str, seed: int, train_set: ClipSet, hel
     result = {
         "settings": identity,
         "loss": outcome.loss,
-        **{key: found[key] for key in ("clip_top1", "stream_top1", "stream_clips_reset_top1", "stream_max_c")},
+        "clip_top1": found.clip_top1,
+        "stream_top1": found.stream_top1,
+        "stream_clips_reset_top1": found.stream_clips_reset_top1,
+        "stream_max_c": found.stream_max_c,
     }
     write_atomically(done, (json.dumps(result, indent=2) + "\n").encode())
     return result
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """A Markdown table: of each figure the mean over the seeds, and the figures of the seeds."""
+    """A Markdown table: for each figure the mean over the seeds, and each seed's figure."""
     lines = ["| variant | clips, top-1 | stream with reset | stream without | largest C |", "|---|---|---|---|---|"]
     for name, seeds in results.items():
         cells = [VARIANTS[name].what]

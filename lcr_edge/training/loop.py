@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ from lcr_edge.data.sets import ClipSet
 from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.kernels.compilers import find_cxx
 from lcr_edge.model.network import LCR
+from lcr_edge.progress import bar, watched
 from lcr_edge.training import run_state
 from lcr_edge.training.carried import Streams
 from lcr_edge.training.loss import Learner, Losses
@@ -134,22 +132,25 @@ class Trainer:
                 options["device_ids"] = [world.device.index]
             module = nn.parallel.DistributedDataParallel(module, **options)
         loss: float | None = None
-        with self._log() as log, self._progress(stop) as (advance, say):
+        with self._log() as log, bar("training", stop, "step", world.leads, start=self.step) as moved:
             for batch in batches(self.data, self.plan, self.step, stop, self.conduct.workers):
                 for message in self.faults.add(batch):
-                    say(f"left out: {message}")
+                    moved.say(f"left out: {message}")
                 # Of the first few clips a share says little: as if a thousand (or all) had been tried.
                 self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
                 losses = self._step(module, batch)
                 self.step += 1
+                moved.update()
                 if self.step % LOG_EVERY == 0 or self.step == settings.steps:
                     figures = self._figures(losses)
                     loss = figures["loss"]
                     if log is not None:
                         log.write(self.step, figures)
-                    advance(figures)
+                    moved.show({name: figures[name] for name in ("loss", "accuracy")})
                 if self.step % self.conduct.save_every == 0 or self.step == stop:
                     self.save()
+                    if world.leads and not watched():  # a log file instead of a terminal
+                        moved.say(f"step {self.step} of {stop}{'' if loss is None else f': loss {loss:.3f}'}")
         return Outcome(self.step, loss, True)
 
     def _figures(self, losses: Losses) -> dict[str, float]:
@@ -246,21 +247,6 @@ class Trainer:
         if not self.world.leads:
             return contextlib.nullcontext()
         return MetricsLog(self.folder, self.step if self.step else None, self.conduct.tensorboard)
-
-    @contextlib.contextmanager
-    def _progress(self, stop: int) -> Iterator[tuple[Callable[[dict[str, float]], None], Callable[[str], None]]]:
-        """Two functions: show these figures; print this line beside the bar."""
-        from tqdm import tqdm
-
-        with tqdm(
-            initial=self.step, total=stop, desc="training", unit="step", mininterval=1.0, disable=not self.world.leads
-        ) as bar:
-
-            def advance(figures: dict[str, float]) -> None:
-                bar.set_postfix({name: f"{figures[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
-                bar.update(self.step - bar.n)
-
-            yield advance, partial(bar.write, file=sys.stderr)
 
 
 def compile_layers(model: LCR) -> None:

@@ -17,7 +17,7 @@ from lcr_edge.errors import UsageError
 
 pytest.importorskip("cv2", reason="rendering needs OpenCV")
 
-from lcr_edge.data.rendered import gestures, hand, motion, scene
+from lcr_edge.data.rendered import colours, gestures, hand, motion
 
 LABELS = range(len(JESTER))
 PAIRS = [(JESTER.index(a), JESTER.index(b)) for a, b in gestures.PAIRS.items()]
@@ -48,8 +48,8 @@ def always_up(label: int) -> list[gestures.Trajectory]:
 def look(seed: int) -> hand.Look:
     rng = np.random.Generator(np.random.PCG64(seed))
     return hand.Look(
-        scene.skin_tone(rng),
-        scene.cloth_colour(rng),
+        colours.skin_tone(rng),
+        colours.cloth_colour(rng),
         1,
         int(rng.choice([-1, 1])),
         -1,

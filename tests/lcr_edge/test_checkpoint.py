@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import lcr_edge
-from lcr_edge.checkpoint import FORMAT, load, random_checkpoint, save
+from lcr_edge.checkpoint import FORMAT, load, random_checkpoint, save, write_tensors
+from lcr_edge.cli import main
 from lcr_edge.config import get_config
-from lcr_edge.errors import CheckpointError, OutputError
+from lcr_edge.errors import CheckpointError, OutputError, UsageError
 
 Parts = tuple[dict[str, torch.Tensor], dict[str, str]]
 
@@ -92,6 +95,90 @@ def test_bad_files_are_refused(good: Path, tmp_path: Path, damage: str, message:
         save_file(tensors, bad, metadata)
     with pytest.raises(CheckpointError, match=message):
         load(bad)
+
+
+def _doctored(good: Path, path: Path, field: str, change: object) -> Path:
+    """The good checkpoint with another name, or with other labels or training."""
+    tensors, metadata = _parts(good)
+    if field == "name":
+        change = {**json.loads(metadata["config"]), "name": change}
+        field = "config"
+    metadata[field] = json.dumps(change)
+    save_file(tensors, path, metadata)
+    return path
+
+
+NAMES = ("../x", "a/b", "", ".hidden", "..", "x" * 300, "a\nb", "a\0b", "é", "a b", None, 7)
+OTHER_LABELS = [f"class {i}" for i in range(26)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_no_file_name_is_refused(good: Path, tmp_path: Path, name: object) -> None:
+    with pytest.raises(CheckpointError, match="cannot be the name of a file") as raised:
+        load(_doctored(good, tmp_path / "bad.safetensors", "name", name))
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 500 + len(str(tmp_path))
+    with pytest.raises(UsageError, match="cannot be the name of a file"):
+        dataclasses.replace(get_config("lcr_pico"), name=cast("str", name))
+
+
+@pytest.mark.parametrize("name", ["lcr_pico", "lcr-2.1", "_", "X" * 64, "3"])
+def test_usual_names_are_taken(good: Path, tmp_path: Path, name: str) -> None:
+    assert load(_doctored(good, tmp_path / "other.safetensors", "name", name)).config.name == name
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("labels", [*OTHER_LABELS, "a\x1b[2Jb"], "class 26.*control character"),
+        ("labels", [*OTHER_LABELS, "a\nb"], "control character"),
+        ("labels", [*OTHER_LABELS, "\ud800"], "control character"),
+        ("labels", [*OTHER_LABELS, ""], "1 to 255 characters"),
+        ("labels", [*OTHER_LABELS, "x" * 256], "1 to 255 characters"),
+        ("labels", [*OTHER_LABELS, 7], "found 7"),
+        ("labels", 7, "cannot be read"),
+        ("training", [1], "cannot be read"),
+        ("training", {"frames": "16"}, "training frames must be a number"),
+        ("training", {"frames": 1}, "from 2 to"),
+        ("training", {"frames": 10**9}, "from 2 to"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_refused(
+    good: Path, tmp_path: Path, field: str, change: object, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load(_doctored(good, tmp_path / "bad.safetensors", field, change))
+
+
+def test_long_and_foreign_labels_are_taken(good: Path, tmp_path: Path) -> None:
+    labels = [*OTHER_LABELS[:24], "x" * 255, "手を振る", "Holding something, next to something"]
+    assert list(load(_doctored(good, tmp_path / "other.safetensors", "labels", labels)).labels) == labels[:27]
+
+
+@pytest.mark.parametrize("name", ["../precious", "a/b", ".hidden", ""])
+def test_a_name_with_a_path_writes_nothing(
+    good: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Export would name a folder after it, and replace one that is there."""
+    out = tmp_path / "work" / "out"
+    precious = tmp_path / "work" / "precious-onnx-fp32"
+    precious.mkdir(parents=True)
+    (precious / "manifest.json").write_text("{}")
+    bad = _doctored(good, tmp_path / "bad.safetensors", "name", name)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    assert main(["export", "--checkpoint", str(bad), "--target", "onnx", "--out", str(out)]) == 2
+    assert "cannot be the name of a file" in capsys.readouterr().err
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    assert (precious / "manifest.json").read_text() == "{}"
+
+
+def test_only_what_the_system_refuses_becomes_an_output_error(good: Path, tmp_path: Path) -> None:
+    """A mistake in the tensors is not put down to the disk."""
+    model = load(good).model
+    with pytest.raises(Exception, match="str") as raised:
+        write_tensors(tmp_path / "x.safetensors", model.state_dict(), {"a": cast("str", 7)})
+    assert not isinstance(raised.value, OutputError)
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_a_failed_write_keeps_the_old_file(good: Path) -> None:

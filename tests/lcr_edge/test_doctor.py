@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lcr_edge import doctor
+from lcr_edge.cli import run_command
 from lcr_edge.kernels.compilers import cache_folder, find_nvcc
 from lcr_edge.kernels.wkv import bench
 
@@ -28,7 +29,7 @@ def _run(*arguments: str) -> int:
 
 
 def test_json_holds_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run("--json") == 0
+    assert _run("--json", "-") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["packages"]["numpy"] == version("numpy")
     assert facts["torch"].startswith(torch.__version__)
@@ -61,7 +62,7 @@ def test_works_without_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')\n")
     script = (
         "import argparse, sys; from lcr_edge import doctor; parser = argparse.ArgumentParser();"
-        "doctor.add_arguments(parser); code = doctor.run(parser.parse_args(['--json', '--require-cuda-kernel']));"
+        "doctor.add_arguments(parser); code = doctor.run(parser.parse_args(['--json', '-', '--require-cuda-kernel']));"
         "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     done = subprocess.run(
@@ -99,14 +100,14 @@ def test_cuda_home_comes_before_the_path(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @no_gpu
 def test_bench_without_a_gpu_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main([]) == 2
+    assert run_command(bench, "bench", []) == 2
     assert "no CUDA device" in capsys.readouterr().err
 
 
 def test_bench_times_the_portable_form_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     arguments = ["--device", "cpu", "--no-compile", "--rounds", "2", "--shape", "1,2,17,16", "--dtype", "bfloat16"]
-    assert bench.main([*arguments, "--json", str(out)]) == 0
+    assert run_command(bench, "bench", [*arguments, "--json", str(out)]) == 0
     facts = json.loads(out.read_text())
     (row,) = facts["rows"]
     assert (row["form"], row["dtype"], row["shape"]) == ("portable", "bfloat16", [1, 2, 17, 16])
@@ -114,6 +115,10 @@ def test_bench_times_the_portable_form_on_the_cpu(tmp_path: Path, capsys: pytest
     assert row["both_ms"] > 0
     assert row["forward_bytes_per_s"] == pytest.approx(4 * 2 * 17 * 16 * 2 / row["forward_ms"] * 1e3)
     assert "1 2 17 16" in capsys.readouterr().out
-    assert bench.main([*arguments, "--json", str(tmp_path / "absent" / "bench.json")]) == 2
-    assert bench.main(["--device", "cpu", "--shape", "1,2,3"]) == 2
-    assert bench.main(["--device", "cpu", "--rounds", "0"]) == 2
+    assert run_command(bench, "bench", [*arguments, "--json", str(tmp_path / "absent" / "bench.json")]) == 2
+    assert run_command(bench, "bench", ["--device", "cpu", "--shape", "1,2,3"]) == 2
+    assert run_command(bench, "bench", ["--device", "cpu", "--rounds", "0"]) == 2
+    assert run_command(bench, "bench", ["--device", "abacus"]) == 2
+    assert "--device abacus is unknown" in capsys.readouterr().err
+    assert run_command(bench, "bench", [*arguments, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["form"] == "portable"

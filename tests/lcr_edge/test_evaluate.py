@@ -21,8 +21,9 @@ from lcr_edge.data.rendered.clips import render_clip
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.errors import CheckpointError
-from lcr_edge.evaluate import decide, evaluate
-from lcr_edge.evaluate.command import table, to_json
+from lcr_edge.evaluate import decide
+from lcr_edge.evaluate import evaluate as evaluate_typed
+from lcr_edge.evaluate.command import table
 from lcr_edge.evaluate.scores import NO_DECISION, judge
 from lcr_edge.tolerances import FORWARD_EQUALS_STEPS
 from tests.data.made import truncate, write_video
@@ -41,6 +42,14 @@ class Part(ClipSet):
 
     def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], Any]:
         return self.whole.read(self.indices[index], sample, size)
+
+
+def evaluate(*arguments: Any, **more: Any) -> dict[str, Any]:
+    """As the JSON has it."""
+    result = evaluate_typed(*arguments, **more)
+    written: dict[str, Any] = json.loads(result.to_json())
+    assert written == result.to_dict()
+    return written
 
 
 def _open(checkpoint: Checkpoint) -> ClipSet:
@@ -92,7 +101,6 @@ def test_the_figures_fit_together(result: dict[str, Any]) -> None:
         assert len(result[key]) == FRAMES
         assert result[key][-1] > result[key][0]
     assert np.mean(result["stream_quarters_top1"]) == pytest.approx(result["stream_top1"])
-    assert json.loads(to_json(result)) == result
 
 
 def test_clips_equal_stepping_from_a_zero_state(packaged: Checkpoint, clips: ClipSet) -> None:
@@ -176,13 +184,13 @@ def test_a_state_that_overflows_is_told_and_never_right(small_clips: ClipSet) ->
     checkpoint = random_checkpoint(get_config("lcr_pico", variant="paper"), seed=0)
     with torch.no_grad():  # a forget gate near fmax: the residual cell then grows by 1.9 a frame
         checkpoint.model.prompt.bias.fill_(6.0)
-    found = evaluate(checkpoint, small_clips, frames=FRAMES, stream_frames=400, seed=0)
+    typed = evaluate_typed(checkpoint, small_clips, frames=FRAMES, stream_frames=400, seed=0)
+    found = json.loads(typed.to_json())
     assert found["stream_max_c"] is None
     assert found["stream_max_c_bound"] is None
     assert found["stream_states"]["max_c"][0] is not None
     first = found["stream_states"]["frame"][found["stream_states"]["max_c"].index(None)]
-    assert f"no longer finite after {first} frames" in table(found)
-    assert json.loads(to_json(found)) == found
+    assert f"no longer finite after {first} frames" in table(typed)
     assert found["stream_quarters_top1"][-1] == 0.0
 
 
@@ -237,7 +245,8 @@ def test_command_on_videos_writes_json_and_picture(
 ) -> None:
     truncate(videos / "val" / "Stop Sign" / "2.mp4")
     out, data = tmp_path / "out", f"folder:{videos}"
-    code = main(["evaluate", small_file, "--data", data, "--stream-frames", "200", "--out", str(out), "--workers", "1"])
+    arguments = ["evaluate", "--checkpoint", small_file, "--data", data, "--stream-frames", "200", "--workers", "1"]
+    code = main([*arguments, "--out", str(out)])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     found = json.loads((out / "evaluation.json").read_text())
@@ -257,6 +266,15 @@ def test_command_on_videos_writes_json_and_picture(
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "evaluation.png"]
 
 
+def test_json_on_stdout_stands_alone(videos: Path, small_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--checkpoint", small_file, "--data", f"folder:{videos}", "--workers", "1"]
+    assert main([*arguments, "--stream-frames", "16", "--clip-frames", "4", "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert (found["frames"], found["clips"], found["stream_frames"]) == (4, 12, 16)
+    assert "clip top-1, state reset" in printed.err
+
+
 def test_too_many_unreadable_clips_end_it(
     tmp_path: Path, videos: Path, small_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +282,8 @@ def test_too_many_unreadable_clips_end_it(
     for path in broken:
         truncate(path)
     report = tmp_path / "report.json"
-    arguments = ["evaluate", small_file, "--data", f"folder:{videos}", "--stream-frames", "16", "--workers", "1"]
+    data = f"folder:{videos}"
+    arguments = ["evaluate", "--checkpoint", small_file, "--data", data, "--stream-frames", "16", "--workers", "1"]
     assert main([*arguments, "--json", str(report)]) == 2
     message = capsys.readouterr().err
     assert "3 of 12 clips cannot be read" in message
@@ -277,18 +296,18 @@ def test_too_many_unreadable_clips_end_it(
 def test_bad_arguments_are_named(tmp_path: Path, small_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        (["none.safetensors"], "none.safetensors does not exist"),
+        (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
         (["--data", "rendered:0"], "CLIPS_PER_CLASS"),
         (["--data", f"folder:{tmp_path / 'none'}"], "does not exist; give the folder"),
         (["--data", "cinema:x"], "unknown data 'cinema:x'"),
         (["--data", "folder:x", "--per-class", "3"], "leave it out"),
         (["--per-class", "0"], "--per-class must be at least 1"),
-        (["--frames", "1"], "--frames must be at least 2"),
+        (["--clip-frames", "1"], "--clip-frames must be from 2 to"),
+        (["--seed", "-1"], "--seed must be from 0"),
         (["--stream-frames", "0"], "--stream-frames must be at least 1"),
-        (["--max-corrupt", "5"], "share from 0 to 1"),
+        (["--max-corrupt", "5"], "--max-corrupt must be from 0 to 1, got 5.0"),
         (["--out", str(tmp_path / "file" / "out")], "choose another --out"),
         (["--device", "abacus"], "--device abacus cannot be used"),
     ):
-        checkpoint = [] if arguments[0].endswith(".safetensors") else [small_file]
-        assert main(["evaluate", *checkpoint, *arguments]) == 2
+        assert main(["evaluate", "--checkpoint", small_file, *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -29,7 +29,7 @@ SMALL = (
     "lcr_pico",
     "--batch",
     "4",
-    "--frames",
+    "--clip-frames",
     "8",
     "--threads",
     "1",
@@ -225,12 +225,19 @@ def test_unreadable_clips_are_reported_and_too_many_stop_the_run(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--steps", "0"), "--steps must be at least 1"),
+        (("--steps", "0"), "--steps must be at least 1, got 0"),
+        (("--clip-frames", "1"), "--clip-frames must be from 2 to 10000, got 1"),
+        (("--clip-gradient", "0"), "--clip-gradient must be above 0, got 0.0"),
+        (("--full-rate", "0", "1.5"), "--full-rate must be from 0 to 1, got 0.0 1.5"),
+        (("--weight-decay", "inf"), "--weight-decay must be at least 0, got inf"),
+        (("--workers", "-1"), "--workers must be at least 0"),
+        (("--threads", "0"), "--threads must be at least 1"),
+        (("--max-corrupt", "-0.1"), "--max-corrupt must be from 0 to 1"),
         (("--stop-after", "0"), "--stop-after must be at least 1"),
         (("--tube-mask", "1"), "--tube-mask must be at least 0 and below 1"),
-        (("--carry-state", "1.5"), "--carry-state must lie between 0 and 1"),
-        (("--lr", "nan"), "--lr must not be negative"),
-        (("--seed", "100000000000000"), "--seed must be below"),
+        (("--carry-state", "1.5"), "--carry-state must be from 0 to 1"),
+        (("--lr", "nan"), "--lr must be at least 0, got nan"),
+        (("--seed", "100000000000000"), "--seed must be from 0 to 4294967295"),
         (("--calm-weight", "1"), "add --fp32"),
         (("--new-head",), "--new-head replaces the classifier of --init"),
         (("--carry-state", "1", "--tube-mask", "0.5"), "no clip ever gets a new tube mask"),
@@ -299,7 +306,7 @@ def test_memory_that_runs_out_says_what_to_lower(
 
     monkeypatch.setattr(Learner, "forward", out_of_memory)
     assert _train(tmp_path / "run", folder, "--steps", "2") == 2
-    assert "lower --batch or --frames, raise --tube-mask" in capsys.readouterr().err
+    assert "lower --batch or --clip-frames, raise --tube-mask" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,9 @@ HELDOUT = ("val", "valid", "validation", "test", "heldout")
 HELDOUT_SHARE = 0.1
 
 
-def list_folder(root: Path, split: str) -> Listing:
+def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
     """The clips of ``split`` ("train" or "heldout"). Raises UsageError."""
-    data_root("folder", root)
+    data_root("folder", root, option)
     notes: list[str] = []
     if (root / TRAIN).is_dir():
         files = _given(root, split)

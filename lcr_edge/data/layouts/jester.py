@@ -23,9 +23,9 @@ _FRAMES = "20bn-jester-v1"
 _WORDS = {"train": ("train",), "heldout": ("validation",)}
 
 
-def list_jester(root: Path, split: str) -> Listing:
+def list_jester(root: Path, split: str, option: str = "--data") -> Listing:
     """The clips of ``split`` ("train" or "heldout"). Raises UsageError, naming file and line where it can."""
-    data_root("jester", root)
+    data_root("jester", root, option)
     tables = {name: labels_file(root, words, ".csv", without=("labels",)) for name, words in _WORDS.items()}
     source = tables[split]
     if source is None:

@@ -35,9 +35,9 @@ _SPAN = -len("_000000_000010")
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
-def list_kinetics(root: Path, split: str) -> Listing:
+def list_kinetics(root: Path, split: str, option: str = "--data") -> Listing:
     """The clips of ``split`` ("train" or "heldout"). Raises UsageError, naming file and line where it can."""
-    data_root("kinetics", root)
+    data_root("kinetics", root, option)
     tables = {name: labels_file(root, words, ".csv") for name, words in _WORDS.items()}
     source = tables[split]
     if source is None:

@@ -44,9 +44,9 @@ class Row:
     span: tuple[float, float] | None = None
 
 
-def data_root(kind: str, root: Path) -> Path:
-    """``root``, when it is a folder with something in it. Raises UsageError."""
-    example = f"--data {kind}:/path/to/the/data"
+def data_root(kind: str, root: Path, option: str = "--data") -> Path:
+    """``root``, when it is a folder with something in it. Raises UsageError, which names the ``option``."""
+    example = f"{option} {kind}:/path/to/the/data"
     try:
         if not root.is_dir():
             what = "is a file" if root.exists() else "does not exist"

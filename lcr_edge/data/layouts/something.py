@@ -23,9 +23,9 @@ FPS = 12.0
 _WORDS = {"train": "train", "heldout": "validation"}
 
 
-def list_something(root: Path, split: str) -> Listing:
+def list_something(root: Path, split: str, option: str = "--data") -> Listing:
     """The clips of ``split`` ("train" or "heldout"). Raises UsageError, naming file and entry where it can."""
-    data_root("ssv2", root)
+    data_root("ssv2", root, option)
     labels = _labels(_file(root, "labels"))
     source = _file(root, _WORDS[split])
     rows = _rows(source)

@@ -125,13 +125,13 @@ class _Performance:
 def _perform(label: int, seed: int, split: str, duration: float) -> _Performance:
     root = seed_sequence(label, seed, split)
     try:
-        from lcr_edge.data.rendered import gestures, hand, motion, scene
+        from lcr_edge.data.rendered import colours, gestures, hand, motion
     except ImportError as error:
         raise MissingExtraError("opencv-python-headless", "video", "Rendering gestures") from error
 
     moves, looks, room, sensor = (np.random.Generator(np.random.PCG64(child)) for child in root.spawn(4))
     arm, facing = int(looks.choice([-1, 1])), int(looks.choice([-1, 1], p=[0.3, 0.7]))
-    skin, shirt = scene.skin_tone(looks), scene.cloth_colour(looks)
+    skin, shirt = colours.skin_tone(looks), colours.cloth_colour(looks)
     light = (float(looks.choice([-1.0, 1.0])), -0.5)
     look = hand.Look(
         skin=skin * looks.uniform(1.0, 1.15) + 6.0,

@@ -6,45 +6,14 @@ Everything is drawn once per clip; per frame the layers only move by fractions o
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from lcr_edge.data.rendered.hand import capsules, fill
+from lcr_edge.data.rendered.colours import Array, Rng, cloth_colour
+from lcr_edge.data.rendered.person import draw_person
 
-Array = NDArray[Any]
-Rng = np.random.Generator
-
-# Human skin from very light to very dark; a clip's tone is a random point on the line through these.
-_SKIN = np.array(
-    [
-        [255, 222, 198],
-        [243, 198, 160],
-        [226, 174, 130],
-        [200, 140, 98],
-        [158, 102, 68],
-        [112, 70, 46],
-        [78, 48, 34],
-    ],
-    np.float64,
-)
-_MARGIN = 0.06
-
-
-def skin_tone(rng: Rng) -> Array:
-    """A skin colour, float64 [3], RGB in 0..255, spread evenly over the human range."""
-    place = rng.uniform(0, len(_SKIN) - 1)
-    low = min(int(place), len(_SKIN) - 2)
-    tone = _SKIN[low] + (place - low) * (_SKIN[low + 1] - _SKIN[low])
-    return np.asarray(np.clip(tone + rng.normal(0, 4, 3), 30, 255))
-
-
-def cloth_colour(rng: Rng) -> Array:
-    """A colour for clothes or furniture, float64 [3], RGB in 0..255, seldom strongly saturated."""
-    grey = rng.uniform(45, 225)
-    return np.asarray(np.clip(grey + rng.normal(0, 34, 3), 12, 245))
+_MARGIN = 0.06  # of the room beyond the frame, so that camera and person can move
 
 
 def _background(rng: Rng, size: int) -> Array:
@@ -96,90 +65,6 @@ def _furniture(canvas: Array, rng: Rng, size: int) -> None:
             cv2.rectangle(canvas, (left, row), (right, min(row + step // 2, bottom)), stripe, -1)
 
 
-def _oval(x: float, y: float, rx: float, ry: float) -> Array:
-    angle = np.linspace(0, 2 * math.pi, 33)[:-1]
-    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=-1)
-
-
-def _person(rng: Rng, size: int, skin: Array, shirt: Array, x: float, light: tuple[float, float]) -> Array:
-    """Head, neck and shoulders about the column ``x`` (fraction of the frame): uint8 RGBA [size, size, 4]."""
-    work = 2 * size
-    canvas = np.zeros((work, work, 4), np.uint8)
-    radius = rng.uniform(0.115, 0.16)
-    head_y = rng.uniform(0.25, 0.36)
-    face_h = radius * rng.uniform(1.22, 1.4)
-    neck_y, width = head_y + face_h * 1.22, radius * rng.uniform(1.75, 2.25)
-
-    def paint(polygon: Array, colour: Array) -> None:
-        fill(canvas, polygon[None] * work, np.clip(colour, 0, 255)[None])
-
-    def bar(ax: float, ay: float, bx: float, by: float, ra: float, rb: float, colour: Array) -> None:
-        ends = np.array([[ax, ay], [bx, by]])
-        paint(capsules(ends[:1], ends[1:], np.array([ra]), np.array([rb]))[0], colour)
-
-    hair = np.clip(
-        rng.choice(np.array([[28, 22, 20], [62, 42, 28], [120, 86, 50], [190, 155, 100], [150, 148, 145]])), 0, 255
-    )
-    hair = hair + rng.normal(0, 8, 3)
-    bald, long_hair = rng.random() < 0.15, rng.random() < 0.4
-    top = 0.16 * radius
-    if long_hair and not bald:
-        bar(x, head_y - 0.1 * radius, x, neck_y, radius * 1.15, radius * 1.0, hair * 0.8)
-    shoulder_y = neck_y + radius * 0.55
-    torso = shirt * 0.92
-    for dark, grow in ((0.55, 0.008), (1.0, 0.0)):
-        bar(
-            x - width * 0.72,
-            shoulder_y + 0.03,
-            x + width * 0.72,
-            shoulder_y + 0.03,
-            0.085 + grow,
-            0.085 + grow,
-            torso * dark,
-        )
-        bar(x - width * 0.72, shoulder_y + 0.05, x - width * 0.8, 1.2, 0.095 + grow, 0.12 + grow, torso * dark)
-        bar(x + width * 0.72, shoulder_y + 0.05, x + width * 0.8, 1.2, 0.095 + grow, 0.12 + grow, torso * dark)
-    bar(x, neck_y + 0.05, x, 1.2, radius * 0.8, width * 0.85, torso)
-    if rng.random() < 0.4:
-        stripes = cloth_colour(rng)
-        for y in np.arange(shoulder_y + 0.08, 1.0, rng.uniform(0.05, 0.1)):
-            bar(x - width * 0.72, y, x + width * 0.72, y, 0.012, 0.012, stripes)
-    bar(x, head_y + 0.6 * face_h, x, neck_y + 0.03, radius * 0.52, radius * 0.55, skin * 0.78)
-    if not bald:
-        paint(_oval(x, head_y - top, radius * 1.13, face_h * 1.08), hair)
-    paint(_oval(x, head_y, radius, face_h), skin * 0.82)
-    paint(_oval(x + light[0] * 0.05 * radius, head_y, radius * 0.94, face_h * 0.97), skin * 0.92)
-    paint(_oval(x + light[0] * 0.25 * radius, head_y - 0.1 * face_h, radius * 0.6, face_h * 0.7), skin * 0.98)
-    if not bald:
-        paint(_oval(x + rng.uniform(-0.3, 0.3) * radius, head_y - 0.88 * face_h, radius * 0.85, face_h * 0.32), hair)
-    eye_y = head_y - 0.05 * face_h
-    for side in (-1, 1):
-        ex = x + side * 0.4 * radius
-        bar(
-            ex - 0.16 * radius,
-            eye_y - 0.2 * face_h,
-            ex + 0.16 * radius,
-            eye_y - 0.2 * face_h,
-            0.03 * radius,
-            0.03 * radius,
-            hair * 0.7,
-        )
-        paint(_oval(ex, eye_y, 0.17 * radius, 0.09 * radius), np.array([225.0, 222.0, 215.0]))
-        paint(_oval(ex, eye_y, 0.08 * radius, 0.09 * radius), np.array([40.0, 30.0, 26.0]))
-    bar(x, eye_y + 0.1 * face_h, x + 0.08 * radius, head_y + 0.27 * face_h, 0.05 * radius, 0.11 * radius, skin * 0.84)
-    mouth = rng.uniform(0.2, 0.36) * radius
-    bar(
-        x - mouth,
-        head_y + 0.56 * face_h,
-        x + mouth,
-        head_y + 0.56 * face_h,
-        0.06 * radius,
-        0.06 * radius,
-        skin * np.array([0.8, 0.52, 0.5]),
-    )
-    return np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA))
-
-
 class Scene:
     """Room and person of one clip at one size.
 
@@ -191,7 +76,7 @@ class Scene:
         self._margin = max(3, math.ceil(_MARGIN * size))
         self._room = _background(rng, size + 2 * self._margin)
         self.person_x = float(np.clip(0.5 + rng.normal(0, 0.07), 0.32, 0.68))
-        self._person = _person(rng, size, skin, shirt, self.person_x, light)
+        self._person = draw_person(rng, size, skin, shirt, self.person_x, light)
         sway = 0.02 if rng.random() < 0.5 else 0.006
         # Rows: camera x, y, person x, y; columns: two sine waves. Camera shake is rarer and smaller than sway.
         shake = rng.uniform(0.0, 0.006) if rng.random() < 0.5 else 0.0

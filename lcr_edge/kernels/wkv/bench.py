@@ -1,6 +1,6 @@
 """Time the WKV kernel against the portable form, torch.compile of it and flash-linear-attention, on a CUDA GPU.
 
-    python -m lcr_edge.kernels.wkv.bench [--json FILE]
+    python -m lcr_edge.kernels.wkv.bench [--json FILE|-]
 
 Bytes are the fewest that must move: forward reads r, k, v and writes y; backward reads those three and dy and writes
 three gradients. They are compared with a device-to-device copy timed in the same run. ``--device cpu`` times the
@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lcr_edge.errors import LcrError, OutputError, UsageError
+from lcr_edge.cli import run_command
+from lcr_edge.errors import UsageError
 from lcr_edge.kernels.wkv.matmul import choose_chunk, make_tables, wkv_matmul, wkv_with_tables
 from lcr_edge.kernels.wkv.op import kernel_works, wkv
+from lcr_edge.options import add_json, check_least, text_stream, write_json
 
 # batch (frames at once), heads, tokens, head size: lcr_tiny in training with clips in the batch, then other head sizes
 # at the same width, then lcr_nano's and a long frame.
@@ -160,7 +160,7 @@ def _time_form(form: Form, sets: list[list[Tensor]], device: torch.device, round
 
 
 def table(rows: list[dict[str, Any]], copy_rate: float) -> str:
-    """The rows as text; the shares are of the device copy's bytes per second."""
+    """The rows as text. A share is bytes per second over those of the device copy."""
     lines = [f"{'B h N d':20} {'dtype':9} {'form':30} {'forward':>12} {'share':>7} {'fwd + bwd':>12} {'share':>7}"]
     for row in rows:
         start = f"{' '.join(map(str, row['shape'])):20} {row['dtype']:9} {row['form']:30}"
@@ -173,19 +173,24 @@ def table(rows: list[dict[str, Any]], copy_rate: float) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the bench."""
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for the portable form (default: cuda)")
-    parser.add_argument("--shape", action="append", metavar="B,h,N,d", help="time this instead; may be repeated")
-    parser.add_argument("--dtype", action="append", choices=DTYPES, help="may be repeated (default: float32, bfloat16)")
-    parser.add_argument("--rounds", type=int, default=50, help="timed calls of each form (default: 50)")
+    parser.add_argument(
+        "--shape", action="append", metavar="B,h,N,d", help="time this shape instead; may be given several times"
+    )
+    parser.add_argument(
+        "--dtype", action="append", choices=DTYPES, help="may be given several times (default: float32, bfloat16)"
+    )
+    parser.add_argument("--rounds", type=int, default=50, metavar="N", help="timed calls of each form (default: 50)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    device = torch.device(args.device)
+    """Time the forms and print a table. Raises UsageError, OutputError."""
+    device, text = _device(args.device), text_stream(args.json)
     shapes = [_shape(text) for text in args.shape] if args.shape else list(SHAPES)
-    if args.rounds < 1:
-        raise UsageError(f"--rounds {args.rounds}: at least 1 is needed")
+    check_least("--rounds", args.rounds, 1)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "torch sees no CUDA device here, so there is nothing to time; --device cpu times the portable form"
@@ -197,15 +202,22 @@ def run(args: argparse.Namespace) -> int:
         facts.update(device=torch.cuda.get_device_name(device), kernel=way, kernel_error=error)
     size = COPY_BYTES if device.type == "cuda" else COPY_BYTES // 64
     facts["copy_bytes_per_s"] = copy_bytes_per_second(device, size, args.rounds)
-    print(f"{facts['device']}, torch {facts['torch']}, device copy {facts['copy_bytes_per_s'] / 1e9:.0f} GB/s")
+    rate = facts["copy_bytes_per_s"] / 1e9
+    print(f"{facts['device']}, torch {facts['torch']}, device copy {rate:.0f} GB/s", file=text)
     rows = []
     for shape in shapes:
         for dtype in args.dtype or ("float32", "bfloat16"):
             rows += time_shape(shape, DTYPES[dtype], device, args.rounds, not args.no_compile)
-    print(table(rows, facts["copy_bytes_per_s"]))
-    if args.json:
-        _write(Path(args.json), {**facts, "rows": rows})
+    print(table(rows, facts["copy_bytes_per_s"]), file=text)
+    write_json(args.json, {**facts, "rows": rows})
     return 0
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name} is unknown to torch; give cuda, cuda:N or cpu") from error
 
 
 def _shape(text: str) -> tuple[int, int, int, int]:
@@ -216,27 +228,5 @@ def _shape(text: str) -> tuple[int, int, int, int]:
     return batch, heads, tokens, width
 
 
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(json.dumps(facts, indent=2) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another --json FILE") from error
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``python -m lcr_edge.kernels.wkv.bench``; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lcr_edge.kernels.wkv.bench", description=(__doc__ or "").split("\n\n")[0]
-    )
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except LcrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(sys.modules[__name__], "python -m lcr_edge.kernels.wkv.bench"))

@@ -20,7 +20,6 @@ import functools
 import hashlib
 import os
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lcr_edge.errors import LcrError
+from lcr_edge.errors import LcrError, OutputError
+from lcr_edge.files import make_folder, written_atomically
 from lcr_edge.kernels.compilers import cache_folder, find_cxx, find_nvcc
 from lcr_edge.kernels.wkv.launch import DIMS, ENTRIES, IO_OF_DTYPE, Kernels, block_lanes
 
@@ -211,7 +211,7 @@ def host_kernels(
 def compile_library(command: Sequence[str], name: str, folder: Path) -> Path:
     """Run a compiler, unless its library is already in ``folder``; returns the library's path.
 
-    Safe when several processes build at once: each writes a file of its own and renames it.
+    Several processes may build at once: each writes a file of its own and renames it. Raises KernelUnavailableError.
     """
     digest = hashlib.sha256()
     for part in (*command, _version(command[0]), *((FOLDER / source).read_text() for source in SOURCES)):
@@ -220,21 +220,17 @@ def compile_library(command: Sequence[str], name: str, folder: Path) -> Path:
     if path.is_file():
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
-            made = Path(scratch) / path.name
+        make_folder(folder, None)
+        with written_atomically(path) as temporary:
             done = subprocess.run(
-                [*command, "-o", str(made)], capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+                [*command, "-o", str(temporary)], capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
             )
             if done.returncode:
                 raise KernelUnavailableError(f"{' '.join(command)} failed:\n{_end(done.stdout + done.stderr)}")
-            made.replace(path)
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailableError(f"{command[0]} did not end within {COMPILE_SECONDS} s") from error
-    except OSError as error:
-        raise KernelUnavailableError(
-            f"cannot write to {folder}: {error.strerror or error}; set LCR_EDGE_CACHE to a folder of yours"
-        ) from error
+    except OutputError as error:
+        raise KernelUnavailableError(f"{error}. Or set LCR_EDGE_CACHE to a folder of yours") from error
     return path
 
 
