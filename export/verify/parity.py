@@ -81,8 +81,8 @@ def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]
         promise=promise,
         one_step=one_step.lines(),
         stream=stream.lines(),
-        one_step_curve=one_step.curve,
-        stream_curve=stream.curve,
+        one_step_curve=one_step.curve(),
+        stream_curve=stream.curve(),
         checks=tuple(_checks(promise, one_step, stream)),
         broken=(*missed, *broken),
     )

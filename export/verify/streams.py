@@ -140,16 +140,16 @@ def _play(
                 alive[number] = False
                 continue
             mode.add(t, found, answer)
-    judged = mode.judged()
+    judged, curve = mode.judged(), mode.curve()
     checks = [same_class(title, judged.agreed, judged.frames, promise)] if classes and judged.frames else []
     if promise.drift is not None:
-        checks.append(drift(title, *mode.curve.drift(), promise.drift, len(sources)))
+        checks.append(drift(title, *curve.drift(), promise.drift, len(sources)))
     return Streams(
         data=data,
         streams=len(sources),
         frames=frames,
         lines=mode.lines(),
-        curve=mode.curve,
+        curve=curve,
         checks=tuple(checks),
         broken=tuple(broken),
     )
