@@ -110,7 +110,7 @@ def _add_int8(parser: argparse.ArgumentParser) -> None:
         "--keep-float",
         metavar="PATTERN",
         help="layers to compute in float: a comma-separated list of shell patterns ('layers.0.*,classify'), none, or "
-        f"auto, which keeps as few as possible (default with --quant static: {FLOAT_BY_DEFAULT})",
+        f"auto, which keeps as few as possible (default: {FLOAT_BY_DEFAULT} with --quant static, else none)",
     )
     group.add_argument(
         "--io",
@@ -135,8 +135,10 @@ def run(args: argparse.Namespace) -> int:
 
     # The reference's matrices are small: more threads would mostly wait for each other.
     torch.set_num_threads(args.threads)
-    samples = calibration.samples_for(args, checkpoint) if args.precision == "int8" else None
-    exporter = Exporter(checkpoint, args.out, samples=samples, threads=args.threads, pages=args.report)
+    exporter = Exporter(checkpoint, args.out, threads=args.threads, pages=args.report)
+    if args.precision == "int8":
+        _check_keep_float(exporter, requests, args.keep_float)  # calibration takes minutes
+        exporter.samples = calibration.samples_for(args, checkpoint)
     gate = Gate(enforced=not args.no_gate, workers=WORKERS)
     written: list[Exported] = []
     try:
@@ -217,6 +219,17 @@ def _request(args: argparse.Namespace, config: Config, target: str) -> Request:
         activations=activations,
         state_precision=args.state_precision or DEFAULT_STATE_PRECISION,
     )
+
+
+def _check_keep_float(exporter: Exporter, requests: Sequence[Request], pattern: str | None) -> None:
+    """UsageError for a pattern that matches no layer, and for auto where layers cannot stay in float."""
+    from lcr_edge.export.keep_float import check_can_keep
+
+    for request in requests:
+        if pattern == _AUTO:
+            check_can_keep(request)
+        else:
+            exporter.float_layers(request, pattern)
 
 
 def _export(exporter: Exporter, request: Request, gate: Gate, keep_float: str | None) -> Exported:

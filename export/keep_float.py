@@ -29,11 +29,7 @@ def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Expo
     written. Otherwise raises what ``Exporter.export`` raises, and UsageError for a request whose layers cannot stay
     in float.
     """
-    if request.precision != "int8" or request.io != "float" or request.quant == "weight-only":
-        raise UsageError(
-            "--keep-float auto needs --precision int8, --quant static or dynamic, and --io float: only then can single "
-            "layers compute in float. Give these, or leave --keep-float out"
-        )
+    check_can_keep(request)
     strict = dataclasses.replace(gate, enforced=True)
     try:
         return exporter.export(request, strict, ())
@@ -58,6 +54,15 @@ def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Expo
     raise ParityError(
         f"{missed}. This was with {len(kept)} of {len(names)} layers in float; auto keeps at most half of them in float"
     )
+
+
+def check_can_keep(request: Request) -> None:
+    """UsageError for a request whose layers cannot stay in float."""
+    if request.precision != "int8" or request.io != "float" or request.quant == "weight-only":
+        raise UsageError(
+            "--keep-float auto needs --precision int8, --quant static or dynamic, and --io float: only then can single "
+            "layers compute in float. Give these, or leave --keep-float out"
+        )
 
 
 def _first_part(trials: Trials, float_layers: Collection[str], gate: Gate) -> None:

@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcr_edge.errors import LcrError, OutputError
+from lcr_edge.errors import OutputError
 
 _NEW, _OLD = "new", "old"
 _STORAGE = (
@@ -34,6 +34,8 @@ _STORAGE = (
     errno.EIO,
     errno.ENAMETOOLONG,
 )
+
+_WRONG_PLACE = (FileExistsError, NotADirectoryError, FileNotFoundError)
 
 
 @contextlib.contextmanager
@@ -55,12 +57,13 @@ def staged(out: Path, name: str) -> Iterator[Path]:
     try:
         with _storage_errors(place, folder):
             yield folder
+        with _storage_errors(place):
             for path in folder.iterdir():
                 _sync(path)
             _sync(folder)
-        with _storage_errors(place), _locked(out):
-            _swap(folder, place)
-            _sync(out)
+            with _locked(out):
+                _swap(folder, place)
+                _sync(out)
     finally:
         # An export that cleans up meanwhile must not meet this folder half-deleted.
         with contextlib.suppress(OSError), _locked(out):
@@ -160,16 +163,10 @@ def _storage_errors(place: Path, folder: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except LcrError:
-        if folder is not None:
-            _probe(place, folder)
-        raise
-    except OSError as error:
-        wrong_place = isinstance(error, (FileExistsError, NotADirectoryError, FileNotFoundError)) and folder is None
-        if error.errno in _STORAGE or wrong_place:
+    except Exception as error:
+        wrong_place = folder is None and isinstance(error, _WRONG_PLACE)
+        if isinstance(error, OSError) and (error.errno in _STORAGE or wrong_place):
             raise _unwritable(place, error) from error
-        raise
-    except Exception:
         if folder is not None:
             _probe(place, folder)
         raise

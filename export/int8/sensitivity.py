@@ -209,8 +209,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kinds",
         action="store_true",
-        help="quantise all layers of a kind at once instead of each layer alone; every row takes a conversion of some "
-        "seconds",
+        help="quantise all layers of a kind at once instead of each layer alone: fewer rows, each of which takes a "
+        "conversion of some seconds",
     )
     calibration.add_arguments(parser)
     add_seed(parser, "where the choice of calibration clips and samples starts", default=None)

@@ -1,4 +1,4 @@
-"""What a bundle decides beside the float network on held-out rendered gestures, clip by clip."""
+"""What a bundle and the float network decide on held-out rendered gestures, clip by clip."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class Clips:
     """Decisions on clips, each stepped from a zero state. A decision is the largest mean logit over the second half of
     the frames (``evaluate.scores.decide``), for the float network and the bundle alike.
 
-    agreement: share of the clips with the same decision, in [0, 1]. float_top1, bundle_top1: per cent of right ones,
-    None where the network does not know the gestures; then ``note`` says so. confusion: counts [classes][classes], the
-    float network's decision down, the bundle's across. broken: sentences on clips without a decision.
+    agreement: share of the clips with the same decision, in [0, 1]. float_top1, bundle_top1: right decisions in per
+    cent, or None where the network does not know the gestures, which ``note`` then says. confusion: number of clips,
+    [classes][classes], by the float network's decision (rows) and the bundle's (columns). broken: sentences about
+    clips without a decision.
     """
 
     data: str
@@ -55,7 +56,7 @@ class Clips:
     broken: tuple[str, ...]
 
     def changed(self) -> list[tuple[str, str, int]]:
-        """(float's class, the bundle's, clips) of decisions that differ, most frequent first."""
+        """Decisions that differ, the most frequent first: (float's class, the bundle's class, number of clips)."""
         counts = np.array(self.confusion, np.int64)
         np.fill_diagonal(counts, 0)
         pairs = [(int(counts[i, k]), int(i), int(k)) for i, k in zip(*np.nonzero(counts))]
@@ -91,8 +92,8 @@ def measure_clips(
 ) -> Clips:
     """Decide ``per_class`` held-out rendered clips of each gesture with the bundle and with the float network.
 
-    Clips and the float network's logits are kept for the next bundle. workers: see ``clips.rendered_clips``. Does not
-    raise on a missed promise. Raises BundleError for a precision without one, MissingExtraError, UsageError.
+    The clips and the float network's logits are kept for the next bundle. workers: see ``clips.rendered_clips``. Does
+    not raise on a missed promise. Raises BundleError for a precision without a promise, MissingExtraError, UsageError.
     """
     promise = promised(model)
     clips, gestures = gestures_of(checkpoint, per_class, workers, progress)

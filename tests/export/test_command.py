@@ -18,6 +18,7 @@ from lcr_edge.export.staging import staged
 from lcr_edge.export.targets.table import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
+PICO = ("export", "--config", "lcr_pico", "--random-weights", "--seed", "3")
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
@@ -80,8 +81,8 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path, capsys: pytes
     found = checkpoint.random_checkpoint(get_config("lcr_pico"), 1)
     path = tmp_path / "pico.safetensors"
     checkpoint.save(path, found.model, found.labels, {})
-    call = ["export", "--target", "onnx", "--checkpoint", str(path), "--config", "lcr_nano", "--out", str(tmp_path / "o")]
-    assert main(call) == 2
+    call = ["export", "--target", "onnx", "--checkpoint", str(path), "--config", "lcr_nano"]
+    assert main([*call, "--out", str(tmp_path / "o")]) == 2
     assert "has config lcr_pico, not lcr_nano" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
@@ -106,7 +107,20 @@ def test_a_missing_converter_names_the_pip_line() -> None:
     assert "Traceback" not in ended.stderr
 
 
-PICO = ("export", "--config", "lcr_pico", "--random-weights", "--seed", "3")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--keep-float", "attention"], "'attention' matches no layer; the layers are"),
+        (["--keep-float", "auto", "--quant", "weight-only"], "--keep-float auto needs"),
+    ],
+)
+def test_layers_that_cannot_stay_in_float_are_named_before_the_calibration(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*PICO, "--target", "onnx", "--precision", "int8", *arguments, "--out", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert "calibration:" not in errors
 
 
 def test_an_export_prints_what_it_wrote_and_nothing_of_the_converters(tmp_path: Path) -> None:

@@ -148,8 +148,11 @@ def test_exports_that_start_together_write_or_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_vanishes_meanwhile_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="--out"), staged(tmp_path / "out", "x"):
-        (tmp_path / "out").rename(tmp_path / "elsewhere")
+    out = tmp_path / "out"
+    with pytest.raises(OutputError, match="--out"), staged(out, "x"):
+        out.rename(tmp_path / "before the end")
+    with pytest.raises(OutputError, match="--out"):
+        _move_and_write(out, tmp_path / "before a file")
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
@@ -232,6 +235,12 @@ def test_golden_states_are_those_of_the_reference() -> None:
 
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
+
+
+def _move_and_write(out: Path, elsewhere: Path) -> None:
+    with staged(out, "x") as folder:
+        out.rename(elsewhere)
+        (folder / "file").write_text("too late")
 
 
 def _stage_and_raise(out: Path, error: type[BaseException]) -> None:

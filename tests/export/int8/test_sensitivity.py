@@ -54,8 +54,10 @@ def rows(files: tuple[Path, Path]) -> tuple[dict[str, dict[str, Any]], Path]:
     path, cache = files
     out = path.parent / "out"
     command = ["sensitivity", "--checkpoint", str(path), "--target", "openvino", "--frames", str(FRAMES), "--kinds"]
-    assert main([*command, "--calibration-cache", str(cache), "--out", str(out)]) == 0
-    found = json.loads((out / "sensitivity.json").read_text())["rows"]
+    result = path.parent / "result.json"
+    assert main([*command, "--calibration-cache", str(cache), "--out", str(out), "--json", str(result)]) == 0
+    assert result.read_text() == (out / "sensitivity.json").read_text()
+    found = json.loads(result.read_text())["rows"]
     return {row["what"]: row for row in found}, out
 
 

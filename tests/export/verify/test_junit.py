@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import stat
 import sys
-import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,7 +16,7 @@ from onnx import numpy_helper
 
 from lcr_edge import tolerances
 from lcr_edge.cli import main
-from lcr_edge.errors import OutputError, ParityError
+from lcr_edge.errors import ParityError
 from lcr_edge.export.verify.junit import junit, junit_of_error
 from lcr_edge.export.verify.measure import measure_all
 from lcr_edge.export.verify.report import CLIPS, MODES, STREAMS, Report
@@ -111,47 +108,6 @@ def test_on_the_command_line_a_missed_promise_is_a_failure_and_ends_with_1(
     assert len(failures) == 3
     assert all(str(failure.get("message")) in error for failure in failures)
     assert [path.name for path in file.parent.iterdir()] == [file.name]
-
-
-def test_json_to_stdout_leaves_the_text_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _verify("--json", "-") == 0
-    shown = capsys.readouterr()
-    assert json.loads(shown.out)["passed"] is True
-    assert "one step: logits, max abs error" in shown.err
-
-
-def test_json_and_junit_go_through_a_pipe_and_behind_a_link(tmp_path: Path) -> None:
-    """What the path names stays what it is: a pipe is written to, and a link goes on pointing where it points."""
-    pipe, link, behind = tmp_path / "pipe", tmp_path / "link.xml", tmp_path / "behind.xml"
-    os.mkfifo(pipe)
-    behind.write_text("old")
-    link.symlink_to(behind)
-    received: list[str] = []
-    reader = threading.Thread(target=lambda: received.append(pipe.read_text()), daemon=True)
-    reader.start()
-    assert _verify("--json", pipe, "--junit", link) == 0
-    reader.join(timeout=60)
-    assert json.loads(received[0])["passed"] is True
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert link.is_symlink()
-    assert ElementTree.fromstring(behind.read_bytes()).get("failures") == "0"
-    assert _verify("--json", "/dev/null") == 0
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
-    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link.xml", "behind.xml"}
-
-
-@pytest.mark.parametrize("option", ["--json", "--junit", "--save-golden", "--report"])
-def test_a_place_that_cannot_be_written_is_found_before_the_work(
-    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    places = [tmp_path / "file" / "x"]
-    places += [] if option == "--report" else [tmp_path]
-    for place in places:
-        assert _verify(option, place) == OutputError.exit_code
-        shown = capsys.readouterr()
-        assert option in shown.err
-        assert "one step" not in shown.out
 
 
 def test_a_verification_that_ends_early_is_a_failure_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
