@@ -21,6 +21,7 @@ from lcr_edge.data.layouts.listing import Listing, data_root
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import KINDS, ClipSet, FileSet, open_set
 from lcr_edge.errors import CalibrationError, OutputError, UsageError, VideoError
+from lcr_edge.options import check_seed
 from lcr_edge.progress import bar
 
 RENDERED = "rendered"
@@ -50,8 +51,7 @@ def check_numbers(clips: int, samples: int, seed: int, workers: int = 1) -> None
             f"--calibration-samples must be from {MIN_SAMPLES} to {clips * CLIP_FRAMES}, the frames of {clips} clips, "
             f"got {samples}"
         )
-    if seed < 0:
-        raise UsageError(f"--calibration-seed must be at least 0, got {seed}")
+    check_seed(seed)
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
 

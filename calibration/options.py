@@ -1,4 +1,7 @@
-"""The options of calibration on the command line, and the samples that they ask for."""
+"""The options of calibration on the command line, and the samples that they ask for.
+
+A command that takes them also takes ``--seed`` (``lcr_edge.options.add_seed`` with None as its default).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
     from lcr_edge.checkpoint import Checkpoint
 
+# Where argparse keeps each option of add_arguments.
+OPTIONS = {
+    "--calibration-data": "calibration_data",
+    "--calibration-clips": "calibration_clips",
+    "--calibration-samples": "calibration_samples",
+    "--calibration-cache": "calibration_cache",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of calibration. They are None unless given, so that a cache is compared with what was asked for only."""
@@ -28,15 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--calibration-clips", type=int, metavar="N", help=f"clips to go over (default: {CLIPS})")
     group.add_argument(
-        "--calibration-samples", type=int, metavar="N", help=f"frames to keep of them (default: {SAMPLES})"
+        "--calibration-samples", type=int, metavar="N", help=f"frames to keep from them (default: {SAMPLES})"
     )
     group.add_argument(
         "--calibration-cache",
         type=Path,
         metavar="FILE",
-        help="keep the samples in this .npz file, or take them from there if it exists",
+        help="keep the samples in this .npz file, or read them from it if it exists",
     )
-    group.add_argument("--calibration-seed", type=int, metavar="N", help="of every random choice (default: 0)")
+
+
+def given(args: argparse.Namespace) -> tuple[str, ...]:
+    """The options of calibration that were given, as they are spelt on the command line."""
+    return tuple(option for option, place in OPTIONS.items() if getattr(args, place) is not None)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -46,16 +61,17 @@ def check(args: argparse.Namespace) -> None:
     if cache is None or cache.is_file():
         return
     if cache.exists():
-        raise UsageError(f"--calibration-cache {cache} is no file; give the name of a file to write")
+        raise UsageError(f"--calibration-cache {cache} is not a file; give the name of a file to write")
     if not cache.parent.is_dir() or not os.access(cache.parent, os.W_OK):
         raise UsageError(f"--calibration-cache {cache}: cannot write to the folder {cache.parent}; choose another")
 
 
 def samples_for(args: argparse.Namespace, checkpoint: Checkpoint) -> Samples:
-    """The samples that the options ask for: from the cache when that file exists, else collected, and kept there.
+    """The samples that the options ask for: from the cache if that file exists, else collected and kept there.
 
-    What is done is told on stderr. Raises UsageError, OutputError and CalibrationError: for what ``collect`` cannot do,
-    a cache that ``samples.load`` refuses, and one made with other data, numbers or seed than were given explicitly.
+    Progress is reported on stderr. Raises UsageError, OutputError, and CalibrationError: where ``collect`` cannot do
+    its work, where ``samples.load`` refuses the cache, and where the cache was made with other data, other numbers or
+    another seed than the options give.
     """
     check(args)
     cache: Path | None = args.calibration_cache
@@ -77,20 +93,24 @@ def samples_for(args: argparse.Namespace, checkpoint: Checkpoint) -> Samples:
 
 
 def _numbers(args: argparse.Namespace) -> tuple[int, int, int]:
-    """Clips, samples and seed, with what they are by default."""
-    given = (args.calibration_clips, args.calibration_samples, args.calibration_seed)
-    clips, count, seed = (usual if value is None else int(value) for value, usual in zip(given, (CLIPS, SAMPLES, 0)))
+    """Clips, samples and seed, with their defaults."""
+    asked = (args.calibration_clips, args.calibration_samples, args.seed)
+    clips, count, seed = (usual if value is None else int(value) for value, usual in zip(asked, (CLIPS, SAMPLES, 0)))
     return clips, count, seed
 
 
 def _compare(args: argparse.Namespace, found: Samples, checkpoint: Checkpoint) -> None:
-    made = {"clips": found.clips, "samples": len(found), "seed": found.seed, "data": found.source}
-    asked = {name: getattr(args, f"calibration_{name}") for name in made}
-    if asked["data"] is not None:
-        asked["data"] = source_name(asked["data"], checkpoint.config)
-    for name, value in asked.items():
-        if value is not None and value != made[name]:
+    """CalibrationError where a cache was made with something else than the options give."""
+    data = None if args.calibration_data is None else source_name(args.calibration_data, checkpoint.config)
+    rows = (
+        ("data", "--calibration-data", data, found.source),
+        ("clips", "--calibration-clips", args.calibration_clips, found.clips),
+        ("samples", "--calibration-samples", args.calibration_samples, len(found)),
+        ("seed", "--seed", args.seed, found.seed),
+    )
+    for name, option, asked, made in rows:
+        if asked is not None and asked != made:
             raise CalibrationError(
-                f"{args.calibration_cache} was made with {name} {made[name]}, --calibration-{name} asks for {value}: "
-                "delete the file, give another --calibration-cache, or leave the option out"
+                f"{args.calibration_cache} was made with {name} {made}, but {option} asks for {asked}: delete the "
+                "file, name another --calibration-cache, or leave the option out"
             )

@@ -43,13 +43,16 @@ _GOLDEN_LEAST = 6
 
 @dataclass(frozen=True)
 class Gate:
-    """How much is measured before a bundle is written, see ``verify.measure.measure_all``. enforced: a miss raises."""
+    """How much is measured before a bundle is written, see ``verify.measure.measure_all``. enforced: a miss raises.
+
+    decisions: whether they are compared; None where the precision promises something about them (int8)."""
 
     frames: int = VERIFY_FRAMES
     streams: int = STREAM_FRAMES
     per_class: int = CLIPS_PER_CLASS
     workers: int = 1
     enforced: bool = True
+    decisions: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ class Exporter:
             load_ready(folder, self.threads),
             self.checkpoint,
             frames=gate.frames,
+            decisions=gate.decisions,
             streams=gate.streams,
             per_class=gate.per_class,
             workers=gate.workers,

@@ -1,4 +1,4 @@
-"""The fewest layers in float with which an int8 bundle passes the gate: for --keep-float auto."""
+"""``--keep-float auto``: as few layers in float as an int8 bundle needs to pass the gate."""
 
 from __future__ import annotations
 
@@ -19,20 +19,17 @@ if TYPE_CHECKING:
 def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Exported:
     """Export int8 with as few layers in float as pass the gate.
 
-    First none is in float. If that misses its promise, each kind of layers is quantised alone (``int8.costs``);
-    then the costliest kind is left in float, the next one too, and so on, until the gate passes, or no kind fits into
-    half of the layers.
+    The first try keeps no layer in float. If it misses its promise, each kind of layer is quantised alone
+    (``int8.costs``). Then the costliest kind stays in float, then the next one too, and so on, until a try passes
+    the gate. At most half of the layers stay in float.
 
-    A try is written only after the whole gate, by ``Exporter.export``. Before that it has to pass the gate's own first
-    part, errors on one clip, from a temporary folder. Raises ParityError with the last try's complaint where none
-    passes; then nothing is written, unless the gate is not enforced, and what was there stays. Otherwise raises as
-    ``Exporter.export``, and UsageError for a request whose layers cannot be left in float.
+    A try is written only after the whole gate, by ``Exporter.export``. From the second try on, it first has to pass
+    the gate's cheapest part, the errors on one clip, in a temporary folder. Where no try passes, the last one's
+    ParityError is raised and what was there before stays, unless the gate is not enforced: then the last one is
+    written. Otherwise raises what ``Exporter.export`` raises, and UsageError for a request whose layers cannot stay
+    in float.
     """
-    if request.precision != "int8" or request.io != "float" or request.quant == "weight-only":
-        raise UsageError(
-            "auto chooses layers that compute in float, which --precision int8 with --quant static or dynamic and "
-            "--io float can leave: give these, or leave --keep-float out"
-        )
+    check_can_keep(request)
     strict = dataclasses.replace(gate, enforced=True)
     try:
         return exporter.export(request, strict, ())
@@ -54,11 +51,22 @@ def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Expo
             missed = error
     if not gate.enforced:
         return exporter.export(request, gate, tuple(name for name in names if name in kept))
-    raise ParityError(f"{missed}. This was with {len(kept)} of {len(names)} layers in float, auto leaves no more")
+    raise ParityError(
+        f"{missed}. This was with {len(kept)} of {len(names)} layers in float; auto keeps at most half of them in float"
+    )
+
+
+def check_can_keep(request: Request) -> None:
+    """UsageError for a request whose layers cannot stay in float."""
+    if request.precision != "int8" or request.io != "float" or request.quant == "weight-only":
+        raise UsageError(
+            "--keep-float auto needs --precision int8, --quant static or dynamic, and --io float: only then can single "
+            "layers compute in float. Give these, or leave --keep-float out"
+        )
 
 
 def _first_part(trials: Trials, float_layers: Collection[str], gate: Gate) -> None:
-    """ParityError where a bundle misses what the gate looks at first: cheap, and whatever misses it misses the gate."""
+    """The gate's cheapest part. ParityError for a bundle that misses it, and so would miss the whole gate."""
     from lcr_edge.export.verify.measure import measure_all
 
     request = trials.request

@@ -1,4 +1,4 @@
-"""Silence around third-party converters: their output is kept back and shown only when they fail."""
+"""Silence around third-party converters: their output is held back and shown only when they fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN = 4000  # characters of a failed converter's output
 def quiet() -> Iterator[None]:
     """Hold back warnings, logging and everything written to file descriptors 1 and 2, C++ logs included.
 
-    When the body raises, the end of what was held back goes to stderr. Not for use by several threads at a time.
+    When the body raises, the end of what was held back goes to stderr. Only one thread at a time may use it.
     """
     previous_level = logging.root.manager.disable
     with tempfile.TemporaryFile() as held, warnings.catch_warnings():
@@ -65,7 +65,7 @@ def load_ready(folder: Path, threads: int) -> Model:
 
 @contextlib.contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt even where third-party code turns it into an error of its own or swallows it."""
+    """Ctrl-C stays a KeyboardInterrupt even where third-party code turns it into another error or swallows it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,12 @@
 """Folders that appear whole or not at all.
 
-A bundle is made in a temporary folder beside its place and renamed when it is complete; one that was there before is
-moved aside first and deleted last. A killed export leaves the old bundle or the new one, or, if it dies between two
+A bundle is made in a temporary folder beside its place and renamed when it is complete. A bundle that was there before
+is moved aside first and deleted last. A killed export leaves the old bundle or the new one, or, if it dies between two
 renames, the old one aside; the next export of that name restores or deletes what was left.
+
+Two locks keep processes apart. Each export holds a lock on its own temporary folder, which shows the others that it
+is alive. A lock on the output folder is held only for moments: while an export cleans up and makes its temporary
+folder, and while it puts the bundle in place.
 """
 
 from __future__ import annotations
@@ -11,13 +15,15 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcr_edge.errors import LcrError, OutputError
+from lcr_edge.errors import OutputError
 
-_NEW, _OLD = ".new", ".old"
+_NEW, _OLD = "new", "old"
 _STORAGE = (
     errno.ENOSPC,
     errno.EFBIG,
@@ -29,37 +35,61 @@ _STORAGE = (
     errno.ENAMETOOLONG,
 )
 
+_WRONG_PLACE = (FileExistsError, NotADirectoryError, FileNotFoundError)
+
 
 @contextlib.contextmanager
 def staged(out: Path, name: str) -> Iterator[Path]:
     """A temporary folder that becomes ``out / name`` when the body ends, and vanishes when it raises.
 
-    Raises OutputError where the disk or the permissions do not allow it, and when another process is just writing
-    the same bundle.
+    Raises OutputError where the disk or the permissions do not allow it, and while another process writes the same
+    bundle.
     """
-    with _storage_errors(out / name):
+    place = out / name
+    with _storage_errors(place):
         out.mkdir(parents=True, exist_ok=True)
-        _clean(out, name)
-        folder = out / f".{name}.{os.getpid()}{_NEW}"
-        folder.mkdir()
-    lock = os.open(folder, os.O_RDONLY)
+        with _locked(out):
+            _clean_up(out, name)
+            folder = _beside(place, _NEW)
+            folder.mkdir()
+            alive = os.open(folder, os.O_RDONLY)
+            fcntl.flock(alive, fcntl.LOCK_EX)
     try:
-        with _storage_errors(out / name, folder):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _storage_errors(place, folder):
             yield folder
+        with _storage_errors(place):
             for path in folder.iterdir():
                 _sync(path)
             _sync(folder)
-            _swap(folder, out / name)
-            _sync(out)
+            with _locked(out):
+                _swap(folder, place)
+                _sync(out)
+    finally:
+        # An export that cleans up meanwhile must not meet this folder half-deleted.
+        with contextlib.suppress(OSError), _locked(out):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(alive)
+
+
+def _beside(place: Path, kind: str) -> Path:
+    """A new name next to ``place``, which :func:`_clean_up` recognises. Nobody can have planted a link there."""
+    return place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(8)}.{kind}")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock on a folder, and hold it while the body runs."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _swap(new: Path, place: Path) -> None:
     """Put ``new`` at ``place``. Rename cannot replace a folder that is not empty, hence the way over ``old``."""
-    old = place.with_name(f".{place.name}.{os.getpid()}{_OLD}")
+    old = _beside(place, _OLD)
     replaced = place.exists() or place.is_symlink()
     if replaced:
         place.rename(old)
@@ -73,26 +103,40 @@ def _swap(new: Path, place: Path) -> None:
         _remove(old)
 
 
-def _clean(out: Path, name: str) -> None:
-    """Bring away what killed exports of this bundle left; put an old bundle back where no new one took its place."""
-    for left in sorted(out.glob(f".{name}.*")):
-        middle, suffix = left.name[len(name) + 2 :].rpartition(".")[::2]
-        if not middle.isdigit():
+def _clean_up(out: Path, name: str) -> None:
+    """Delete what killed exports of this bundle left; put an old bundle back where no new one took its place.
+
+    Raises OutputError while another export writes the bundle. To be called with the lock on ``out``.
+    """
+    form = re.compile(rf"\.{re.escape(name)}\.(\d+)\.[0-9a-f]{{16}}\.({_NEW}|{_OLD})")
+    for left in sorted(out.iterdir()):
+        match = form.fullmatch(left.name)
+        if match is None:
             continue
-        if f".{suffix}" == _OLD:
-            if (out / name).exists():
-                _remove(left)
-            else:
-                left.rename(out / name)
-        elif f".{suffix}" == _NEW:
-            lock = os.open(left, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(f"another export (process {middle}) is writing {out / name}: wait for it") from None
-            finally:
-                os.close(lock)
-            _remove(left)
+        process, kind = match.groups()
+        if kind == _OLD and not (out / name).exists():
+            left.rename(out / name)
+            continue
+        if kind == _NEW and _in_use(left):
+            raise OutputError(
+                f"another export (process {process}) is writing {out / name}: wait for it, or choose another --out"
+            )
+        _remove(left)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a living export holds the lock on its temporary folder."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except NotADirectoryError:  # a file or a link: no export made it
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _remove(path: Path) -> None:
@@ -112,22 +156,17 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _storage_errors(place: Path, folder: Path | None = None) -> Iterator[None]:
-    """Turn what the operating system says of disk and permissions into an OutputError.
+    """Turn what the operating system says about disk and permissions into an OutputError.
 
-    Converters have errors of their own for a full disk: after any of them, a small write shows whether that was it.
+    Converters raise errors of their own when the disk is full: after any error, a small write to ``folder``, if it is
+    given, shows whether that was the reason.
     """
     try:
         yield
-    except LcrError:
-        if folder is not None:
-            _probe(place, folder)
-        raise
-    except OSError as error:
-        wrong_place = isinstance(error, (FileExistsError, NotADirectoryError, FileNotFoundError)) and folder is None
-        if error.errno in _STORAGE or wrong_place:
+    except Exception as error:
+        wrong_place = folder is None and isinstance(error, _WRONG_PLACE)
+        if isinstance(error, OSError) and (error.errno in _STORAGE or wrong_place):
             raise _unwritable(place, error) from error
-        raise
-    except Exception:
         if folder is not None:
             _probe(place, folder)
         raise
@@ -150,6 +189,6 @@ def _unwritable(place: Path, error: OSError) -> OutputError:
     else:
         way_out = "choose another folder with --out, or change the permissions"
     return OutputError(
-        f"cannot write {place}: {error.strerror or error}; {way_out}. Nothing was left behind, "
+        f"cannot write {place}: {error.strerror or error}; {way_out}. Nothing was left behind; "
         "a bundle that was there before is unchanged"
     )

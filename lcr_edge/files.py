@@ -46,6 +46,16 @@ def check_writable(folder: Path, option: str = "--out") -> None:
         ) from error
 
 
+def check_file(path: Path, option: str) -> None:
+    """Make the folder of a file and see whether it can be written, before work that takes long. Raises OutputError,
+    which names the option that chose the file."""
+    if _is_special(path):
+        return
+    if path.is_dir():
+        raise OutputError(f"{option} {path} is a folder; give the name of a file")
+    check_writable(Path(os.path.realpath(path)).parent, option)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write bytes to a file whole or not at all, or to a device or pipe. Raises OutputError."""
     if not _is_special(path):

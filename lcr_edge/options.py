@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lcr_edge.errors import UsageError
-from lcr_edge.files import write_atomically
+from lcr_edge.files import check_file, write_atomically
 
 STDOUT = "-"
 MAX_SEED = 2**32
@@ -38,9 +38,14 @@ def add_frames(parser: argparse._ActionsContainer, text: str, default: int | Non
     parser.add_argument("--frames", type=int, default=default, metavar="N", help=text + _shown(default))
 
 
-def add_seed(parser: argparse._ActionsContainer, text: str = "where every random choice starts") -> None:
-    """``--seed N``, 0 by default; see :func:`check_seed`."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"{text} (default: 0)")
+def add_seed(
+    parser: argparse._ActionsContainer, text: str = "where every random choice starts", default: int | None = 0
+) -> None:
+    """``--seed N``, 0 by default; see :func:`check_seed`.
+
+    default: None for a command that must know whether a seed was given; the command then uses 0 where none was.
+    """
+    parser.add_argument("--seed", type=int, default=default, metavar="N", help=f"{text} (default: 0)")
 
 
 def add_threads(
@@ -82,6 +87,12 @@ def write_json(destination: str | None, document: Any) -> None:
         write_atomically(Path(destination), text.encode())
 
 
+def check_json(destination: str | None) -> None:
+    """Find out before the work whether :func:`write_json` can write. Makes the file's folder. Raises OutputError."""
+    if destination not in (None, STDOUT):
+        check_file(Path(str(destination)), "--json")
+
+
 def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
     """UsageError, naming the valid values, unless ``value`` is one of them."""
     if value not in allowed:
@@ -94,9 +105,9 @@ def check_least(option: str, value: float | None, least: float) -> None:
         raise UsageError(f"{option} must be at least {least}, got {value}")
 
 
-def check_seed(value: int) -> None:
-    """UsageError unless 0 <= value < 2**32."""
-    if not 0 <= value < MAX_SEED:
+def check_seed(value: int | None) -> None:
+    """UsageError unless 0 <= value < 2**32, or no seed was given."""
+    if value is not None and not 0 <= value < MAX_SEED:
         raise UsageError(f"--seed must be from 0 to {MAX_SEED - 1}, got {value}")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import numpy as np
 
 from lcr_edge.contract import LOGITS, STATE_NAMES
 from lcr_edge.errors import BundleError, ParityError, StateError
-from lcr_edge.files import write_atomically
+from lcr_edge.options import add_json, text_stream, write_json
 from lcr_edge.runtimes.api import Floats, Model, State, load
 from lcr_edge.runtimes.checks import (
     ONE_STEP,
@@ -210,21 +209,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="bundle folder, as export wrote it")
     parser.add_argument("--threads", type=int, help="CPU threads of one step (default: the engine's choice)")
     parser.add_argument("--golden", type=Path, metavar="FILE", help="another clip, from lcr-edge verify --save-golden")
-    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    add_json(parser, "also write the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Raises ParityError (exit 1) when a promise is missed."""
-    report = selftest(args.bundle, threads=args.threads, golden_file=args.golden)
-    print(f"{report.bundle} on {report.engine}: {report.frames} golden frames, {report.latency_ms:.2f} ms per step")
-    print(f"{'':10}{'one step':>24}{'stream':>24}")
+    return check_and_print(args.bundle, args.threads, args.golden, args.json)
+
+
+def check_and_print(bundle: str | os.PathLike[str], threads: int | None, golden: Path | None, json: str | None) -> int:
+    """:func:`selftest`, printed, and written to ``json`` as ``--json`` says. Returns the exit code, 0.
+
+    Raises ParityError when a promise is missed, OutputError, and what :func:`selftest` raises.
+    """
+    report = selftest(bundle, threads=threads, golden_file=golden)
+    lines = [f"{report.bundle} on {report.engine}: {report.frames} golden frames, {report.latency_ms:.2f} ms per step"]
+    lines.append(f"{'':10}{'one step':>24}{'stream':>24}")
     for name in report.step_error:
         cells = (report.step_error, report.step_relative), (report.stream_error, report.stream_relative)
-        print(f"{name:10}{''.join(f'{error[name]:14.2e}{relative[name]:10.1e}' for error, relative in cells)}")
-    print("columns: max abs error, rms error / std", *report.checks, sep="\n")
-    if args.json:
-        write_atomically(Path(args.json), (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+        lines.append(f"{name:10}{''.join(f'{error[name]:14.2e}{relative[name]:10.1e}' for error, relative in cells)}")
+    out = text_stream(json)
+    print(*lines, "columns: max abs error, rms error / std", *report.checks, sep="\n", file=out)
+    write_json(json, report.to_dict())
     if not report.passed:
         raise ParityError("selftest failed: " + "; ".join(report.failures))
-    print(f"passed in {report.seconds:.2f} s")
+    print(f"passed in {report.seconds:.2f} s", file=out)
     return 0

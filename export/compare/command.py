@@ -1,35 +1,32 @@
 """Compare the precisions of one network on every engine: size, decisions and speed, in one Markdown table.
 
-Bundles that are in --out already are used again when they are of the same checkpoint (int8: and of the same
-calibration), the others are exported; a missed promise is shown, and makes the exit code 1. ``--help`` needs no torch.
+A bundle that is already in --out is used again if it comes from the same checkpoint (int8: and the same calibration).
+The others are exported. A missed promise is shown, and the exit code is then 1. ``--help`` needs no torch.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lcr_edge.calibration import options as calibration
 from lcr_edge.calibration.footage import MIN_CLIPS, MIN_SAMPLES
 from lcr_edge.calibration.quant_plan import QUANT_MODES
-from lcr_edge.config import CONFIGS, VARIANTS, get_config
 from lcr_edge.errors import ParityError, UsageError
-from lcr_edge.export.compare.table import BASE, ROUNDS, compare
-from lcr_edge.export.options import find_checkpoint
-from lcr_edge.export.targets import table as targets
+from lcr_edge.export.compare.measure import BASE, ROUNDS, compare
+from lcr_edge.export.options import add_network, check_network, find_checkpoint
 from lcr_edge.export.targets.request import Request
+from lcr_edge.export.targets.table import PRECISIONS, TARGETS, require
 from lcr_edge.export.verify.measure import WORKERS
-from lcr_edge.files import check_writable, write_atomically
-from lcr_edge.options import check_choice
+from lcr_edge.files import check_writable
+from lcr_edge.options import add_json, add_out, check_choice, check_json, check_least, text_stream, write_json
 from lcr_edge.runtimes.bench import STEPS_PER_ROUND
 
 if TYPE_CHECKING:
     from lcr_edge.config import Config
 
-PRECISIONS = (*targets.PRECISIONS, *(f"int8:{quant}" for quant in QUANT_MODES))
-_USUAL = (*targets.PRECISIONS, "int8:dynamic", "int8:weight-only")
+COMPARED = (*PRECISIONS, *(f"int8:{quant}" for quant in QUANT_MODES))
+_USUAL = (*PRECISIONS, "int8:dynamic", "int8:weight-only")
 MOST_THREADS = 256
 # Frames that a bundle is checked over when only its speed is asked for.
 QUICK_FRAMES = 8
@@ -37,57 +34,46 @@ QUICK_FRAMES = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge compare``. Values are checked in :func:`run`, so that errors name the way out."""
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", help="a trained .safetensors file (default: the packaged lcr_nano)"
-    )
-    parser.add_argument("--config", metavar="NAME", help=f"one of {', '.join(CONFIGS)}; must be the checkpoint's")
-    parser.add_argument("--random-weights", type=int, metavar="SEED", help="random weights instead")
-    parser.add_argument("--variant", help=f"with --random-weights: one of {', '.join(VARIANTS)} (default: default)")
-    every = ",".join(targets.TARGETS)
-    parser.add_argument("--targets", default=every, metavar="LIST", help=f"of {every} (default: all)")
+    add_network(parser)
+    every = ",".join(TARGETS)
+    parser.add_argument("--targets", default=every, metavar="LIST", help=f"some of {every} (default: all)")
     parser.add_argument(
         "--precisions",
         default=",".join(_USUAL),
         metavar="LIST",
-        help=f"of {', '.join(PRECISIONS)} (default: {','.join(_USUAL)}); fp32 is always among them",
+        help=f"some of {', '.join(COMPARED)} (default: {','.join(_USUAL)}); fp32 is always included",
     )
     parser.add_argument("--threads", default="1,2", metavar="LIST", help="CPU threads of one step (default: 1,2)")
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"of {STEPS_PER_ROUND} steps each (default: {ROUNDS})"
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        metavar="N",
+        help=f"rounds of timing, {STEPS_PER_ROUND} steps each (default: {ROUNDS})",
     )
     parser.add_argument(
         "--speed-only", action="store_true", help="sizes and speed only: quick exports whose promises are not checked"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/compare"), metavar="DIR", help="folder of the bundles (out/compare)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     calibration.add_arguments(parser)
+    add_out(parser, "folder of the bundles", default="out/compare")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table. Raises ParityError (exit 1), after it, when a promise is missed."""
-    chosen = _list("target", args.targets, tuple(targets.TARGETS))
-    precisions = dict.fromkeys((BASE, *_list("precision", args.precisions, PRECISIONS)))
-    threads = [int(text) for text in _list("thread count", args.threads, tuple(map(str, range(1, MOST_THREADS + 1))))]
-    if args.rounds < 1:
-        raise UsageError(f"--rounds must be at least 1, got {args.rounds}")
+    targets = _list("target", args.targets, tuple(TARGETS))
+    precisions = tuple(dict.fromkeys((BASE, *_list("precision", args.precisions, COMPARED))))
+    threads = _threads(args.threads)
+    check_least("--rounds", args.rounds, 1)
     int8 = any(name.startswith("int8") for name in precisions)
-    given = [name for name, value in vars(args).items() if name.startswith("calibration") and value is not None]
-    if given and not int8:
-        raise UsageError(f"--{given[0].replace('_', '-')}: only with int8 among --precisions")
-    if args.speed_only and not given:
-        # Ranges change neither size nor speed.
-        args.calibration_clips, args.calibration_samples = MIN_CLIPS, MIN_SAMPLES
-    calibration.check(args)
-    if args.config is not None:
-        get_config(args.config)
-    for name in chosen:
-        targets.require(targets.TARGETS[name], int8=int8)
+    _check_calibration(args, int8)
+    check_network(args, int8)
+    for name in targets:
+        require(TARGETS[name], int8=int8)
     checkpoint = find_checkpoint(args)
-    requests = dict.fromkeys(_request(checkpoint.config, name, text) for name in chosen for text in precisions)
-    for folder in (args.out, *([args.json.parent] if args.json else [])):
-        check_writable(folder)
+    requests = dict.fromkeys(_request(checkpoint.config, name, text) for name in targets for text in precisions)
+    check_writable(args.out)
+    check_json(args.json)
     import torch
 
     from lcr_edge.export.exporter import Gate
@@ -104,12 +90,24 @@ def run(args: argparse.Namespace) -> int:
         gate=Gate(frames=QUICK_FRAMES) if args.speed_only else Gate(workers=WORKERS),
         judged=not args.speed_only,
     )
-    print(comparison.table())
-    if args.json:
-        write_atomically(args.json, (json.dumps(comparison.to_dict(), indent=2) + "\n").encode())
+    print(comparison.table(), file=text_stream(args.json))
+    write_json(args.json, comparison.to_dict())
     if comparison.failures:
-        raise ParityError(f"{len(comparison.failures)} promises were missed, see the end of the table")
+        raise ParityError(f"{len(comparison.failures)} promises were missed; they are listed below the table")
     return 0
+
+
+def _check_calibration(args: argparse.Namespace, int8: bool) -> None:
+    """UsageError for options of calibration that are out of range, or that nothing would use.
+
+    With --speed-only and without such options, sets the smallest calibration: ranges change neither size nor speed.
+    """
+    given = calibration.given(args)
+    if given and not int8:
+        raise UsageError(f"{', '.join(given)}: only with int8 among --precisions")
+    if args.speed_only and not given:
+        args.calibration_clips, args.calibration_samples = MIN_CLIPS, MIN_SAMPLES
+    calibration.check(args)
 
 
 def _list(what: str, text: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
@@ -119,6 +117,14 @@ def _list(what: str, text: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
     return parts
 
 
+def _threads(text: str) -> tuple[int, ...]:
+    allowed = {str(count): count for count in range(1, MOST_THREADS + 1)}
+    parts = dict.fromkeys(part.strip() for part in text.split(","))
+    if not set(parts) <= set(allowed):
+        raise UsageError(f"--threads must be a comma-separated list of numbers from 1 to {MOST_THREADS}, got {text!r}")
+    return tuple(allowed[part] for part in parts)
+
+
 def _request(config: Config, target: str, precision: str) -> Request:
     name, _, quant = precision.partition(":")
-    return Request(config, target, name, quant=quant or targets.TARGETS[target].default_quant)
+    return Request(config, target, name, quant=quant or TARGETS[target].default_quant)

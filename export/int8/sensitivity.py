@@ -1,7 +1,7 @@
 """Measure what quantising each layer of the step alone costs on a stream, and what narrower states cost.
 
-One row a layer (the others stay float), one a state that is kept as fp16 or int8 between frames (the step stays float),
-all layers at once, and the usual recipe. ``fewest`` leaves the costliest layers in float.
+There is a row for each layer (the others stay float), for each state that is kept as fp16 or int8 between frames (the
+step stays float), for all layers at once, and for the usual recipe. ``export --keep-float`` leaves layers in float.
 """
 
 from __future__ import annotations
@@ -18,10 +18,22 @@ from lcr_edge.calibration import options as calibration
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES
 from lcr_edge.contract import STATE_NAMES
 from lcr_edge.errors import UsageError
-from lcr_edge.export.targets import table as targets
 from lcr_edge.export.targets.request import Request
-from lcr_edge.files import make_folder, write_atomically
-from lcr_edge.options import check_choice
+from lcr_edge.export.targets.table import FLOAT_BY_DEFAULT, TARGETS, require
+from lcr_edge.files import check_writable, write_atomically
+from lcr_edge.options import (
+    add_checkpoint,
+    add_frames,
+    add_json,
+    add_out,
+    add_seed,
+    add_threads,
+    check_choice,
+    check_json,
+    check_least,
+    text_stream,
+    write_json,
+)
 from lcr_edge.plots import plot_sensitivity, require_matplotlib
 from lcr_edge.progress import step
 from lcr_edge.runtimes.tallies import TENSORS
@@ -39,9 +51,12 @@ _NARROW = ("fp16", "int8")
 
 @dataclass(frozen=True)
 class Row:
-    """What one change costs. what: a layer or a kind of layers (a pattern), a state and its precision, or a recipe.
-    kind: LAYER, STATE or RECIPE. weight_bytes: of the quantised weights with their scales; mac_share: of the step's
-    multiply-adds, in [0, 1]; both None for a state."""
+    """What one change costs.
+
+    what: a layer, a kind of layers (a pattern), a state and its precision, or a recipe. kind: LAYER, STATE or RECIPE.
+    weight_bytes: size of the quantised weights with their scales. mac_share: their share of the step's multiply-adds,
+    in [0, 1]. Both are None for a state.
+    """
 
     what: str
     kind: str
@@ -57,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Rows, the costliest first. engine: that they were measured on. clip: what ``frames`` frames were taken of."""
+    """All rows, the costliest first. engine: where they were measured. clip: where the ``frames`` frames came from."""
 
     rows: tuple[Row, ...]
     engine: str
@@ -68,8 +83,8 @@ class Sensitivity:
     calibration_digest: str
 
     def together(self) -> list[float]:
-        """Root of the sum of squares of the single layers' errors in the stream, of logits and both states: what all
-        at once would cost if their errors were independent."""
+        """What quantising all layers would cost if their errors were independent: the root of the sum of squares of
+        the single layers' errors in the stream, for logits and both states."""
         single = [row.cost.stream_errors() for row in self.rows if row.kind == LAYER]
         return [math.sqrt(sum(value * value for value in column)) for column in zip(*single)]
 
@@ -119,9 +134,9 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure every row. The reference, in float64 (``export.verify.reference``), is computed once and kept in memory.
 
-    request: of int8 with float io; its name tells the target. clip: a video file, by default rendered gestures. kinds:
-    the layers of a kind ("layers.*.rg") at once, which takes fewer conversions. Progress goes to stderr. Raises
-    UsageError for too few frames, VideoError, CalibrationError, MissingExtraError.
+    request: for int8 with float io. clip: a video file, by default rendered gestures. kinds: quantise the layers of a
+    kind ("layers.*.rg") together, which takes fewer conversions. Progress goes to stderr. Raises UsageError for too
+    few frames, VideoError, CalibrationError, MissingExtraError.
     """
     from lcr_edge.export.int8.layers import kinds_of, matching
     from lcr_edge.export.int8.trials import Trials, measure, state_format, step_of, with_rounded
@@ -141,8 +156,8 @@ def sensitivity(
     rows = [Row(what, LAYER, trials.cost(reference, what, group), *sizes.of(group)) for what, group in groups.items()]
     rows.append(Row("all", RECIPE, trials.cost(reference, "all", names), *sizes.of(names)))
     if request.quant == "static":
-        usual = f"all but {targets.FLOAT_BY_DEFAULT}"
-        kept = matching(targets.FLOAT_BY_DEFAULT, names)
+        usual = f"all but {FLOAT_BY_DEFAULT}"
+        kept = matching(FLOAT_BY_DEFAULT, names)
         cost = trials.cost(reference, usual, names, kept)
         rows.append(Row(usual, RECIPE, cost, *sizes.of([name for name in names if name not in kept])))
     with trials.float32() as model:
@@ -172,7 +187,7 @@ class _Sizes:
 
         self._macs, self._total = multiply_adds(trials.cell), total
         shapes = {name: linear.weight.shape for name, linear in trials.cell.linears().items()}
-        # A byte a weight, a float32 scale an output channel.
+        # One byte for each weight, one float32 scale for each output channel.
         self._bytes = {name: shape[0] * (shape[1] + 4) for name, shape in shapes.items()}
 
     def of(self, layers: Collection[str]) -> tuple[int, float]:
@@ -181,50 +196,43 @@ class _Sizes:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge sensitivity``."""
-    parser.add_argument("checkpoint", nargs="?", help="a trained .safetensors file (default: the packaged lcr_nano)")
-    parser.add_argument("--target", help=f"one of {', '.join(targets.TARGETS)}")
-    parser.add_argument(
-        "--frames", type=int, default=FRAMES, metavar="N", help=f"of the stream, without reset (default: {FRAMES})"
-    )
+    add_checkpoint(parser)
+    parser.add_argument("--target", metavar="NAME", help=f"one of {', '.join(TARGETS)}")
+    add_frames(parser, "frames to step, as one stream without reset", FRAMES)
     parser.add_argument("--clip", metavar="FILE", help="a video; a short one is played forward and backward in turn")
-    parser.add_argument("--quant", help=f"one of {', '.join(QUANT_MODES)} (default: the target's)")
-    parser.add_argument("--int8-activations", default=ACTIVATIONS[0], help="u8 (default) or s8, see lcr-edge export")
+    parser.add_argument(
+        "--quant", metavar="MODE", help=f"one of {', '.join(QUANT_MODES)} (default: what export uses for the target)"
+    )
+    parser.add_argument(
+        "--int8-activations", metavar="TYPE", default=ACTIVATIONS[0], help="u8 (default) or s8, see lcr-edge export"
+    )
     parser.add_argument(
         "--kinds",
         action="store_true",
-        help="quantise the layers of a kind at once: fewer conversions. Each layer or kind is one, which takes some "
-        "seconds",
+        help="quantise all layers of a kind at once instead of each layer alone: fewer rows, each of which takes a "
+        "conversion of some seconds",
     )
     calibration.add_arguments(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write sensitivity.json and sensitivity.png there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of the engine (default: 1)")
+    add_seed(parser, "where the choice of calibration clips and samples starts", default=None)
+    add_out(parser, "also write sensitivity.json and sensitivity.png there")
+    add_json(parser)
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the table. Raises LcrError subclasses; files are whole or not there."""
-    if args.target is None:
-        raise UsageError(f"--target is missing; choose one of {', '.join(targets.TARGETS)}")
-    check_choice("target", args.target, tuple(targets.TARGETS))
-    if args.quant is not None:
-        check_choice("quant", args.quant, QUANT_MODES)
-    check_choice("int8 activations", args.int8_activations, ACTIVATIONS)
-    least = PROMISES["int8"].settled + 1
-    for name, value, bound in (("frames", args.frames, least), ("threads", args.threads, 1)):
-        if value < bound:
-            raise UsageError(f"--{name} must be at least {bound}, got {value}")
-    calibration.check(args)
-    row = targets.TARGETS[args.target]
-    targets.require(row, int8=True)
-    if args.out is not None:  # before the work, which may take long
-        require_matplotlib()
-        make_folder(args.out)
+    _check(args)
     from lcr_edge import checkpoint
 
     found = checkpoint.load(args.checkpoint)
+    row = TARGETS[args.target]
     request = Request(
         found.config, args.target, "int8", quant=args.quant or row.default_quant, activations=args.int8_activations
     )
+    if args.out is not None:
+        require_matplotlib()
+        check_writable(args.out)
+    check_json(args.json)
     import torch
 
     # The reference's matrices are small: more threads would mostly wait for each other.
@@ -233,11 +241,24 @@ def run(args: argparse.Namespace) -> int:
     result = sensitivity(
         found, samples, request, frames=args.frames, clip=args.clip, kinds=args.kinds, threads=args.threads
     )
-    print(result.table())
-    text = (json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n").encode()
-    if args.json is not None:
-        write_atomically(args.json, text)
+    print(result.table(), file=text_stream(args.json))
+    text = json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n"
+    write_json(args.json, text)
     if args.out is not None:
-        write_atomically(args.out / "sensitivity.json", text)
+        write_atomically(args.out / "sensitivity.json", text.encode())
         plot_sensitivity(result.to_dict(), args.out / "sensitivity.png")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Find what is wrong with the call before torch is imported. Raises UsageError, MissingExtraError."""
+    if args.target is None:
+        raise UsageError(f"--target is missing; choose one of {', '.join(TARGETS)}")
+    check_choice("target", args.target, tuple(TARGETS))
+    if args.quant is not None:
+        check_choice("quant", args.quant, QUANT_MODES)
+    check_choice("int8 activations", args.int8_activations, ACTIVATIONS)
+    check_least("--frames", args.frames, PROMISES["int8"].settled + 1)
+    check_least("--threads", args.threads, 1)
+    calibration.check(args)
+    require(TARGETS[args.target], int8=True)

@@ -1,4 +1,4 @@
-"""What a bundle decides beside the float network on held-out rendered gestures, clip by clip."""
+"""What a bundle and the float network decide on held-out rendered gestures, clip by clip."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from lcr_edge.tolerances import CLIPS_PER_CLASS, LEARNT
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 _SHOWN = 6  # pairs of classes in the table
-# Logits of the float network by a digest of its weights: every bundle of a checkpoint is compared with the same ones.
-_FLOAT: dict[tuple[str, int, int], F32] = {}
-_FLOATS = 4
+# Every bundle of a checkpoint is compared with the same logits of the float network, and these take longest to make.
+# The last few are kept, by all that they depend on: (digest of config and weights, clips of each class, frames).
+_KEPT = 4
+_kept_logits: dict[tuple[str, int, int], F32] = {}
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ class Clips:
     """Decisions on clips, each stepped from a zero state. A decision is the largest mean logit over the second half of
     the frames (``evaluate.scores.decide``), for the float network and the bundle alike.
 
-    agreement: share of the clips with the same decision, in [0, 1]. float_top1, bundle_top1: per cent of right ones,
-    None where the network does not know the gestures; then ``note`` says so. confusion: counts [classes][classes], the
-    float network's decision down, the bundle's across. broken: sentences on clips without a decision.
+    agreement: share of the clips with the same decision, in [0, 1]. float_top1, bundle_top1: right decisions in per
+    cent, or None where the network does not know the gestures, which ``note`` then says. confusion: number of clips,
+    [classes][classes], by the float network's decision (rows) and the bundle's (columns). broken: sentences about
+    clips without a decision.
     """
 
     data: str
@@ -54,7 +56,7 @@ class Clips:
     broken: tuple[str, ...]
 
     def changed(self) -> list[tuple[str, str, int]]:
-        """(float's class, the bundle's, clips) of decisions that differ, most frequent first."""
+        """Decisions that differ, the most frequent first: (float's class, the bundle's class, number of clips)."""
         counts = np.array(self.confusion, np.int64)
         np.fill_diagonal(counts, 0)
         pairs = [(int(counts[i, k]), int(i), int(k)) for i, k in zip(*np.nonzero(counts))]
@@ -90,8 +92,8 @@ def measure_clips(
 ) -> Clips:
     """Decide ``per_class`` held-out rendered clips of each gesture with the bundle and with the float network.
 
-    Clips and the float network's logits are kept for the next bundle. workers: see ``clips.rendered_clips``. Does not
-    raise on a missed promise. Raises BundleError for a precision without one, MissingExtraError, UsageError.
+    The clips and the float network's logits are kept for the next bundle. workers: see ``clips.rendered_clips``. Does
+    not raise on a missed promise. Raises BundleError for a precision without a promise, MissingExtraError, UsageError.
     """
     promise = promised(model)
     clips, gestures = gestures_of(checkpoint, per_class, workers, progress)
@@ -138,22 +140,31 @@ def why_not(checkpoint: Checkpoint) -> str:
 
 
 def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: bool) -> F32:
-    """Logits [n, T, classes] of the float network, float32, each clip from a zero state; kept by its weights."""
+    """Logits [n, T, classes] of the float network, float32, each clip from a zero state; see _kept_logits."""
+    key = (_digest(checkpoint), per_class, clips.shape[1])
+    if key not in _kept_logits:
+        if len(_kept_logits) >= _KEPT:
+            del _kept_logits[next(iter(_kept_logits))]  # the oldest
+        _kept_logits[key] = _float_rollout(checkpoint, clips, progress)
+    return _kept_logits[key]
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the config and the weights as they are now; the file's own says nothing of weights that changed."""
     digest = hashlib.sha256(repr(checkpoint.config).encode())
     for value in checkpoint.model.state_dict().values():
         digest.update(value.numpy().tobytes())
-    key = (digest.hexdigest(), per_class, clips.shape[1])
-    if key not in _FLOAT:
-        network = copy.deepcopy(checkpoint.model).eval().float()
-        parts = []
-        starts = range(0, len(clips), BATCH)
-        for start in with_bar(starts, "float decisions", "batch", len(starts), progress):
-            part = clips[start : start + BATCH]
-            edges = np.stack([[host_edges(frame) for frame in clip] for clip in part])
-            with torch.inference_mode():
-                logits, _ = network(torch.from_numpy(part.copy()), None, torch.from_numpy(edges))
-            parts.append(logits.numpy())
-        if len(_FLOAT) >= _FLOATS:
-            _FLOAT.clear()
-        _FLOAT[key] = np.concatenate(parts)
-    return _FLOAT[key]
+    return digest.hexdigest()
+
+
+def _float_rollout(checkpoint: Checkpoint, clips: U8, progress: bool) -> F32:
+    network = copy.deepcopy(checkpoint.model).eval().float()
+    parts = []
+    starts = range(0, len(clips), BATCH)
+    for start in with_bar(starts, "float decisions", "batch", len(starts), progress):
+        part = clips[start : start + BATCH]
+        edges = np.stack([[host_edges(frame) for frame in clip] for clip in part])
+        with torch.inference_mode():
+            logits, _ = network(torch.from_numpy(part.copy()), None, torch.from_numpy(edges))
+        parts.append(logits.numpy())
+    return np.concatenate(parts)

@@ -1,9 +1,12 @@
-"""All that is measured of a bundle: the two modes of ``parity``, and the decisions of ``streams`` and ``decisions``."""
+"""Everything that is measured on a bundle: the two modes of ``parity``, then ``streams`` and ``decisions``."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +33,7 @@ WORKERS = 2
 def verify(
     bundle: str | os.PathLike[str],
     *,
-    against: str | None = None,
+    checkpoint: str | None = None,
     clip: str | None = None,
     frames: int = FRAMES,
     threads: int | None = 1,
@@ -38,17 +41,18 @@ def verify(
     workers: int = 1,
     progress: bool = False,
 ) -> Report:
-    """Measure a bundle; see ``lcr_edge.export.verify.parity.Report``. Needs torch.
+    """Measure a bundle; see ``lcr_edge.export.verify.report.Report``. Needs torch.
 
-    against: the checkpoint file it was exported from; by default the packaged one, or the random weights that its
-    manifest names. The others as of :func:`measure_all`. Does not raise on a missed promise. Raises BundleError,
-    CheckpointError (another checkpoint than the bundle's), VideoError, UsageError, MissingExtraError.
+    checkpoint: the file that it was exported from; by default the packaged one, or the random weights that its
+    manifest names. The other arguments are those of :func:`measure_all`. Does not raise on a missed promise. Raises
+    BundleError, CheckpointError (not the bundle's checkpoint), VideoError, UsageError, MissingExtraError, and
+    ParityError for a state that is NaN before there is anything to judge.
     """
     model = load(bundle, threads=threads)
     _check_frames(model, frames)
-    checkpoint = reference_checkpoint(model.bundle, against)
+    reference = reference_checkpoint(model.bundle, checkpoint)
     return measure_all(
-        model, checkpoint, clip=clip, frames=frames, decisions=decisions, workers=workers, progress=progress
+        model, reference, clip=clip, frames=frames, decisions=decisions, workers=workers, progress=progress
     )
 
 
@@ -68,31 +72,43 @@ def measure_all(
 
     clip: a video file for the two modes, by default rendered gestures; frames: of it. decisions: also compare them on
     rendered gestures, by default where the precision promises something about them (int8): one stream of
-    max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture; and play
-    the video from several places, where ``frames`` reaches the end of the window LATE. workers: processes that draw
-    gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+    max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture; then the
+    video is also played from several places, if ``frames`` reaches the end of the window LATE. workers: processes that
+    draw gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
 
     Does not raise on a missed promise. Raises BundleError, VideoError, UsageError, MissingExtraError.
     """
     from lcr_edge.export.verify import clips, parity
     from lcr_edge.export.verify.decisions import measure_clips, why_not
+    from lcr_edge.export.verify.report import CLIPS, MODES, STREAMS, VIDEO
     from lcr_edge.export.verify.streams import measure_streams, measure_video
 
     _check_frames(model, frames)
+    seconds: dict[str, float] = {}
     source = clips.stream(clip, model.bundle.config, frames)
     shown = with_bar(source, "verifying", "frame", frames, progress)
-    report = parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
+    with _timed(seconds, MODES):
+        report = parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
+    report = dataclasses.replace(report, seconds=seconds)
     if not (report.promise.drift is not None if decisions is None else decisions):
         return report
     shared = {"per_class": min(per_class, _FEW) if why_not(checkpoint) else per_class, "workers": workers}
     # A clip of fewer frames was asked for to be quick, or is for a look at the first ones.
-    played = clip is not None and frames >= LATE[1]
-    return dataclasses.replace(
-        report,
-        video=measure_video(model, checkpoint, str(clip), progress=progress) if played else None,
-        streams=measure_streams(model, checkpoint, frames=max(streams, frames), **shared, progress=progress),
-        clips=measure_clips(model, checkpoint, **shared, progress=progress),
-    )
+    if clip is not None and frames >= LATE[1]:
+        with _timed(seconds, VIDEO):
+            report = dataclasses.replace(report, video=measure_video(model, checkpoint, clip, progress=progress))
+    with _timed(seconds, STREAMS):
+        found = measure_streams(model, checkpoint, frames=max(streams, frames), **shared, progress=progress)
+    with _timed(seconds, CLIPS):
+        decided = measure_clips(model, checkpoint, **shared, progress=progress)
+    return dataclasses.replace(report, streams=found, clips=decided)
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    seconds[part] = time.perf_counter() - begin
 
 
 def _check_frames(model: Model, frames: int) -> None:
@@ -102,7 +118,7 @@ def _check_frames(model: Model, frames: int) -> None:
 
 
 def save_golden(
-    path: Path, bundle: str | os.PathLike[str], *, against: str | None = None, clip: str | None = None, frames: int
+    path: Path, bundle: str | os.PathLike[str], *, checkpoint: str | None = None, clip: str | None = None, frames: int
 ) -> None:
     """Write the clip and the reference's answers to ``path`` (.npz), for a long selftest where there is no torch.
 
@@ -112,26 +128,26 @@ def save_golden(
     from lcr_edge.export.verify.reference import roll
 
     checked = read_bundle(bundle)
-    checkpoint = reference_checkpoint(checked, against)
-    golden = roll(checkpoint.model, clips.stream(clip, checked.config, frames))
+    reference = reference_checkpoint(checked, checkpoint)
+    golden = roll(reference.model, clips.stream(clip, checked.config, frames))
     write_atomically(path, golden.to_bytes())
 
 
-def reference_checkpoint(bundle: Bundle, against: str | None = None) -> Checkpoint:
-    """The checkpoint that a bundle was exported from. CheckpointError when its sha256 is another one."""
+def reference_checkpoint(bundle: Bundle, file: str | None = None) -> Checkpoint:
+    """The checkpoint that a bundle was exported from. CheckpointError where ``file`` holds another one."""
     from lcr_edge import checkpoint
 
     seed = bundle.manifest.get("random_seed")
-    if against is None and isinstance(seed, int):
+    if file is None and isinstance(seed, int):
         found = checkpoint.random_checkpoint(bundle.config, seed)
         origin = f"random weights of seed {seed}"
     else:
-        found = checkpoint.load(against)
-        origin = "the packaged checkpoint" if against is None else str(against)
+        found = checkpoint.load(file)
+        origin = "the packaged checkpoint" if file is None else file
     wanted = str(bundle.manifest.get("checkpoint_sha256"))
     if found.sha256 != wanted:
         raise CheckpointError(
             f"bundle {bundle.folder} was exported from another checkpoint (sha256 {wanted[:12]}..., {origin} has "
-            f"{found.sha256[:12]}...): give its file with --against, or export the bundle again"
+            f"{found.sha256[:12]}...): give its file with --checkpoint, or export the bundle again"
         )
     return found

@@ -1,4 +1,4 @@
-"""A verification as one HTML page: no other file, no script, readable on a phone."""
+"""A verification as one HTML page that needs no other file and no script, and is readable on a phone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_page(report: Report, path: Path, manifest: Mapping[str, Any]) -> Path:
 
 
 def page(report: Report, manifest: Mapping[str, Any]) -> str:
-    """The page as text. manifest: the bundle's manifest.json, for sizes and origin."""
+    """The page as text. manifest: the bundle's manifest.json, which has the sizes and the origin."""
     title = f"{report.bundle}: {'every promise met' if report.passed else 'promises MISSED'}"
     parts = [
         f"<h1>{_text(title)}</h1>",
@@ -135,7 +135,7 @@ def _count(count: int, same: bool) -> str:
 def _sensitivity(rows: Sequence[tuple[str, float]]) -> str:
     title = "What quantising each layer alone costs"
     if not rows:
-        how = "lcr-edge export --report measures it, lcr-edge sensitivity does so layer by layer."
+        how = "lcr-edge export --report measures it by kind of layer, lcr-edge sensitivity layer by layer."
         return _section(title, _paragraph(f"Not measured: {how}"))
     worst = max((cost for _, cost in rows if math.isfinite(cost)), default=0.0)
     cells = []
@@ -146,7 +146,7 @@ def _sensitivity(rows: Sequence[tuple[str, float]]) -> str:
             f'<rect width="{width:.1f}" height="8" fill="var(--s0)"/></svg>'
         )
         cells.append([_text(name), f"{cost:.3g}", bar])
-    what = _paragraph("rms error / std in a stream of the worst of logits and states, all other layers in float.")
+    what = _paragraph("rms error / std in a stream, the largest of logits and states, with all other layers in float.")
     return _section(title, _table(["layer", "cost", ""], cells) + what)
 
 

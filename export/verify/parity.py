@@ -28,9 +28,9 @@ PHASES = (0, 1, 4, 50)
 def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]], clip: str) -> Report:
     """Step bundle and reference side by side; ``clip`` names the frames in the report.
 
-    The growth of the error is not judged: one stream cannot tell it from a change of scene (``streams``). Does not
-    raise on a missed promise. Raises BundleError for a precision without one, FrameError, UsageError for too few
-    frames, ParityError where a state is NaN before there are enough.
+    The growth of the error is not judged here: one stream cannot tell it from a change of scene (see ``streams``).
+    Does not raise on a missed promise. Raises BundleError for a precision without a promise, FrameError, UsageError
+    for too few frames, and ParityError where a state is NaN before there are enough frames to judge.
     """
     promise = promised(model)
     one_step, stream = Mode(PHASES, promise.settled), Mode(PHASES, promise.settled)
@@ -81,8 +81,8 @@ def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]
         promise=promise,
         one_step=one_step.lines(),
         stream=stream.lines(),
-        one_step_curve=one_step.curve,
-        stream_curve=stream.curve,
+        one_step_curve=one_step.curve(),
+        stream_curve=stream.curve(),
         checks=tuple(_checks(promise, one_step, stream)),
         broken=(*missed, *broken),
     )
@@ -101,7 +101,7 @@ def _checks(promise: Promise, one_step: Mode, stream: Mode) -> Iterable[Check]:
 
 
 def _read_states(model: Model, step: Step, before: State, found: tuple[Floats, State]) -> set[str]:
-    """Names of the states whose zeroing changes the step: those that the model reads."""
+    """Names of the states that the model reads: setting them to zero changes the step."""
     zeros = model.initial_state()
     read = set()
     for name, blind in zip(STATE_NAMES, (State(zeros.h, before.c), State(before.h, zeros.c))):

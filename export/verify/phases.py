@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -18,7 +19,7 @@ POINTS = 200
 
 
 class Mode:
-    """The lines and the curve of one mode.
+    """Sums up one mode: its lines and its curve.
 
     starts: first frames of the phases, rising from 0. settled: one of them; averages are judged from it on.
     """
@@ -29,15 +30,15 @@ class Mode:
         self._phases = [(first, _span(first, end)) for first, end in zip(starts, (*starts[1:], None))]
         self._settled = settled
         self._lines: dict[int, Line] = {}
-        self.curve = Curve(64)
+        self._curve = Curve(64)
 
     def add(self, frame: int, found: Triple, wanted: Triple) -> None:
         """Count frame number ``frame`` of its stream."""
         rms = self._lines.setdefault(self._phase(frame), Line()).add(found, wanted)
-        self.curve.add(frame, rms, same_class(found, wanted))
+        self._curve.add(frame, rms, same_class(found, wanted))
 
     def add_logits(self, frame: int, found: Floats, wanted: Floats) -> None:
-        """Count other logits of a frame that was added: they tell nothing of the states."""
+        """Count other logits of a frame that was added before, such as those of the engine's own feedback."""
         self._lines[self._phase(frame)].tensors[LOGITS].add(found, wanted)
 
     def judged(self) -> Line:
@@ -45,13 +46,17 @@ class Mode:
         return self._joined(self._settled)
 
     def lines(self) -> dict[str, Line]:
-        """Phase -> line, in order; then the judged frames where those are not all; then all. Sets the deviations."""
+        """Phase -> line, in order; then the judged frames where those are not all; then all. Without empty ones."""
         named = {name: self._lines[first] for first, name in self._phases if first in self._lines}
         if self._settled:
             named[f"from {self._settled}"] = self.judged()
         named[EVERYTHING] = self._joined(0)
-        self.curve.deviation = {name: tally.deviation for name, tally in named[EVERYTHING].tensors.items()}
         return {name: line for name, line in named.items() if line.frames}
+
+    def curve(self) -> Curve:
+        """The errors frame by frame, with the deviations of the reference over all frames that were added."""
+        tensors = self._joined(0).tensors
+        return self._curve.with_deviation({name: tally.deviation for name, tally in tensors.items() if tally.count})
 
     def _phase(self, frame: int) -> int:
         return next(first for first, _ in reversed(self._phases) if frame >= first)
@@ -84,8 +89,8 @@ class Curve:
     """One mode over the frames of one or several streams.
 
     squared: sum of squared rms errors of each tensor, float64 [n]; agreed: sum of frames with the reference's class,
-    float64 [n]; streams: how many streams had that frame, float64 [n]. deviation: of the reference's tensors, for
-    relative figures; set when all frames are in.
+    float64 [n]; streams: how many streams had that frame, float64 [n]. deviation: standard deviation of each of the
+    reference's tensors, for relative figures; NaN until :meth:`with_deviation` sets it.
     """
 
     def __init__(self, frames: int) -> None:
@@ -104,6 +109,12 @@ class Curve:
             self.squared[name][frame] += value * value
         self.agreed[frame] += agreed
         self.streams[frame] += 1
+
+    def with_deviation(self, deviation: dict[str, float]) -> Curve:
+        """This curve, no copy of its arrays, with other deviations: of the tensors that are named, NaN for others."""
+        curve = copy.copy(self)
+        curve.deviation = {name: deviation.get(name, math.nan) for name in TENSORS}
+        return curve
 
     @property
     def length(self) -> int:

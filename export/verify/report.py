@@ -1,4 +1,4 @@
-"""What was measured of a bundle, as a table, as JSON, and as sentences about what was missed."""
+"""What was measured on a bundle, as a table, as JSON, and as sentences about what was missed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lcr_edge.export.verify.decisions import Clips
     from lcr_edge.export.verify.streams import Streams
 
+# The parts of a verification.
+MODES, STREAMS, VIDEO, CLIPS = "modes", "streams", "video", "clips"
 # What to try when int8 misses.
 _ADVICE = (
     "calibrate with clips of the device's own scenes (lcr-edge export --calibration-data), leave the layers that cost "
@@ -28,11 +31,16 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured. one_step, stream: a :class:`Line` per phase and one for "all" frames, from the reference's
-    state and from the bundle's own; the curves are the same frame by frame. checks: each promise. broken: what no
-    bundle may do at all. streams, video, clips: long rendered streams, streams of the video that was given, decisions
-    on rendered clips, where these were measured. sensitivity: (layer or kind of layers, what quantising it alone costs:
-    rms error / std in a stream), the costliest first, of int8 where that was measured. passed: nothing missed."""
+    """What was measured on one bundle.
+
+    one_step, stream: a :class:`Line` for each phase and one for "all" frames, stepped from the reference's state and
+    from the bundle's own; the two curves are the same, frame by frame. checks: each promise about them. broken: what
+    is wrong whatever the precision. streams, video, clips: long rendered streams, streams of the given video,
+    decisions on rendered clips; None where not measured. sensitivity: (layer or kind of layers, what quantising it
+    alone costs: rms error / std in a stream), the costliest first; empty where not measured. seconds: that each part
+    (MODES, STREAMS, VIDEO, CLIPS) took; not in :meth:`to_dict`, so that the same bundle gives the same JSON.
+    passed: nothing was missed.
+    """
 
     bundle: str
     engine: str
@@ -50,21 +58,30 @@ class Report:
     video: Streams | None = None
     clips: Clips | None = None
     sensitivity: tuple[tuple[str, float], ...] = ()
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def _parts(self) -> tuple[Streams | Clips, ...]:
-        return tuple(part for part in (self.streams, self.video, self.clips) if part is not None)
+    def _further(self) -> dict[str, Streams | Clips]:
+        """What was measured beyond the two modes, by part."""
+        found = {STREAMS: self.streams, VIDEO: self.video, CLIPS: self.clips}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def parts(self) -> dict[str, tuple[tuple[Check, ...], tuple[str, ...]]]:
+        """The checks of each part that was measured, and the sentences about what is broken in it."""
+        found = {MODES: (self.checks, self.broken)}
+        return {**found, **{name: (part.checks, part.broken) for name, part in self._further.items()}}
 
     @property
     def every_check(self) -> tuple[Check, ...]:
-        """Of both modes, the streams and the clips."""
-        return (*self.checks, *itertools.chain(*(part.checks for part in self._parts)))
+        """Those of both modes, the streams and the clips."""
+        return tuple(itertools.chain(*(checks for checks, _ in self.parts.values())))
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """One sentence per missed promise; empty means passed."""
-        broken = itertools.chain(*(part.broken for part in self._parts))
-        return (*self.broken, *broken, *failures_of(self.every_check))
+        """One sentence for each missed promise; empty means passed."""
+        broken = itertools.chain(*(sentences for _, sentences in self.parts.values()))
+        return (*broken, *failures_of(self.every_check))
 
     @property
     def passed(self) -> bool:
@@ -72,12 +89,12 @@ class Report:
 
     @property
     def complaint(self) -> str:
-        """All failures in one sentence, and for int8 what to try."""
+        """All failures in one sentence, with what to try for int8."""
         advice = f". Try: {_ADVICE}" if self.precision == "int8" and not self.broken else ""
         return "; ".join(self.failures) + advice
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; NaN and Inf, which JSON lacks, become strings. Curves have at most ``curves.POINTS`` points."""
+        """JSON values; NaN and Inf, which JSON lacks, become strings. Curves have at most ``phases.POINTS`` points."""
         values = {
             "passed": self.passed,
             "failures": list(self.failures),
@@ -107,12 +124,12 @@ class Report:
         ).encode()
 
     def table(self) -> str:
-        """The report for people: max abs error and rms error / std per phase and tensor, agreement of the class, and
+        """The report for people: max abs error and rms error / std by phase and tensor, agreement of the class, and
         each promise with what was measured."""
         parts = [f"{self.bundle} on {self.engine}, {self.frames} frames of {self.clip}"]
         parts += table_of(ONE_STEP, self.one_step) + table_of(STREAM, self.stream)
         parts.append("columns: max abs error, rms error / std")
-        parts += [part.table() for part in self._parts]
+        parts += [part.table() for part in self._further.values()]
         return "\n".join([*parts, *(check.line() for check in self.every_check)])
 
 

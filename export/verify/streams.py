@@ -1,10 +1,10 @@
-"""Long streams without a reset, the bundle beside the float network: whether they agree, and whether the error grows.
+"""Long streams without a reset, bundle and float network side by side: do they agree, and does the error grow?
 
     drift = rms logit error of all streams at the frames LATE / rms logit error of all streams at the frames EARLY
 
-The squared errors of several streams are pooled, because an error depends on what is seen, and the ten frames of EARLY
-of one stream show one gesture or one scene. On a video of 250 frames, streams that began at eight places gave figures
-from 0.3 to 1.8 one by one, though the error grew in none of them.
+The squared errors of several streams are pooled, because an error depends on the content, and in one stream the ten
+frames of EARLY show a single gesture or scene. On a video of 250 frames, eight streams with different starting points
+gave ratios from 0.3 to 1.8 one by one, although the error grew in none of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lcr_edge.model.network import LCR
 
 U8 = npt.NDArray[np.uint8]
-# First frame of each phase: as in parity, and what lies beyond the frames that it sees.
+# First frame of each phase: those of parity, and one for frames that parity does not reach.
 PHASES = (0, 1, 4, 50, 500)
 
 
@@ -42,8 +42,8 @@ PHASES = (0, 1, 4, 50, 500)
 class Streams:
     """Streams in which the bundle feeds its own state back.
 
-    streams: how many. frames: of the longest; the others end where the window LATE does. lines, curve: as a Report's,
-    all streams together.
+    streams: how many. frames: length of the longest; the others end with the window LATE. lines, curve: as in a
+    Report, all streams together.
     """
 
     data: str
@@ -55,7 +55,7 @@ class Streams:
     broken: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, but for NaN and Inf. drift: rms logit error at frames LATE over that at EARLY, or None."""
+        """JSON values, except for NaN and Inf. drift: rms logit error at frames LATE over that at EARLY, or None."""
         early, late = self.curve.drift()
         return {
             "data": self.data,
@@ -86,10 +86,10 @@ def measure_streams(
     to judge the growth of the error, ``streams`` - 1 shorter ones with other clips.
 
     The streams start at different frames of their first clip, so that the few frames of EARLY meet every part of a clip
-    about as often as those of LATE do: the end of a gesture errs more than its start.
+    about as often as those of LATE do: errors are larger at the end of a gesture than at its start.
 
-    per_class, workers: of the clips, see ``clips.rendered_clips``; when they run out they come again in another order.
-    Does not raise on a missed promise. Raises BundleError for a precision without one, MissingExtraError, UsageError.
+    per_class, workers: see ``clips.rendered_clips``; when the clips run out, they come again in another order. Does not
+    raise on a missed promise. Raises BundleError for a precision without a promise, MissingExtraError, UsageError.
     """
     clips, _ = gestures_of(checkpoint, per_class, workers, progress)
     count = streams if frames >= LATE[1] else 1
@@ -100,7 +100,7 @@ def measure_streams(
 def measure_video(
     model: Model, checkpoint: Checkpoint, video: str, *, streams: int = DRIFT_STREAMS, progress: bool = False
 ) -> Streams:
-    """Play a video file ``streams`` times, from as many places, evenly spaced; only the growth of the error is judged.
+    """Play a video file ``streams`` times, from evenly spaced places; only the growth of the error is judged.
 
     Does not raise on a missed promise. Raises as :func:`measure_streams`, and VideoError.
     """
@@ -121,7 +121,7 @@ def _play(
     title: str = "streams",
     classes: bool = True,
 ) -> Streams:
-    """title: of the promises. classes: whether the agreement of the classes is judged."""
+    """title: names the streams in the promises. classes: whether the agreement of the classes is judged."""
     promise = promised(model)
     mode = Mode(PHASES, promise.settled)
     states = [model.initial_state() for _ in sources]
@@ -140,25 +140,25 @@ def _play(
                 alive[number] = False
                 continue
             mode.add(t, found, answer)
-    judged = mode.judged()
+    judged, curve = mode.judged(), mode.curve()
     checks = [same_class(title, judged.agreed, judged.frames, promise)] if classes and judged.frames else []
     if promise.drift is not None:
-        checks.append(drift(title, *mode.curve.drift(), promise.drift, len(sources)))
+        checks.append(drift(title, *curve.drift(), promise.drift, len(sources)))
     return Streams(
         data=data,
         streams=len(sources),
         frames=frames,
         lines=mode.lines(),
-        curve=mode.curve,
+        curve=curve,
         checks=tuple(checks),
         broken=tuple(broken),
     )
 
 
 def _reference(model: LCR, sources: list[Iterator[U8]]) -> Iterator[tuple[list[U8], list[Triple]]]:
-    """Frame by frame: what each stream that has not ended sees, and the float cell's answer (logits, h, c) to it.
+    """Frame by frame, for each stream that has not ended: its frame, and the float cell's answer (logits, h, c).
 
-    Ended streams must be the last ones. Arithmetic as in ``export.verify.reference.steps``, all streams in one batch.
+    The longest streams must come first. Arithmetic as in ``export.verify.reference.steps``, all streams in one batch.
     """
     network = copy.deepcopy(model).eval().double()
     h = c = np.zeros((len(sources), *model.config.state_shape), np.float32)

@@ -15,6 +15,7 @@ from lcr_edge.calibration.options import add_arguments, check, samples_for
 from lcr_edge.checkpoint import Checkpoint, random_checkpoint
 from lcr_edge.config import get_config
 from lcr_edge.errors import CalibrationError, UsageError
+from lcr_edge.options import add_seed
 from tests.data import made
 
 
@@ -32,6 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parsed(*words: str | Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    add_seed(parser, default=None)
     return parser.parse_args([str(word) for word in words])
 
 
@@ -54,14 +56,14 @@ def test_a_cache_is_written_once_and_then_read(
     assert captured.err.count("from") == 2
 
     for option, value, made_with in (
-        ("data", "rendered", "data folder:"),
-        ("data", str(data / "train"), "data folder:"),
-        ("clips", "9", "clips 8"),
-        ("samples", "8", "samples 9"),
-        ("seed", "1", "seed 0"),
+        ("--calibration-data", "rendered", "data folder:"),
+        ("--calibration-data", str(data / "train"), "data folder:"),
+        ("--calibration-clips", "9", "clips 8"),
+        ("--calibration-samples", "8", "samples 9"),
+        ("--seed", "1", "seed 0"),
     ):
-        with pytest.raises(CalibrationError, match=f"was made with {made_with}.*--calibration-{option} asks.*delete"):
-            samples_for(parsed("--calibration-cache", cache, f"--calibration-{option}", value), checkpoint)
+        with pytest.raises(CalibrationError, match=f"was made with {made_with}.*{option} asks.*delete"):
+            samples_for(parsed("--calibration-cache", cache, option, value), checkpoint)
     other = dataclasses.replace(checkpoint, sha256="0" * 64)
     with pytest.raises(CalibrationError, match="another checkpoint"):
         samples_for(parsed("--calibration-cache", cache), other)
@@ -73,8 +75,8 @@ def test_a_cache_is_written_once_and_then_read(
         ("--calibration-clips 7", "clips must be at least 8, got 7"),
         ("--calibration-samples 3", "samples must be from 4 to 1728, .* got 3"),
         ("--calibration-clips 8 --calibration-samples 129", "from 4 to 128, the frames of 8 clips, got 129"),
-        ("--calibration-seed -1", "seed must be at least 0"),
-        ("--calibration-cache .", "is no file"),
+        ("--seed -1", "--seed must be from 0 to"),
+        ("--calibration-cache .", "is not a file"),
         ("--calibration-cache missing/samples.npz", "cannot write to the folder missing"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from lcr_edge import checkpoint
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
 from lcr_edge.cli import main
 from lcr_edge.config import CONFIGS, get_config
+from lcr_edge.errors import OutputError
+from lcr_edge.export.staging import staged
 from lcr_edge.export.targets.table import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
+PICO = ("export", "--config", "lcr_pico", "--random-weights", "--seed", "3")
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
@@ -52,9 +56,13 @@ def test_python_m_is_the_same_command() -> None:
         (["--target", "onnx", "--edges", "cloud"], ["'cloud'", "graph", "host"]),
         (["--target", "tflite", "--state-mode", "internal"], ["tflite", "'internal'", "explicit"]),
         (["--target", "onnx", "--variant", "paper"], ["--random-weights"]),
-        (["--target", "onnx", "--random-weights", "-1"], ["seed"]),
-        (["--target", "onnx", "--random-weights", "1", "--checkpoint", "x"], ["exclude each other"]),
-        (["--target", "onnx", "--random-weights", "1", "--variant", "best"], ["'best'", "paper"]),
+        (["--target", "onnx", "--random-weights", "--seed", "-1"], ["--seed", "-1"]),
+        (["--target", "onnx", "--seed", "1"], ["--seed", "--random-weights", "int8"]),
+        (["--target", "onnx", "--threads", "0"], ["--threads", "at least 1"]),
+        (["--target", "onnx", "--io", "int8", "--calibration-clips", "9"], ["io for onnx", "'int8'"]),
+        (["--target", "tflite", "--io", "int8", "--calibration-clips", "9"], ["--io, --calibration-clips: only with"]),
+        (["--target", "onnx", "--random-weights", "--checkpoint", "x"], ["exclude each other"]),
+        (["--target", "onnx", "--random-weights", "--variant", "best"], ["'best'", "paper"]),
         (["--target", "onnx", "--checkpoint", "no/such.safetensors"], ["no/such.safetensors", "does not exist"]),
     ],
 )
@@ -73,19 +81,9 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path, capsys: pytes
     found = checkpoint.random_checkpoint(get_config("lcr_pico"), 1)
     path = tmp_path / "pico.safetensors"
     checkpoint.save(path, found.model, found.labels, {})
-    call = [
-        "export",
-        "--target",
-        "onnx",
-        "--checkpoint",
-        str(path),
-        "--config",
-        "lcr_nano",
-        "--out",
-        str(tmp_path / "o"),
-    ]
-    assert main(call) == 2
-    assert "is of config lcr_pico, not lcr_nano" in capsys.readouterr().err
+    call = ["export", "--target", "onnx", "--checkpoint", str(path), "--config", "lcr_nano"]
+    assert main([*call, "--out", str(tmp_path / "o")]) == 2
+    assert "has config lcr_pico, not lcr_nano" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
@@ -101,7 +99,7 @@ def test_a_missing_converter_names_the_pip_line() -> None:
         "found = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'litert_torch' else found(name, *rest)\n"
         "from lcr_edge.cli import main\n"
-        "sys.exit(main(['export', '--target', 'tflite', '--random-weights', '1']))\n"
+        "sys.exit(main(['export', '--target', 'tflite', '--random-weights']))\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
@@ -109,20 +107,28 @@ def test_a_missing_converter_names_the_pip_line() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--keep-float", "attention"], "'attention' matches no layer; the layers are"),
+        (["--keep-float", "auto", "--quant", "weight-only"], "--keep-float auto needs"),
+    ],
+)
+def test_layers_that_cannot_stay_in_float_are_named_before_the_calibration(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*PICO, "--target", "onnx", "--precision", "int8", *arguments, "--out", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert "calibration:" not in errors
+
+
 def test_an_export_prints_what_it_wrote_and_nothing_of_the_converters(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "lcr_edge", "export", "--target", "openvino", "--config", "lcr_pico"),
-            *("--random-weights", "3", "--out", str(tmp_path)),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    out, summary = tmp_path / "out", tmp_path / "made" / "summary.json"
+    ended = _lcr_edge(*PICO, "--target", "openvino", "--out", str(out), "--json", str(summary))
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
-    assert lines[0] == f"wrote {tmp_path}/lcr_pico-openvino-fp32/"
+    assert lines[0] == f"wrote {out}/lcr_pico-openvino-fp32/"
     assert "model.bin" in lines[1]
     assert "max abs error" in lines[2]
     assert len(lines) == 3
@@ -130,3 +136,47 @@ def test_an_export_prints_what_it_wrote_and_nothing_of_the_converters(tmp_path: 
         "lcr_pico-openvino-fp32: converting",
         "lcr_pico-openvino-fp32: verifying over 50 frames",
     ]
+    folder = out / "lcr_pico-openvino-fp32"
+    assert json.loads((folder / "manifest.json").read_text())["random_seed"] == 3
+    found = json.loads(summary.read_text())
+    (bundle,) = found["bundles"]
+    assert found["error"] is None
+    assert bundle["folder"] == str(folder)
+    assert bundle["files"] == {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert bundle["page"] is None
+    assert bundle["parity"] == json.loads((folder / "parity.json").read_text())
+
+
+def test_json_has_what_was_written_before_an_export_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json - stdout holds JSON and nothing else."""
+    monkeypatch.setattr("lcr_edge.export.command.TARGETS", {name: TARGETS[name] for name in ("onnx", "openvino")})
+    place = tmp_path / "lcr_pico-openvino-fp32"
+    with staged(tmp_path, place.name):
+        assert main([*PICO, "--target", "all", "--out", str(tmp_path), "--json", "-"]) == OutputError.exit_code
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert [bundle["folder"] for bundle in found["bundles"]] == [str(tmp_path / "lcr_pico-onnx-fp32")]
+    assert f"is writing {place}" in found["error"]
+    assert f"error: {found['error']}" in shown.err
+    assert "wrote " in shown.err
+
+
+@pytest.mark.parametrize("option", ["--out", "--report", "--json"])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    places = {"--out": str(tmp_path / "out"), option: str(tmp_path / "file" / "x" / "y")}
+    call = [part for pair in places.items() for part in pair]
+    assert main([*PICO, "--target", "onnx", *call]) == OutputError.exit_code
+    errors = capsys.readouterr().err
+    assert f"choose another {option}" in errors
+    assert "converting" not in errors
+
+
+def _lcr_edge(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lcr_edge", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )

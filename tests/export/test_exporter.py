@@ -24,7 +24,7 @@ from lcr_edge.runtimes.selftest import selftest
 from tests.export import made
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPORT = [sys.executable, "-m", "lcr_edge.export", "--target", "onnx", "--config", "lcr_pico", "--random-weights", "7"]
+EXPORT = [sys.executable, "-m", "lcr_edge.export", "--target", "onnx", "--config", "lcr_pico", "--random-weights"]
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
@@ -74,7 +74,7 @@ def test_what_raises_leaves_the_old_one(tmp_path: Path, error: type[BaseExceptio
 
 
 def test_an_old_bundle_left_aside_by_a_killed_export_comes_back(tmp_path: Path) -> None:
-    aside = tmp_path / ".x.123.old"
+    aside = tmp_path / ".x.123.0123456789abcdef.old"
     aside.mkdir()
     (aside / "file").write_text("old")
     with pytest.raises(RuntimeError):
@@ -84,7 +84,7 @@ def test_an_old_bundle_left_aside_by_a_killed_export_comes_back(tmp_path: Path) 
 
 
 def test_other_folders_are_let_alone(tmp_path: Path) -> None:
-    others = {".x.notes.new", ".x-y.1.new", "x-y"}
+    others = {".x.notes.new", ".x-y.1.0123456789abcdef.new", "x-y"}
     for name in others:
         (tmp_path / name).mkdir()
     with staged(tmp_path, "x"):
@@ -96,6 +96,63 @@ def test_two_exports_of_one_bundle_at_a_time_are_refused(tmp_path: Path) -> None
     with staged(tmp_path, "x"), pytest.raises(OutputError, match="another export"), staged(tmp_path, "x"):
         pytest.fail("both were let in")
     assert _names(tmp_path) == ["x"]
+
+
+def test_a_link_in_place_of_a_temporary_folder_is_not_followed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "file").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".x.1.0123456789abcdef.new").symlink_to(mine)
+    with staged(out, "x"):
+        pass
+    assert _names(out) == ["x"]
+    assert (mine / "file").read_text() == "mine"
+
+
+STAGING = """
+import sys
+from pathlib import Path
+from lcr_edge.errors import OutputError
+from lcr_edge.export.staging import staged
+written = 0
+for number in range(100):
+    try:
+        with staged(Path(sys.argv[1]), "x") as folder:
+            (folder / "file").write_text("whole")
+        written += 1
+    except OutputError as error:
+        assert "another export" in str(error), error
+print(written)
+"""
+
+
+def test_exports_that_start_together_write_or_are_refused(tmp_path: Path) -> None:
+    """Each of three processes meets the temporary folders of the others in every state that these pass through."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STAGING, str(tmp_path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], ended
+    assert sum(int(out) for out, _ in ended) > 0
+    assert _names(tmp_path) == ["x"]
+    assert (tmp_path / "x" / "file").read_text() == "whole"
+
+
+def test_a_folder_that_vanishes_meanwhile_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OutputError, match="--out"), staged(out, "x"):
+        out.rename(tmp_path / "before the end")
+    with pytest.raises(OutputError, match="--out"):
+        _move_and_write(out, tmp_path / "before a file")
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
@@ -178,6 +235,12 @@ def test_golden_states_are_those_of_the_reference() -> None:
 
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
+
+
+def _move_and_write(out: Path, elsewhere: Path) -> None:
+    with staged(out, "x") as folder:
+        out.rename(elsewhere)
+        (folder / "file").write_text("too late")
 
 
 def _stage_and_raise(out: Path, error: type[BaseException]) -> None:

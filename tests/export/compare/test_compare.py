@@ -17,7 +17,8 @@ from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint, random_checkpoint
 from lcr_edge.cli import main
 from lcr_edge.config import get_config
-from lcr_edge.export.compare.table import Comparison, compare
+from lcr_edge.export.compare.measure import compare
+from lcr_edge.export.compare.table import Comparison
 from lcr_edge.export.exporter import Gate
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.verify.streams import measure_streams
@@ -25,6 +26,7 @@ from lcr_edge.runtimes import load
 from lcr_edge.runtimes.bundle import read_bundle
 
 SEED = 7
+NETWORK = ["--config", "lcr_pico", "--random-weights", "--seed", str(SEED)]
 QUICK = Gate(frames=8, streams=12, per_class=1)
 
 
@@ -152,7 +154,7 @@ def test_a_missed_promise_is_shown_and_ends_with_1(
     monkeypatch.setitem(tolerances.PROMISES, "fp32", impossible)
     monkeypatch.setattr(exporter, "Gate", lambda **_: QUICK)
     report = tmp_path / "new" / "table.json"
-    call = ["--config", "lcr_pico", "--random-weights", str(SEED), "--targets", "openvino", "--precisions", "fp32"]
+    call = [*NETWORK, "--targets", "openvino", "--precisions", "fp32"]
     call += ["--threads", "1", "--rounds", "1", "--out", str(tmp_path), "--json", str(report)]
     assert main(["compare", *call]) == 1
     shown = capsys.readouterr()
@@ -165,7 +167,7 @@ def test_a_missed_promise_is_shown_and_ends_with_1(
 
 def test_speed_only_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "table.json"
-    call = ["--config", "lcr_pico", "--random-weights", str(SEED), "--targets", "openvino", "--precisions", "int8"]
+    call = [*NETWORK, "--targets", "openvino", "--precisions", "int8"]
     call += ["--speed-only", "--threads", "1,2", "--rounds", "1", "--out", str(tmp_path / "out"), "--json", str(report)]
     assert main(["compare", *call]) == 0
     out = capsys.readouterr().out
@@ -183,11 +185,11 @@ def test_speed_only_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["--targets", "onnx,coreml"], ["'coreml'", "tflite"]),
         (["--precisions", "int8:best"], ["'int8:best'", "int8:dynamic"]),
         (["--precisions", ""], ["unknown precision"]),
-        (["--threads", "0"], ["thread count", "'0'"]),
-        (["--threads", "two"], ["thread count", "'two'"]),
+        (["--threads", "0"], ["--threads", "from 1 to", "'0'"]),
+        (["--threads", "1,two"], ["--threads", "from 1 to", "'1,two'"]),
         (["--rounds", "0"], ["--rounds"]),
         (["--config", "lcr_huge"], ["'lcr_huge'"]),
-        (["--precisions", "fp16", "--calibration-seed", "1"], ["--calibration-seed", "int8"]),
+        (["--precisions", "fp16", "--calibration-clips", "9"], ["--calibration-clips", "int8"]),
         (["--calibration-clips", "1"], ["--calibration-clips"]),
     ],
 )
@@ -195,7 +197,7 @@ def test_a_wrong_call_is_answered_before_the_work(
     arguments: list[str], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["compare", "--random-weights", "1", *arguments, "--out", str(out)]) == 2
+    assert main(["compare", "--random-weights", *arguments, "--out", str(out)]) == 2
     errors = capsys.readouterr().err
     assert all(part in errors for part in parts), errors
     assert not out.exists()
@@ -212,7 +214,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         name: str(tmp_path / "file" / "x" / "y"),
     }
     call = [part for pair in given.items() for part in pair]
-    assert main(["compare", "--config", "lcr_pico", "--random-weights", "1", *call]) == 2
+    assert main(["compare", "--config", "lcr_pico", "--random-weights", *call]) == 2
     errors = capsys.readouterr().err
     assert "cannot make the folder" in errors
     assert "converting" not in errors

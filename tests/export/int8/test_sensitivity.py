@@ -53,9 +53,11 @@ def rows(files: tuple[Path, Path]) -> tuple[dict[str, dict[str, Any]], Path]:
     """Rows of the command by what they are of, in its order; its folder."""
     path, cache = files
     out = path.parent / "out"
-    command = ["sensitivity", str(path), "--target", "openvino", "--frames", str(FRAMES), "--kinds"]
-    assert main([*command, "--calibration-cache", str(cache), "--out", str(out)]) == 0
-    found = json.loads((out / "sensitivity.json").read_text())["rows"]
+    command = ["sensitivity", "--checkpoint", str(path), "--target", "openvino", "--frames", str(FRAMES), "--kinds"]
+    result = path.parent / "result.json"
+    assert main([*command, "--calibration-cache", str(cache), "--out", str(out), "--json", str(result)]) == 0
+    assert result.read_text() == (out / "sensitivity.json").read_text()
+    found = json.loads(result.read_text())["rows"]
     return {row["what"]: row for row in found}, out
 
 
@@ -103,7 +105,7 @@ def test_the_page_of_verify_shows_the_costs_of_a_file(
     found, out = rows
     checkpoint = checkpoints.load(files[0])
     folder = Exporter(checkpoint, tmp_path).export(Request(checkpoint.config, "openvino"), GATE).folder
-    command = ["verify", str(folder), "--against", str(files[0]), "--frames", "4"]
+    command = ["verify", str(folder), "--checkpoint", str(files[0]), "--frames", "4"]
     costs = ["--sensitivity", str(out / "sensitivity.json")]
     assert main([*command, *costs]) == UsageError.exit_code
     assert "--report" in capsys.readouterr().err
@@ -143,7 +145,7 @@ def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pyte
 
     before = sorted(path.name for path in (tmp_path / "out").iterdir())
     monkeypatch.setitem(PROMISES, "int8", dataclasses.replace(between, step_relative=errors[1] / 100))
-    with pytest.raises(ParityError, match="auto leaves no more"):
+    with pytest.raises(ParityError, match="auto keeps at most half"):
         export_with_fewest(exporter, request, GATE)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
     assert read_bundle(exported.folder).manifest == manifest
@@ -158,5 +160,5 @@ def test_auto_is_for_layers_that_can_be_left_in_float(tmp_path: Path) -> None:
         Request(config, "onnx"),
         Request(config, "tflite", "int8", state_precision="int8", io="int8"),
     ):
-        with pytest.raises(UsageError, match="auto chooses layers"):
+        with pytest.raises(UsageError, match="--keep-float auto needs"):
             export_with_fewest(Exporter(made.checkpoint(PICO), tmp_path), request, GATE)

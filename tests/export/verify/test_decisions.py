@@ -220,8 +220,7 @@ def test_a_curve_is_thinned_by_root_mean_squares() -> None:
     for frame, value in enumerate(values):
         curve.add(frame, dict.fromkeys(curve.squared, value), frame % 2 == 0)
         curve.add(frame, dict.fromkeys(curve.squared, value), False)
-    curve.deviation = dict.fromkeys(curve.squared, 2.0)
-    thinned = curve.thinned()
+    thinned = curve.with_deviation(dict.fromkeys(curve.squared, 2.0)).thinned()
     wanted = np.sqrt((values.reshape(POINTS, 3) ** 2).mean(axis=1))
     np.testing.assert_allclose(thinned["rms"]["logits"], wanted, rtol=1e-3)
     np.testing.assert_allclose(thinned["rms_over_std"]["state_c"], wanted / 2, rtol=1e-3)

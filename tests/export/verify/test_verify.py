@@ -217,7 +217,7 @@ def test_another_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     checkpoint.save(path, other.model, other.labels, {})
     with pytest.raises(CheckpointError, match="another checkpoint"):
-        verify(made.bundle("lcr_pico", "onnx"), against=str(path), frames=2)
+        verify(made.bundle("lcr_pico", "onnx"), checkpoint=str(path), frames=2)
 
 
 def test_a_checkpoint_file_is_verified_against_itself(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_checkpoint_file_is_verified_against_itself(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     checkpoint.save(path, found.model, found.labels, {})
     exported = Exporter(checkpoint.load(path), tmp_path).export(Request(found.config, "onnx"), Gate(frames=4))
-    assert verify(exported.folder, against=str(path), frames=6).passed
+    assert verify(exported.folder, checkpoint=str(path), frames=6).passed
 
 
 @pytest.mark.parametrize("frames", [0, 1, -3])
