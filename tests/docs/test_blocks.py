@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type works: every block is run, or at least checked, and every link leads somewhere.
+"""What the documents tell a reader to type works: every block is run or at least checked, every link leads somewhere.
 
 The blocks of a page run in one scratch folder, from top to bottom. It holds what the pages speak of: ``video.mp4``, the
 folder ``videos/`` and, where a page starts from a bundle that another page exported, that bundle.
@@ -32,9 +32,8 @@ from tests.export import made
 LANGUAGES = {"sh", "python", "yaml", "text"}
 # So few of all blocks may go unrun; each says why.
 MOST_NOT_RUN = 16
-# A page that no test has run would be one that names nothing of ours.
+# Bundles that a page may start from.
 BUNDLE = re.compile(r"out/(lcr_nano)-(onnx|openvino|tflite)-(fp32)\b")
-PACKAGES = {"lcr_edge.training.ablations", "lcr_edge.kernels.wkv.bench"}  # modules with a parser of their own
 
 
 def name(page: Path) -> str:

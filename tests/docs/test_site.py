@@ -41,7 +41,7 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     assert ":func:" not in reference
 
 
-@pytest.mark.parametrize("picture", ("step", "cell", "bundle", "flow"))
+@pytest.mark.parametrize("picture", ["step", "cell", "bundle", "flow"])
 def test_pictures_are_readable_in_light_and_dark(picture: str) -> None:
     text = (ROOT / "docs" / "img" / f"{picture}.svg").read_text()
     root = ElementTree.fromstring(text)
