@@ -1,4 +1,4 @@
-"""Hooks of mkdocs. Docstrings name things by Sphinx's roles, such as :func:`load`, which Markdown would show as text."""
+"""Hooks of mkdocs. Docstrings name things by Sphinx roles, such as :func:`load`, which Markdown would show as text."""
 
 from __future__ import annotations
 
