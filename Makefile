@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo build test lint format check checkpoint clean
+.PHONY: help demo build test lint format check docs checkpoint clean
 help: ## what each target does
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /make \1\t/' | expand -t 16
 
@@ -103,6 +103,12 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p lcr_edge -p tests
 
+# The API reference is made from the installed form too. Opens from the folder: site/index.html.
+docs: $(VENV)/.dev-installed ## the documentation as a web site, in site/; broken links are errors
+	@rm -rf build
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/docs .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 
 RUN := runs/lcr_nano
 NANO := $(BIN)/lcr-edge train --config lcr_nano --optimiser muon --threads 1 --cache $(RUN)
@@ -113,5 +119,5 @@ checkpoint: $(VENV)/.demo-installed compiler ## train the packaged network again
 	cp $(RUN)/2/lcr_nano.safetensors lcr_edge/checkpoints/
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(TFLITE_VENV) build dist $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TFLITE_VENV) build dist site $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

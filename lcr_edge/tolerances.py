@@ -1,4 +1,4 @@
-"""The one table of numerical promises (docs: README, "What parity means here"). Tests hold no literals of their own."""
+"""The one table of numerical promises (docs/verify.md, "What is promised"). Tests hold no literals of their own."""
 
 from __future__ import annotations
 
