@@ -129,7 +129,9 @@ class Config:
 
 def _number(value: object) -> float:
     """The value as a float; NaN for what is not a number."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    return float(value) if abs(value) < 1e300 else math.inf
 
 
 CONFIGS: dict[str, Config] = {
