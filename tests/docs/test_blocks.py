@@ -53,11 +53,13 @@ def footage() -> Path:
 
 
 def scratch(folder: Path, page: Path) -> Path:
-    """The folder in which a page's blocks run."""
+    """The folder in which a page's blocks run, with the bundles that the page uses and does not export itself."""
     shutil.copytree(footage(), folder, dirs_exist_ok=True)
-    for config, target, precision in sorted(set(BUNDLE.findall(page.read_text()))):
-        bundle = made.bundle(made.PACKAGED, target, precision)
-        shutil.copytree(bundle, folder / "out" / f"{config}-{target}-{precision}")
+    text = "".join(block.text for block in runnable(page))
+    for config, target, precision in sorted(set(BUNDLE.findall(text))):
+        if not re.search(rf"lcr-edge export --target ({target}|all)\b(?!.*--precision)", text):
+            bundle = made.bundle(made.PACKAGED, target, precision)
+            shutil.copytree(bundle, folder / "out" / f"{config}-{target}-{precision}")
     return folder
 
 
