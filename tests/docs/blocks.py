@@ -1,7 +1,6 @@
-"""The fenced blocks of the documents, and what is said of each in a comment before it.
+"""The fenced blocks of the documents. A comment right before a block says why no test can run it:
 
-<!-- not run: needs a camera -->      the test only checks that its commands would be accepted
-<!-- slow: a second training -->      run by the slow test only
+<!-- not run: needs a camera -->
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-_MARK = re.compile(r"<!-- (not run|slow): (.+) -->")
+_MARK = re.compile(r"<!-- not run: (.+) -->")
 _FENCE = re.compile(r"^```(\w*)$")
 # Parts of a shell line that start another command.
 _SEPARATORS = {"|", "||", "&&", ";", "do", "then", "else"}
@@ -23,14 +22,13 @@ _EXPORT = ["python", "-m", "lcr_edge.export"]
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. line: of its fence. mark: "not run", "slow" or "". reason: what the comment says."""
+    """One fenced block. line: of its fence. not_run: why no test runs it, else empty."""
 
     page: Path
     line: int
     language: str
     text: str
-    mark: str
-    reason: str
+    not_run: str
 
     @property
     def place(self) -> str:
@@ -55,7 +53,7 @@ def blocks_of(page: Path) -> list[Block]:
         start, language = opened
         mark = _MARK.fullmatch(lines[start - 2]) if start >= 2 else None
         text = "\n".join(lines[start : number - 1]) + "\n"
-        found.append(Block(page, start, language, text, mark[1] if mark else "", mark[2] if mark else ""))
+        found.append(Block(page, start, language, text, mark[1] if mark else ""))
         opened = None
     if opened is not None:
         raise ValueError(f"{page}:{opened[0]}: a block that is not closed")

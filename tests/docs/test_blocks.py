@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from tests.export import made
 LANGUAGES = {"sh", "python", "yaml", "text"}
 # So few of all blocks may go unrun; each says why.
 MOST_NOT_RUN = 16
+# Commands that take more than some seconds.
+HEAVY = re.compile(r"lcr-edge (export --(?!list)|train|evaluate|compare|sensitivity)")
 # Bundles that a page may start from.
 BUNDLE = re.compile(r"out/(lcr_nano)-(onnx|openvino|tflite)-(fp32)\b")
 
@@ -51,11 +53,13 @@ def footage() -> Path:
 
 
 def scratch(folder: Path, page: Path) -> Path:
-    """The folder in which a page's blocks run."""
+    """The folder in which a page's blocks run, with the bundles that the page uses and does not export itself."""
     shutil.copytree(footage(), folder, dirs_exist_ok=True)
-    for config, target, precision in sorted(set(BUNDLE.findall(page.read_text()))):
-        bundle = made.bundle(made.PACKAGED, target, precision)
-        shutil.copytree(bundle, folder / "out" / f"{config}-{target}-{precision}")
+    text = "".join(block.text for block in runnable(page))
+    for config, target, precision in sorted(set(BUNDLE.findall(text))):
+        if not re.search(rf"lcr-edge export --target ({target}|all)\b(?!.*--precision)", text):
+            bundle = made.bundle(made.PACKAGED, target, precision)
+            shutil.copytree(bundle, folder / "out" / f"{config}-{target}-{precision}")
     return folder
 
 
@@ -74,39 +78,37 @@ def run(block: Block, folder: Path) -> None:
     )
 
 
-def run_page(page: Path, folder: Path, marks: Sequence[str]) -> None:
-    for block in blocks_of(page):
-        if block.language in ("sh", "python") and block.mark in marks:
-            run(block, folder)
+def runnable(page: Path) -> list[Block]:
+    return [block for block in blocks_of(page) if block.language in ("sh", "python") and not block.not_run]
 
 
-def with_blocks(*marks: str) -> list[Any]:
-    """The pages that have a block to run with one of the marks, as parameters."""
-    found = [p for p in PAGES if any(b.language in ("sh", "python") and b.mark in marks for b in blocks_of(p))]
-    return [pytest.param(page, id=name(page)) for page in found]
+def pages_to_run() -> list[Any]:
+    """The pages with something to run, as parameters; slow where that exports, trains or evaluates."""
+    found = []
+    for page in PAGES:
+        blocks = runnable(page)
+        marks = [pytest.mark.slow] if any(HEAVY.search(block.text) for block in blocks) else []
+        if blocks:
+            found.append(pytest.param(page, id=name(page), marks=marks))
+    return found
 
 
-@pytest.mark.parametrize("page", with_blocks(""))
+@pytest.mark.parametrize("page", pages_to_run())
 def test_blocks_run(page: Path, tmp_path: Path) -> None:
-    run_page(page, scratch(tmp_path, page), [""])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", with_blocks("slow"))
-def test_slow_blocks_run(page: Path, tmp_path: Path) -> None:
-    """The whole page, slow blocks where they stand, so that they find what those before them made."""
-    run_page(page, scratch(tmp_path, page), ["", "slow"])
+    folder = scratch(tmp_path, page)
+    for block in runnable(page):
+        run(block, folder)
 
 
 def test_every_block_has_a_known_language_and_few_go_unrun() -> None:
     blocks = all_blocks()
     assert {block.language for block in blocks} <= LANGUAGES
-    unrun = [block.place for block in blocks if block.mark == "not run"]
+    unrun = [block.place for block in blocks if block.not_run]
     assert len(unrun) <= MOST_NOT_RUN, unrun
     for page in PAGES:
         # A comment that is not right before a block would leave the block unmarked, or mark nothing.
-        marks = re.findall(r"<!-- (?:not run|slow):", page.read_text())
-        assert len(marks) == sum(bool(block.mark) for block in blocks_of(page)), page
+        marks = re.findall(r"<!--", page.read_text())
+        assert len(marks) == sum(bool(block.not_run) for block in blocks_of(page)), page
 
 
 def accepts(arguments: list[str], place: str) -> None:
@@ -206,9 +208,9 @@ def test_paths_of_the_repository_in_the_documents_exist() -> None:
 def test_a_broken_block_is_found(tmp_path: Path) -> None:
     page = PAGES[0]
     with pytest.raises(AssertionError, match=r"README.md:7 ends with"):
-        run(Block(page, 7, "sh", "lcr-edge inspect lcr_pico\nlcr-edge inspect nothing_like_it\n", "", ""), tmp_path)
+        run(Block(page, 7, "sh", "lcr-edge inspect lcr_pico\nlcr-edge inspect nothing_like_it\n", ""), tmp_path)
     with pytest.raises(AssertionError, match=r"README.md:7 ends with"):
-        run(Block(page, 7, "python", "raise SystemExit(3)\n", "", ""), tmp_path)
+        run(Block(page, 7, "python", "raise SystemExit(3)\n", ""), tmp_path)
     with pytest.raises(pytest.fail.Exception, match="unrecognized arguments"):
         check_script("set -e\nFRAMES=3 lcr-edge inspect lcr_pico --no-such-option | cat", "here")
     with pytest.raises(AssertionError, match="no command 'exprot'"):
