@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "lcr_edge.export.compare.command",
         "size, decisions and speed of all precisions and engines in one table",
     ),
-    "inspect": ("lcr_edge.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
+    "inspect": ("lcr_edge.runtimes.inspect", "parameters, FLOPs and state bytes of a config or a bundle"),
     "doctor": ("lcr_edge.doctor", "what this machine has: GPU, WKV kernel, engines, compilers"),
     "render": ("lcr_edge.data.rendered.command", "write a rendered gesture clip as a video file"),
     "train": ("lcr_edge.training.command", "train a network on videos or on rendered gestures"),
