@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import importlib
 import itertools
 import json
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from lcr_edge.runtimes import Model, load
 from lcr_edge.runtimes.bundle import MANIFEST, read_bundle
 from lcr_edge.runtimes.golden import GOLDEN, Golden
 from lcr_edge.tolerances import PROMISES, promise_of
+from tests import shared
 from tests.export import made
 
 FRAMES = 20
@@ -54,28 +52,21 @@ def _rollout() -> Golden:
     return roll(CHECKPOINT.model, itertools.islice(rendered_stream(CONFIG), FRAMES))
 
 
-@functools.cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="lcr_edge_states_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def _model(target: str, state_mode: str = "explicit", state_precision: str = "fp16", precision: str = "fp32") -> Model:
     return _loaded(Request(CONFIG, target, precision, state_mode=state_mode, state_precision=state_precision))
 
 
 @functools.cache
 def _loaded(request: Request) -> Model:
-    folder = _folder() / request.name
-    folder.mkdir()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converters
-        converter: Any = importlib.import_module(request.row.module)
-        converted: Converted = converter.convert(_cell(request.state_precision), request, folder)
-    (folder / GOLDEN).write_bytes(_rollout().to_bytes())
-    write_manifest(folder, request, CHECKPOINT, converted.operators)
-    return load(folder, threads=1)
+    def make(folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the converters
+            converter: Any = importlib.import_module(request.row.module)
+            converted: Converted = converter.convert(_cell(request.state_precision), request, folder)
+        (folder / GOLDEN).write_bytes(_rollout().to_bytes())
+        write_manifest(folder, request, CHECKPOINT, converted.operators)
+
+    return load(shared.folder(f"states/{request.name}", make), threads=1)
 
 
 def _float_model() -> Model:

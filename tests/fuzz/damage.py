@@ -37,7 +37,9 @@ values = st.recursive(
 def changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     """``content`` cut off, or with some bytes changed, removed or put in: mostly near what gives it structure."""
     starts = [found.start() for found in _STRUCTURE.finditer(content)][:400] or [0]
-    near = st.builds(lambda start, off: min(start + off, len(content) - 1), st.sampled_from(starts), st.integers(0, _NEAR))
+    near = st.builds(
+        lambda start, off: min(start + off, len(content) - 1), st.sampled_from(starts), st.integers(0, _NEAR)
+    )
     place = st.one_of(st.integers(0, len(content) - 1), near, near)
     kind = draw(st.sampled_from(["change", "change", "change", "cut", "remove", "insert"]))
     if kind == "cut":

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lcr_edge.arrays import read_npz
 from lcr_edge.errors import BundleError, MissingExtraError, StateError
 from lcr_edge.runtimes import State, load
-from lcr_edge.runtimes.bundle import MANIFEST, Bundle, file_record, read_bundle, seal
+from lcr_edge.runtimes.bundle import MANIFEST, Bundle, read_bundle, seal
 from lcr_edge.runtimes.golden import GOLDEN, Golden, read_golden
 from lcr_edge.runtimes.state import StateFormat
 from tests.fuzz.damage import bounded, changed_arrays, changed_bytes, changed_json, npz

@@ -146,6 +146,7 @@ def test_the_order_of_the_stream_depends_on_the_seed_alone(small: Checkpoint, sm
     assert one["rms_h"] != other["rms_h"]
 
 
+@pytest.mark.slow
 def test_labels_in_another_order_give_the_same_accuracy(
     packaged: Checkpoint, clips: ClipSet, result: dict[str, Any]
 ) -> None:
@@ -257,6 +258,7 @@ def test_command_on_videos_writes_json_and_picture(
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "evaluation.png"]
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_clips_end_it(
     tmp_path: Path, videos: Path, small_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,10 @@ PLANTED = [
     (heavy_runtimes, {"runtimes/x.py": "import lcr_edge.m.y", "lcr_edge/m/__init__.py": "from torch import nn"}),
     (module_circles, {"lcr_edge/x.py": "import lcr_edge.y", "lcr_edge/y.py": "from lcr_edge import x"}),
     (module_circles, {"export/a/x.py": "from .y import z", "export/a/y.py": "from lcr_edge.export.a.x import w"}),
-    (export_circles, {"export/a/x.py": "import lcr_edge.export.b.y", "export/b/y.py": "def f():\n    from ..a import x"}),
+    (
+        export_circles,
+        {"export/a/x.py": "import lcr_edge.export.b.y", "export/b/y.py": "def f():\n    from ..a import x"},
+    ),
 ]
 FINE = {
     "runtimes/x.py": "from lcr_edge import y\nif TYPE_CHECKING:\n    import torch",
@@ -150,9 +154,8 @@ def test_what_is_allowed_is_not_found(tmp_path: Path) -> None:
 
 def test_what_loads_with_the_runtimes_is_what_python_loads() -> None:
     """The modules found by reading are those that a fresh Python has after importing every runtime."""
-    from tests.packaging.test_packaging import checked
-
     runtimes = [name for name in FILES if part_of(name) == "runtimes"]
     code = f"import sys, {', '.join(runtimes)}; print(*sorted(n for n in sys.modules if n.startswith('lcr_edge')))"
-    loaded = checked(sys.executable, "-c", code, cwd=ROOT).split()
-    assert {name for name in loaded_with(IMPORTS, runtimes) if part_of(name)} == set(loaded)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {name for name in loaded_with(IMPORTS, runtimes) if part_of(name)} == set(done.stdout.split())
