@@ -8,11 +8,16 @@ SHELL := /bin/bash
 VENV := .venv
 # tflite-runtime was built for numpy 1, so it lives by itself; it has no release for Python 3.12 and newer.
 TFLITE_VENV := .venv-tflite-runtime
+# The oldest Python that devices have; torch has no release for it.
+PY39_VENV := .venv-py39
 BIN := $(VENV)/bin
 OUT := out
 # Test processes at a time; each runs its engines on one thread.
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 PYTEST_ARGS ?=
+PYTHON39 ?= $(firstword $(shell for p in python3.9 "$$HOME"/.pyenv/versions/3.9*/bin/python "$$(uv python find 3.9 2>/dev/null)"; do \
+	if "$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' >/dev/null 2>&1; \
+	then command -v "$$p"; fi; done))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	if "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; \
 	then command -v "$$p"; break; fi; done)
@@ -20,9 +25,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo build test lint format check docs checkpoint clean
+.PHONY: help demo build test quick test39 cover lint format check docs checkpoint clean
 help: ## what each target does
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /make \1\t/' | expand -t 16
+	@grep -E '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):[^#]*## /make \1\t/' | expand -t 16
 
 # One pip command per set, so that torch and the packages that want it are resolved together. The lines shown are
 # the large downloads; everything else is in the log.
@@ -84,8 +89,46 @@ compiler:
 			echo "No C++ compiler found: the kernel's arithmetic is not tested" \
 				"(Debian, Ubuntu: apt-get install g++, as root)."; fi; fi
 
-test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler ## all tests
-	LCR_TFLITE_RUNTIME_PYTHON="$(wildcard $(TFLITE_VENV)/bin/python)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+PYTEST := LCR_TFLITE_RUNTIME_PYTHON="$(wildcard $(TFLITE_VENV)/bin/python)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler test39 ## all tests, those of the device side on Python 3.9 too
+	$(PYTEST) $(PYTEST_ARGS)
+
+quick: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed ## the tests for every day: all areas, without what is marked slow
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+# What is not covered there runs in processes of its own (the command line, torchrun) or on a GPU.
+cover: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler ## all tests with coverage of lines; fails below the floor in pyproject.toml
+	$(PYTEST) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+$(PY39_VENV)/.installed: constraints-py39.txt
+	@rm -rf $(PY39_VENV)
+	@echo "Installing the device side's engines for Python 3.9 into $(PY39_VENV)"
+	@$(PYTHON39) -m venv $(PY39_VENV)
+	@$(PY39_VENV)/bin/python -m pip install --quiet --progress-bar off -r constraints-py39.txt
+	@touch $@
+
+DEVICE_TESTS := tests/runtimes tests/fuzz/test_device_files.py tests/packaging/test_import_rules.py \
+	tests/lcr_edge/test_cli.py tests/data/test_rendered.py
+test39: toys39 device39 ## the tests of the device side on Python 3.9, where there is one
+
+# "make device39 TOYS39=" takes the models that lie in build/toys: for a machine on which none can be built.
+TOYS39 ?= toys39
+.PHONY: toys39 device39
+ifeq ($(PYTHON39),)
+toys39:
+device39:
+	@echo "No Python 3.9 found (PATH, pyenv, uv): the device side is not tested on it. Install one, or name it:" \
+		"make test39 PYTHON39=/path/to/python3.9"
+else
+# The .tflite models of the toy step take torch, so they are built beforehand in the other environment.
+toys39: $(VENV)/.dev-installed
+	@rm -rf build/toys && mkdir -p build/toys
+	@LCR_TEST_SHARED=build/toys $(BIN)/python -W ignore -m tests.runtimes.toy > build/toys/log 2>&1 \
+		|| { cat build/toys/log; exit 1; }
+
+device39: $(PY39_VENV)/.installed | $(TOYS39)
+	LCR_TEST_SHARED=build/toys $(PY39_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(DEVICE_TESTS)
+endif
 
 lint: $(VENV)/.dev-installed ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -119,5 +162,5 @@ checkpoint: $(VENV)/.demo-installed compiler ## train the packaged network again
 	cp $(RUN)/2/lcr_nano.safetensors lcr_edge/checkpoints/
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(TFLITE_VENV) build dist site $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TFLITE_VENV) $(PY39_VENV) build dist site $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

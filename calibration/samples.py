@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from lcr_edge.arrays import read_npz
 from lcr_edge.contract import EDGE, FRAME, STATES_IN
 from lcr_edge.errors import CalibrationError
 from lcr_edge.files import write_atomically
@@ -27,7 +27,6 @@ FORMAT = "lcr_edge calibration samples 1"
 ARRAYS = {"frames": "uint8", "edges": "uint8", "state_h": "float32", "state_c": "float32", "position": "int64"}
 METADATA = ("checkpoint_sha256", "config_name", "source", "seed", "clips")
 _ABOUT = "about"  # name of the array that holds format, metadata and digest, as JSON in bytes
-_NPY = ".npy"
 _WAY_OUT = "delete the file, or give another --calibration-cache"
 
 
@@ -149,23 +148,13 @@ def load(path: str | Path, checkpoint: Checkpoint) -> Samples:
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """All arrays of an .npz file. Raises CalibrationError."""
     try:
-        file = path.open("rb")
+        return read_npz(path)
     except FileNotFoundError:
         raise CalibrationError(f"the calibration samples {path} do not exist; collect them first") from None
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror}; check it, or {_WAY_OUT}") from error
-    with file:
-        try:
-            # Not numpy.load: of a damaged file it would leave objects behind that complain when they are deleted.
-            with zipfile.ZipFile(file) as archive:
-                return {name[: -len(_NPY)]: _array(archive, name) for name in archive.namelist() if name.endswith(_NPY)}
-        except Exception as error:  # zipfile, zlib, ast and tokenize all have errors of their own for changed bytes
-            raise CalibrationError(f"{path} is no whole .npz file: damaged, or of another kind; {_WAY_OUT}") from error
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    with archive.open(name) as entry:
-        return np.asarray(np.lib.format.read_array(entry, allow_pickle=False))
+    except ValueError as error:
+        raise CalibrationError(f"{path} is no whole .npz file: damaged, or of another kind; {_WAY_OUT}") from error
 
 
 def _misfit(samples: Samples, config: Config | None = None) -> str:

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "lcr_edge.export.compare.command",
         "tabulate size, decisions and speed of all precisions and engines",
     ),
-    "inspect": ("lcr_edge.inspect", "show parameters, FLOPs and state bytes of a config or a bundle"),
+    "inspect": ("lcr_edge.runtimes.inspect", "show parameters, FLOPs and state bytes of a config or a bundle"),
     "doctor": ("lcr_edge.doctor", "show what this machine has: GPU, WKV kernel, engines, compilers"),
     "render": ("lcr_edge.data.rendered.command", "write a rendered gesture as a video file"),
     "train": ("lcr_edge.training.command", "train a network on recorded or rendered clips"),

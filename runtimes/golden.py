@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from lcr_edge.arrays import read_npz
 from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.tensors import AGAIN
@@ -60,12 +60,11 @@ def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
         "state_c": ("float32", config.state_shape),
     }
     try:
-        # numpy leaves a file open that it opened by name and found broken.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in wanted}
+        found = read_npz(path)
+        arrays = {name: found[name] for name in wanted}
     except FileNotFoundError:
         raise BundleError(f"there is no golden clip {path} to check with; {AGAIN}") from None
-    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"{path} cannot be read ({error}); {AGAIN}") from error
     steps = len(arrays["frames"]) if arrays["frames"].ndim else 0
     for name, (dtype, shape) in wanted.items():

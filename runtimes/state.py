@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lcr_edge.arrays import read_npz
 from lcr_edge.contract import CONTRACT_VERSION, STATE_DTYPES, STATE_NAMES, STATES_IN
 from lcr_edge.errors import StateError
 from lcr_edge.files import write_atomically
@@ -46,11 +46,11 @@ class State:
     def load(cls, path: str | os.PathLike[str]) -> State:
         """Read what :meth:`save` wrote; nothing is unpickled. Raises StateError."""
         try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                h, c, version = archive["h"], archive["c"], int(archive["contract_version"])
+            arrays = read_npz(Path(path))
+            h, c, version = arrays["h"], arrays["c"], int(arrays["contract_version"])
         except FileNotFoundError:
             raise StateError(f"state file {path} does not exist; start from model.initial_state()") from None
-        except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise StateError(f"state file {path} cannot be read ({error}); start from model.initial_state()") from error
         if version != CONTRACT_VERSION:
             raise StateError(

@@ -10,10 +10,20 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import random
+import shutil
 import sys
 
 import numpy as np
 import pytest
+
+from tests import shared
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before pytest-xdist starts its processes, which inherit the name of the folder."""
+    made = shared.open_folder()
+    if made is not None:
+        config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)

@@ -142,7 +142,7 @@ def sensitivity(
     from lcr_edge.export.int8.trials import Trials, measure, state_format, step_of, with_rounded
     from lcr_edge.export.verify import clips
     from lcr_edge.export.verify.reference import roll
-    from lcr_edge.inspect import count_flops
+    from lcr_edge.runtimes.inspect import count_flops
 
     settled = PROMISES["int8"].settled
     clips.check_count(frames, settled + 1)

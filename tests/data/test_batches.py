@@ -161,6 +161,7 @@ def test_evaluation_sees_every_readable_clip_once(folder: Path, tmp_path: Path) 
     assert empty.edges.shape == (0, 16, *SIZE)
 
 
+@pytest.mark.slow
 def test_unreadable_clips_are_replaced_counted_and_too_many_are_fatal(folder: Path, tmp_path: Path) -> None:
     root = shutil.copytree(folder, tmp_path / "folder")
     videos = sorted((root / "train").rglob("*.mp4"))

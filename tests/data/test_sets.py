@@ -141,6 +141,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         rendered()
 
 
+@pytest.mark.slow
 def test_heldout_rendered_clips_are_other_clips() -> None:
     train, heldout = (
         open_set("rendered:1", split=split, size=SIZE, fps=8.0, frames=16, cache=None) for split in ("train", "heldout")

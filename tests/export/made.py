@@ -1,4 +1,4 @@
-"""Bundles for tests, exported by the real exporter, each once per test process."""
+"""Bundles for tests, exported by the real exporter, each once a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from lcr_edge.calibration import samples as caches
 from lcr_edge.calibration.collect import collect
 from lcr_edge.calibration.footage import CLIPS, SAMPLES
 from lcr_edge.calibration.quant_plan import ACTIVATIONS
@@ -24,6 +25,7 @@ from lcr_edge.export.targets.table import (
     DEFAULT_STATE_PRECISION,
     TARGETS,
 )
+from tests import shared
 
 SEED = 7
 PACKAGED = "packaged"
@@ -43,8 +45,12 @@ def checkpoint(name: str) -> Checkpoint:
 @functools.cache
 def samples(name: str) -> Samples:
     """Calibration samples of a checkpoint, of rendered gestures."""
-    clips, count = _COUNTS.get(name, _FEW)
-    return collect(checkpoint(name), None, clips=clips, samples=count)
+
+    def make(folder: Path) -> None:
+        clips, count = _COUNTS.get(name, _FEW)
+        caches.save(folder / "samples.npz", collect(checkpoint(name), None, clips=clips, samples=count))
+
+    return caches.load(shared.folder(f"samples/{name}", make) / "samples.npz", checkpoint(name))
 
 
 def folder() -> Path:
@@ -85,13 +91,12 @@ def bundle(
         state_precision=state_precision,
         io=io,
     )
-    return _exported(name, request)
+    return shared.folder(f"bundles/{name}/{request.name}", functools.partial(_export, name, request)) / request.name
 
 
-@functools.cache
-def _exported(name: str, request: Request) -> Path:
-    """Keyed by the whole request, so that two ways to ask for one bundle export it once."""
+def _export(name: str, request: Request, out: Path) -> None:
     exporter = _exporter(name)
     if request.precision == "int8" and exporter.samples is None:
         exporter.samples = samples(name)
-    return exporter.export(request, GATE).folder
+    exporter.out = out
+    exporter.export(request, GATE)

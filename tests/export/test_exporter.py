@@ -167,6 +167,7 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
     assert _names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_sizes_stops_the_export_cleanly(tmp_path: Path) -> None:
     ended = subprocess.run(
         ["bash", "-c", 'ulimit -f 200 && exec "$@"', "bash", *EXPORT, "--out", str(tmp_path)],
@@ -182,6 +183,7 @@ def test_a_limit_on_file_sizes_stops_the_export_cleanly(tmp_path: Path) -> None:
     assert _names(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_an_export_cut_short_leaves_the_old_bundle_and_the_next_one_cleans_up(
     tmp_path: Path, signal_number: int, status: int

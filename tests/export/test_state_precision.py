@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import itertools
 import json
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from lcr_edge.runtimes import Model, load
 from lcr_edge.runtimes.bundle import MANIFEST, read_bundle
 from lcr_edge.runtimes.golden import GOLDEN, Golden
 from lcr_edge.tolerances import PROMISES, promise_of
+from tests import shared
 from tests.export import made
 
 FRAMES = 20
@@ -50,27 +48,20 @@ def _rollout() -> Golden:
     return roll(CHECKPOINT.model, itertools.islice(rendered_stream(CONFIG), FRAMES))
 
 
-@functools.cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="lcr_edge_states_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def _model(target: str, state_mode: str = "explicit", state_precision: str = "fp16", precision: str = "fp32") -> Model:
     return _loaded(Request(CONFIG, target, precision, state_mode=state_mode, state_precision=state_precision))
 
 
 @functools.cache
 def _loaded(request: Request) -> Model:
-    folder = _folder() / request.name
-    folder.mkdir()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converters
-        converted = convert(Job(SOURCE, request, folder))
-    (folder / GOLDEN).write_bytes(_rollout().to_bytes())
-    write_manifest(folder, request, CHECKPOINT, converted.operators)
-    return load(folder, threads=1)
+    def make(folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the converters
+            converted = convert(Job(SOURCE, request, folder))
+        (folder / GOLDEN).write_bytes(_rollout().to_bytes())
+        write_manifest(folder, request, CHECKPOINT, converted.operators)
+
+    return load(shared.folder(f"states/{request.name}", make), threads=1)
 
 
 def _float_model() -> Model:
@@ -155,7 +146,7 @@ def test_the_weights_keep_their_names() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         half, whole = (
-            build(Job(SOURCE, Request(CONFIG, "onnx", state_precision=precision), _folder()))
+            build(Job(SOURCE, Request(CONFIG, "onnx", state_precision=precision), made.folder()))
             for precision in ("fp16", "fp32")
         )
     assert _weights(half) == _weights(whole)
@@ -172,7 +163,7 @@ def _weights(model: onnx.ModelProto) -> set[str]:
 @pytest.mark.parametrize("edges", ["host", "graph"])
 def test_the_wrapped_cell_rounds_the_states_and_nothing_else(edges: str) -> None:
     whole, narrow = (
-        Job(SOURCE, Request(CONFIG, "onnx", edges=edges, state_precision=precision), _folder())
+        Job(SOURCE, Request(CONFIG, "onnx", edges=edges, state_precision=precision), made.folder())
         for precision in ("fp32", "fp16")
     )
     cell, half = whole.step(), narrow.step()
@@ -196,7 +187,7 @@ def test_other_precisions_leave_the_cell_alone() -> None:
         assert with_state_precision(cell, "int8") is cell
     with pytest.raises(TypeError, match="not a step cell"):
         with_state_precision(torch.nn.Identity(), "fp16")
-    integers = Job(SOURCE, _integers(), _folder()).example_inputs()
+    integers = Job(SOURCE, _integers(), made.folder()).example_inputs()
     assert {integers[name].dtype for name in STATES_IN} == {torch.float32}
 
 

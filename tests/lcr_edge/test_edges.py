@@ -239,6 +239,7 @@ def openvino_step(path: Path) -> Callable[[U8], Any]:
     return lambda frame: np.array(model({"frame": frame[None]})[0])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [onnxruntime_step, openvino_step])
 def test_exported_onnx_equals_opencv(exported: Path, engine: Callable[[Path], Callable[[U8], Any]]) -> None:
     step = engine(exported)
@@ -246,6 +247,7 @@ def test_exported_onnx_equals_opencv(exported: Path, engine: Callable[[Path], Ca
         assert np.array_equal(step(image), opencv(image))
 
 
+@pytest.mark.slow
 def test_exported_steps_limit_the_reach(tmp_path: Path) -> None:
     step = onnxruntime_step(onnx_file(tmp_path, 1))
     found, expected = (np.stack([f(image) for image in small_crops()]) for f in (step, opencv))
@@ -253,6 +255,7 @@ def test_exported_steps_limit_the_reach(tmp_path: Path) -> None:
     assert not np.any((found == 1) & (expected == 0))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the converter's own imports warn
 def test_exported_tflite_equals_opencv(tmp_path: Path) -> None:
     litert_torch = pytest.importorskip("litert_torch")

@@ -154,6 +154,7 @@ def test_the_order_of_the_stream_depends_on_the_seed_alone(small: Checkpoint, sm
     assert one["rms_h"] != other["rms_h"]
 
 
+@pytest.mark.slow
 def test_labels_in_another_order_give_the_same_accuracy(
     packaged: Checkpoint, clips: ClipSet, result: dict[str, Any]
 ) -> None:
@@ -275,6 +276,7 @@ def test_json_on_stdout_stands_alone(videos: Path, small_file: str, capsys: pyte
     assert "clip top-1, state reset" in printed.err
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_clips_end_it(
     tmp_path: Path, videos: Path, small_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

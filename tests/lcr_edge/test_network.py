@@ -12,8 +12,8 @@ import lcr_edge
 from lcr_edge.checkpoint import random_checkpoint
 from lcr_edge.config import CELLS, CONFIGS, HEADS, KV_SOURCES, VARIANTS, Config, get_config
 from lcr_edge.errors import FrameError, UsageError
-from lcr_edge.inspect import count_parameters
 from lcr_edge.model.network import LCR
+from lcr_edge.runtimes.inspect import count_parameters
 from lcr_edge.tolerances import FORWARD_EQUALS_STEPS
 
 SMALL = Config("small", height=32, width=48, dim=64, layers=2, classes=5)

@@ -149,6 +149,7 @@ def test_chunks_fill_the_device_only_where_the_batch_does_not() -> None:
     assert launch.choose_chunks(6, 10**6, 32, 132) <= launch.MAX_CHUNKS
 
 
+@pytest.mark.slow
 @needs_nvcc
 @pytest.mark.parametrize("arch", ["sm_87", "sm_90"])
 @pytest.mark.parametrize("dim", launch.DIMS)
@@ -164,6 +165,7 @@ def test_nvcc_compiles_without_register_spills(arch: str, dim: int, tmp_path: Pa
         assert spills == [("0", "0", "0")] * len(entries), f"{dtype} {dim} {arch}: {spills}"
 
 
+@pytest.mark.slow
 @needs_nvcc
 def test_nvcc_library_has_the_c_interface(tmp_path: Path) -> None:
     command = build.nvcc_library_command(str(find_nvcc()), torch.bfloat16, 32, "sm_90")

@@ -173,6 +173,7 @@ def test_a_failing_compiler_and_an_unusable_cache_say_so(tmp_path: Path) -> None
         build.host_kernels(torch.float32, 16, tmp_path / "file" / "cache")
 
 
+@pytest.mark.slow
 @needs_cxx
 def test_several_builders_at_once_leave_one_library(tmp_path: Path) -> None:
     def make(_: int) -> launch.Kernels:

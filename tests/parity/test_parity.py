@@ -20,24 +20,23 @@ SHORT = 40
 VIDEO = 120
 PER_CLASS = 2
 _FEW = "lcr_nano"
-_SLOW = "lcr_tiny"
+_LARGE = "lcr_tiny"
 
 
 def _cases() -> list[object]:
-    cases: list[object] = []
+    cases: list[tuple[str, str, str, str, str, int]] = []
     for target, row in TARGETS.items():
         for precision in row.precisions:
             frames = FRAMES if precision != "int8" else SHORT
             for state_mode in row.state_modes:
-                cases.append(pytest.param("lcr_pico", target, precision, "host", state_mode, frames))
-            # Graphs with edges are large and take long to convert.
-            slow = [pytest.mark.slow] if precision != "fp32" else []
-            cases.append(pytest.param("lcr_pico", target, precision, "graph", "explicit", frames, marks=slow))
-        cases.append(pytest.param(_FEW, target, "fp32", "host", "explicit", SHORT))
-        cases.append(pytest.param(_FEW, target, "fp16", "host", "explicit", SHORT))
-        cases.append(pytest.param(_SLOW, target, "fp32", "host", "explicit", 8, marks=pytest.mark.slow))
-        cases.append(pytest.param(made.PACKAGED, target, "fp32", "host", "explicit", SHORT))
-    return cases
+                cases.append(("lcr_pico", target, precision, "host", state_mode, frames))
+            cases.append(("lcr_pico", target, precision, "graph", "explicit", frames))
+        cases.append((_FEW, target, "fp32", "host", "explicit", SHORT))
+        cases.append((_FEW, target, "fp16", "host", "explicit", SHORT))
+        cases.append((_LARGE, target, "fp32", "host", "explicit", 8))
+        cases.append((made.PACKAGED, target, "fp32", "host", "explicit", SHORT))
+    quick = ("lcr_pico", "fp32", "host", "explicit")
+    return [pytest.param(*case, marks=[] if (case[0], *case[2:5]) == quick else [pytest.mark.slow]) for case in cases]
 
 
 @pytest.mark.parametrize(("config", "target", "precision", "edges", "state_mode", "frames"), _cases())
@@ -56,6 +55,7 @@ def test_a_bundle_keeps_its_promise(
     assert report.stream["all"].tensors["state_c"].squared > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", list(TARGETS))
 @pytest.mark.parametrize("config", ["lcr_pico", made.PACKAGED])
 def test_a_bundle_keeps_its_promise_on_real_video(config: str, target: str) -> None:
@@ -104,7 +104,7 @@ def test_a_model_of_integers_keeps_its_promise_and_its_state_is_fed_back_as_it_i
     np.testing.assert_array_equal(again.c, state.c)
 
 
-@pytest.mark.parametrize("edges", ["host", "graph"])
+@pytest.mark.parametrize("edges", ["host", pytest.param("graph", marks=pytest.mark.slow)])
 def test_targets_agree_with_each_other(edges: str) -> None:
     both = 2 * (PROMISES["fp32"].step_abs or 0.0)  # each may be off to its own side
     models = [load(made.bundle("lcr_pico", target, edges=edges), threads=1) for target in TARGETS]
@@ -119,7 +119,7 @@ def test_targets_agree_with_each_other(edges: str) -> None:
             np.testing.assert_allclose(state.c, stepped[0][1].c, atol=both)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_stateful_model_equals_the_explicit_one_exactly(precision: str) -> None:
     explicit = load(made.bundle("lcr_pico", "openvino", precision), threads=1)
     internal = load(made.bundle("lcr_pico", "openvino", precision, state_mode="internal"), threads=1)
@@ -138,6 +138,7 @@ def test_the_stateful_model_equals_the_explicit_one_exactly(precision: str) -> N
         np.testing.assert_array_equal(twin.c, state.c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", list(TARGETS))
 def test_half_precision_is_smaller(target: str) -> None:
     sizes = [_model_bytes(made.bundle("lcr_pico", target, precision), target) for precision in ("fp32", "fp16")]

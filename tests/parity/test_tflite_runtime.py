@@ -33,8 +33,8 @@ needs_tflite_runtime = pytest.mark.skipif(
     ("config", "frames", "precision", "quant"),
     [
         ("lcr_pico", 500, "fp32", "static"),
-        (made.PACKAGED, 200, "fp32", "static"),
-        (made.PACKAGED, 60, "int8", "dynamic"),
+        pytest.param(made.PACKAGED, 200, "fp32", "static", marks=pytest.mark.slow),
+        pytest.param(made.PACKAGED, 60, "int8", "dynamic", marks=pytest.mark.slow),
     ],
 )
 def test_a_real_video_without_torch(config: str, frames: int, precision: str, quant: str, tmp_path: Path) -> None:
@@ -52,6 +52,7 @@ def test_a_real_video_without_torch(config: str, frames: int, precision: str, qu
     assert result["passed"] is True
 
 
+@pytest.mark.slow
 @needs_tflite_runtime
 def test_operators_that_it_lacks_are_an_error_and_no_traceback() -> None:
     """It has no kernel that turns int8 into int16, as a model of integers needs."""

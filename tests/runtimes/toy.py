@@ -27,6 +27,7 @@ from lcr_edge.contract import LOGITS, STATE_DTYPES, STATES_IN, STATES_OUT, input
 from lcr_edge.edges.host import host_edges
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
 from lcr_edge.runtimes.tensors import scaling, tensor_table
+from tests import shared
 
 CONFIG = Config("toy", height=32, width=48, dim=32, layers=2, classes=3)
 LABELS = ("left", "right", "none")
@@ -143,14 +144,22 @@ def reseal(folder: Path, content: dict[str, Any] | None = None, **changes: Any) 
     path.write_bytes(seal({**content, "files": files, **changes}))
 
 
-@functools.cache
 def model_bytes(target: str, edges: str, state_mode: str, state_precision: str = "fp32") -> dict[str, bytes]:
-    """The model files of one kind of bundle by name; built once per process."""
+    """The model files of one kind of bundle by name; built once a run (or before it, see ``main``)."""
+    kind = "-".join((target, edges, state_mode, state_precision))
+    folder = shared.folder(f"toys/{kind}", lambda part: _build(part, target, edges, state_mode, state_precision))
+    return {name: (folder / name).read_bytes() for name in MODEL_FILES[target]}
+
+
+def _build(folder: Path, target: str, edges: str, state_mode: str, state_precision: str) -> None:
     if target == "onnx":
-        return {"model.onnx": onnx_bytes(edges, state_precision=state_precision)}
-    if target == "openvino":
-        return _openvino_bytes(edges, state_mode, state_precision)
-    return {"model.tflite": _tflite_bytes(edges, state_precision)}
+        files = {"model.onnx": onnx_bytes(edges, state_precision=state_precision)}
+    elif target == "openvino":
+        files = _openvino_bytes(edges, state_mode, state_precision)
+    else:
+        files = {"model.tflite": _tflite_bytes(edges, state_precision)}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
 
 
 def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision: str = "fp32") -> bytes:
@@ -290,3 +299,14 @@ def _with_scales(data: bytes) -> bytes:
     builder = flatbuffers.Builder(len(data))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def main() -> None:
+    """Build the models that take torch, for a run of the tests where there is none: see ``make test39``."""
+    for edges in ("graph", "host"):
+        for state_precision in STATE_DTYPES:
+            model_bytes("tflite", edges, "explicit", state_precision)
+
+
+if __name__ == "__main__":
+    main()

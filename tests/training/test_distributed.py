@@ -60,6 +60,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(tmp_path:
         assert both.progress["seen"] == alone.progress["seen"] == 4 * int(stop)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     data = f"folder:{make_folder(tmp_path / 'data', clips=2)}"
     result = _together(tmp_path / "run", data, "--batch", "3")

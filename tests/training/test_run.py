@@ -68,7 +68,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"folder:{make_folder(tmp_path_factory.mktemp('folder'))}"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [name if name == "folder" else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+)
 def test_the_loss_falls_on_every_layout(layout: str, tmp_path: Path) -> None:
     data = f"{layout}:{LAYOUTS[layout](tmp_path / 'data')}"
     out = tmp_path / "run"
@@ -120,6 +122,7 @@ def test_a_run_that_is_killed_and_resumed_is_the_same_run(folder: str, tmp_path:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_and_is_the_same_with_other_workers(folder: str, tmp_path: Path) -> None:
     options = ("--steps", "24", "--save-every", "24")
     assert _train(tmp_path / "whole", folder, *options) == 0
@@ -186,6 +189,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_batch(
     assert run_state.read(out).step == int(kept.name[len("nan-step") :].split("-")[0])
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before_it(folder: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ("--steps", "6", "--save-every", "2")
@@ -208,6 +212,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(folder: str, tmp_path: Path
     assert run_state.read(out).step == 6
 
 
+@pytest.mark.slow
 def test_unreadable_clips_are_reported_and_too_many_stop_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +276,7 @@ def test_an_output_that_cannot_be_written_is_named(
     assert "another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_residual_cell_can_be_trained_with_carried_states(tmp_path: Path) -> None:
     # Its C grows by about three orders of magnitude a clip; a row that has gone too far starts afresh.
     options = ("--variant", "paper", "--steps", "20", "--full-rate", "1", "1", "--carry-state", "0.9")

@@ -58,6 +58,7 @@ def _forbidden() -> Samples:
     raise AssertionError("no samples are needed")
 
 
+@pytest.mark.slow
 def test_rows_hold_what_the_bundles_are_and_do(table: tuple[Comparison, Path], checkpoint: Checkpoint) -> None:
     comparison, out = table
     base, int8 = comparison.rows
@@ -78,6 +79,7 @@ def test_rows_hold_what_the_bundles_are_and_do(table: tuple[Comparison, Path], c
     assert int8.size_ratio < 1
 
 
+@pytest.mark.slow
 def test_the_table_is_markdown_with_every_figure(table: tuple[Comparison, Path]) -> None:
     comparison, _ = table
     lines = comparison.table().splitlines()
@@ -94,6 +96,7 @@ def test_the_table_is_markdown_with_every_figure(table: tuple[Comparison, Path])
     assert "hardware threads" in comparison.table()
 
 
+@pytest.mark.slow
 def test_bundles_of_the_same_network_are_used_again(
     table: tuple[Comparison, Path], checkpoint: Checkpoint, samples: Samples
 ) -> None:
@@ -108,6 +111,7 @@ def test_bundles_of_the_same_network_are_used_again(
     assert {row.bundle: read_bundle(out / row.bundle).manifest for row in comparison.rows} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["samples", "gate", "damage"])
 def test_what_does_not_fit_is_exported_again(
     table: tuple[Comparison, Path],
@@ -136,6 +140,7 @@ def test_what_does_not_fit_is_exported_again(
     assert manifest["calibration_digest"] == (None if change == "gate" else given.digest)
 
 
+@pytest.mark.slow
 def test_another_network_takes_the_place(table: tuple[Comparison, Path], tmp_path: Path) -> None:
     comparison, made = table
     shutil.copytree(made / comparison.rows[0].bundle, tmp_path / comparison.rows[0].bundle)
@@ -145,6 +150,7 @@ def test_another_network_takes_the_place(table: tuple[Comparison, Path], tmp_pat
     assert read_bundle(tmp_path / found.rows[0].bundle).manifest["checkpoint_sha256"] == other.sha256
 
 
+@pytest.mark.slow
 def test_a_missed_promise_is_shown_and_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

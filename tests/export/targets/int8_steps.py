@@ -1,4 +1,4 @@
-"""A float TFLite step of lcr_pico and its int8 forms, each made once a test process, and ways to look into them."""
+"""A float TFLite step of lcr_pico and its int8 forms, each made once, and ways to look into them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from lcr_edge.export.targets import tflite_file, tflite_int8
 from lcr_edge.export.targets.job import Job, Source, convert
 from lcr_edge.export.targets.request import Request
 from lcr_edge.model.step_cell import INTEGER_CHUNK, HostEdgeCell, StepCell
+from tests import shared
 from tests.export import made
 
 Array = npt.NDArray[Any]
@@ -37,17 +38,21 @@ def cell_of(name: str = PICO) -> HostEdgeCell:
     return HostEdgeCell(StepCell(made.checkpoint(name).model, chunk=INTEGER_CHUNK if name == PICO else None)).eval()
 
 
-@functools.cache
 def float_path(name: str = PICO, edges: str = "host") -> Path:
-    cell = cell_of(name).cell
-    if edges == "graph":
-        cell = StepCell(made.checkpoint(name).model)
-        # The edges themselves are tested elsewhere; each pass of the real number costs conversion time.
-        cell.edge_graph.hysteresis = 1
-    folder = made.folder()
-    with quiet():
-        convert(Job(Source(cell), Request(made.checkpoint(name).config, "tflite", edges=edges), folder))
-    return folder / "model.tflite"
+    """The float model.tflite, made once a run. That of a bundle, where it is the same."""
+    if edges == "host" and name != PICO:
+        return made.bundle(name, "tflite") / "model.tflite"
+
+    def make(folder: Path) -> None:
+        cell = cell_of(name).cell
+        if edges == "graph":
+            cell = StepCell(made.checkpoint(name).model)
+            # The edges themselves are tested elsewhere; each pass of the real number costs conversion time.
+            cell.edge_graph.hysteresis = 1
+        with quiet():
+            convert(Job(Source(cell), Request(made.checkpoint(name).config, "tflite", edges=edges), folder))
+
+    return shared.folder(f"tflite/{name}-{edges}", make) / "model.tflite"
 
 
 @functools.cache

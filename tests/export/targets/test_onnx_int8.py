@@ -21,16 +21,11 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES, Plan
-from lcr_edge.config import get_config
 from lcr_edge.errors import UsageError
-from lcr_edge.export.targets import onnx_convert
-from lcr_edge.export.targets.job import Job, Source
 from lcr_edge.export.targets.onnx_int8 import quantise, quantise_weight
-from lcr_edge.export.targets.request import Request
 from lcr_edge.model.step_cell import HostEdgeCell, StepCell
 from lcr_edge.tolerances import PROMISES
-from tests.export import made
-from tests.export.made import checkpoint
+from tests.export.made import bundle, checkpoint
 
 F32 = npt.NDArray[np.float32]
 
@@ -47,8 +42,7 @@ def _cell() -> HostEdgeCell:
 
 @functools.cache
 def _float_bytes() -> bytes:
-    job = Job(Source(_cell().cell), Request(get_config("lcr_pico"), "onnx"), made.folder())
-    return bytes(onnx_convert.build(job).SerializeToString())
+    return (bundle("lcr_pico", "onnx") / "model.onnx").read_bytes()
 
 
 def _float_model() -> onnx.ModelProto:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, Plan
 from lcr_edge.contract import STATE_NAMES
 from lcr_edge.errors import BundleError, UsageError
-from lcr_edge.export.targets import onnx_convert, openvino_convert
-from lcr_edge.export.targets.job import Job, Source
+from lcr_edge.export.targets import openvino_convert
 from lcr_edge.export.targets.onnx_int8 import quantise_weight
 from lcr_edge.export.targets.openvino_int8 import quantise, save
 from lcr_edge.export.targets.request import Request
@@ -31,8 +29,7 @@ from lcr_edge.runtimes.api import Options
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.openvino_engine import OpenVinoEngine
 from lcr_edge.tolerances import PROMISES
-from tests.export import made
-from tests.export.made import PACKAGED, checkpoint
+from tests.export.made import PACKAGED, bundle, checkpoint
 from tests.runtimes.toy import make_bundle, reseal
 
 Array = npt.NDArray[Any]
@@ -56,9 +53,7 @@ def _cell(name: str = PICO) -> HostEdgeCell:
 
 @functools.cache
 def _float_model(name: str = PICO) -> ov.Model:
-    job = Job(Source(_cell(name).cell), Request(checkpoint(name).config, "onnx"), made.folder())
-    model = onnx_convert.build(job)
-    return ov.Core().read_model(io.BytesIO(model.SerializeToString()))
+    return ov.Core().read_model(str(bundle(name, "onnx") / "model.onnx"))
 
 
 @functools.cache

@@ -130,6 +130,7 @@ def test_layers_that_read_one_tensor_keep_their_own_ranges() -> None:
     assert relative(run(content), run(path.read_bytes())) < INT8
 
 
+@pytest.mark.slow
 def test_a_converter_that_moves_factors_into_the_weights_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def _drift(found: Streams) -> judge.Check:
     return next(check for check in found.checks if "logit error" in check.name)
 
 
+@pytest.mark.slow
 def test_an_error_that_grows_is_a_miss() -> None:
     checkpoint, model = made.checkpoint("lcr_pico"), rounded("lcr_pico")
     growing = measure_streams(Growing(model), checkpoint, frames=LATE[1], streams=1, per_class=1)
@@ -160,6 +161,7 @@ def test_an_error_that_grows_is_a_miss() -> None:
     assert "grows" in _drift(growing).sentence
 
 
+@pytest.mark.slow
 def test_short_streams_are_not_judged_for_growth() -> None:
     found = measure_streams(rounded("lcr_pico"), made.checkpoint("lcr_pico"), frames=LATE[1] - 1, per_class=1)
     assert found.streams == 1
@@ -201,6 +203,7 @@ def test_every_stream_shows_other_clips() -> None:
         np.testing.assert_array_equal(np.diff(place) % CLIP, 1)
 
 
+@pytest.mark.slow
 def test_a_video_is_played_from_several_places() -> None:
     checkpoint = made.checkpoint("lcr_pico")
     video = str(real_clip("bikes.mp4"))

@@ -220,6 +220,7 @@ def test_another_checkpoint_is_refused(tmp_path: Path) -> None:
         verify(made.bundle("lcr_pico", "onnx"), checkpoint=str(path), frames=2)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_is_verified_against_itself(tmp_path: Path) -> None:
     found = checkpoint.random_checkpoint(get_config("lcr_pico"), 5)
     path = tmp_path / "mine.safetensors"

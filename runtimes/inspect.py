@@ -14,6 +14,7 @@ from lcr_edge.config import CLIP_FRAMES, CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.contract import STATE_DTYPES
 from lcr_edge.errors import UsageError
 from lcr_edge.options import add_json, text_stream, write_json
+from lcr_edge.runtimes.bundle import read_bundle
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 # Fields that only the manifests of int8 bundles have.
@@ -87,8 +88,6 @@ def run(args: argparse.Namespace) -> int:
     elif Path(args.what).is_dir():
         if args.variant != "default" or args.classes is not None:
             raise UsageError("--variant and --classes are for configs; a bundle has its own")
-        from lcr_edge.runtimes.bundle import read_bundle
-
         bundle = read_bundle(args.what)
         manifest = bundle.manifest
         facts = describe(bundle.config, bundle.state_precision)
