@@ -58,7 +58,7 @@ class Plan:
     """How batches are made.
 
     batch: clips in the batch of all ranks together. frames: of a clip at full length and rate. fps: the network's
-    frames a second. size: height, width. steps: of the whole training, for full_rate: the share of batches at that
+    frames per second. size: height, width. steps: of the whole training, for full_rate: the share of batches at that
     rate at the first and at the last step; the others play at double speed, every second frame. rank, world: rank r
     gets rows r batch/world to (r+1) batch/world. augment: False for whole clips from their middle, as they are, at
     full rate (still in random order).

@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 def frame_indices(count: int, native_fps: float, sample: Sample) -> NDArray[np.int64]:
-    """Indices into a clip of ``count`` frames at ``native_fps`` frames a second: int64 [sample.frames], not decreasing.
+    """Indices into a clip of ``count`` frames at ``native_fps`` frames per second: int64 [sample.frames], not decreasing.
 
         index_k = start + ceil(k native_fps / fps - 0.002 native_fps),    0.002 s being the device's allowance
 

@@ -33,10 +33,10 @@ FEW_CLIPS = 1000
 
 
 class Outcome(NamedTuple):
-    """What a run ends with.
+    """How a run ended.
 
-    loss: cross entropy in the last line of the log, None where this process wrote none. trained: False where nothing
-    was left to do.
+    loss: cross entropy in the last line of the log, None where this process wrote none. trained: False if there was
+    nothing left to do.
     """
 
     step: int
@@ -115,7 +115,7 @@ class Trainer:
         self.loss, self.hits, self.seen = (saved.progress[name] for name in ("loss", "hits", "seen"))
 
     def run(self) -> Outcome:
-        """Train to the end, or until ``stop_after``. Raises LcrError: NaN, bad data, memory, a disk that is full."""
+        """Train to the end, or until ``stop_after``. Raises LcrError: NaN, bad data, no memory, a full disk."""
         settings, world = self.settings, self.world
         stop = min(settings.steps, self.conduct.stop_after or settings.steps)
         if self.step >= stop:
@@ -136,7 +136,7 @@ class Trainer:
             for batch in batches(self.data, self.plan, self.step, stop, self.conduct.workers):
                 for message in self.faults.add(batch):
                     moved.say(f"left out: {message}")
-                # Of the first few clips a share says little: as if a thousand (or all) had been tried.
+                # A share of the first few clips says little, so count as if a thousand (or all) had been tried.
                 self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
                 losses = self._step(module, batch)
                 self.step += 1
@@ -154,7 +154,7 @@ class Trainer:
         return Outcome(self.step, loss, True)
 
     def _figures(self, losses: Losses) -> dict[str, float]:
-        """The line of the log; of loss and accuracy the means since the last one, of the others this step's."""
+        """The next line of the log: loss and accuracy are means since the last line, the others are of this step."""
         terms = torch.stack([losses.joints, losses.excess, losses.expansion])
         joints, excess, expansion = self.world.mean(terms).tolist()
         clips = self.settings.batch
@@ -183,7 +183,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_gradient)
         hits = (losses.logits[:, -1].argmax(-1) == labels).sum()
         bad = ~(torch.isfinite(losses.total) & torch.isfinite(norm))
-        # The one time in a step that a GPU is waited for.
+        # The only place in a step that waits for a GPU.
         sums = self.world.sum(torch.stack([x.detach().double() for x in (losses.named, hits, bad)])).tolist()
         if sums[2]:
             self._refuse(losses, float(norm), batch, state, keep)

@@ -11,10 +11,10 @@ from lcr_edge.config import CLIP_FRAMES
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the course of a run, given its data and its config. All of it is stored with the run."""
+    """Everything that decides the course of a run, given its data and its config. It is stored with the run."""
 
     steps: int = 6000
-    batch: int = 24  # clips a step, of all processes together
+    batch: int = 24  # clips per step, over all processes
     frames: int = CLIP_FRAMES
     lr: float = 2e-3
     optimiser: str = "adamw"

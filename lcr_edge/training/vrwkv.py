@@ -1,7 +1,7 @@
 """Start from Vision-RWKV: ImageNet weights of VRWKV and VRWKV6 (arXiv 2403.02308) mapped onto an LCR network.
 
-Read are ``.pth`` (tensors only, nothing is unpickled) and ``.safetensors``, with the tensor names of the public code of
-Vision-RWKV. The two networks are relatives, not the same. What is taken over, C channels, x the frame's tokens:
+Files are ``.pth`` (tensors only, nothing is unpickled) or ``.safetensors``, with the tensor names of Vision-RWKV's
+public code. The two networks are relatives, not the same. What is taken over, C channels, x the frame's tokens:
 
     theirs                                       here
     patch_embed.projection                       embed.projection, ImageNet mean and deviation folded in

@@ -45,7 +45,7 @@ class Row:
 
 
 def data_root(kind: str, root: Path, option: str = "--data") -> Path:
-    """``root``, when it is a folder with something in it. Raises UsageError, which names the ``option``."""
+    """``root``, if it is a folder with something in it. Raises UsageError, which names the ``option``."""
     example = f"{option} {kind}:/path/to/the/data"
     try:
         if not root.is_dir():
@@ -72,7 +72,7 @@ def labels_file(root: Path, words: Sequence[str], suffix: str, *, without: Seque
             if fits and not low.startswith(".") and path.is_file():
                 found.append(path)
     if len(found) > 1:
-        raise UsageError(f"{root} holds several files that could be meant: {_names(found)}; keep one of them there")
+        raise UsageError(f"{root} has several files that fit: {_names(found)}; keep only one of them there")
     return found[0] if found else None
 
 
@@ -114,12 +114,12 @@ def matched(
     is not among ``labels``.
     """
     if not rows:
-        raise UsageError(f"{source} lists no clip; it must have one line a clip")
+        raise UsageError(f"{source} lists no clips; it must have one line per clip")
     index = {label: i for i, label in enumerate(labels)}
     for row in rows:
         if row.label not in index:
             raise UsageError(
-                f"{row.where}: unknown label {row.label!r}; it is none of the {len(labels)} labels of the data set"
+                f"{row.where}: unknown label {row.label!r}; it is not one of the {len(labels)} labels of the data set"
             )
     kept = [(row, path) for row, path in zip(rows, paths) if path is not None]
     if not kept:

@@ -94,7 +94,7 @@ def _array(source: NDArray[Any] | Path, shape: tuple[int, ...], dtype: type) -> 
     try:
         array = np.load(source, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{source} is no whole .npy file ({error}); delete it to draw it again") from error
+        raise UsageError(f"{source} is not a whole .npy file ({error}); delete it to draw it again") from error
     if array.shape != shape or array.dtype != dtype:
         raise UsageError(
             f"{source} holds {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}; delete it to "
