@@ -119,7 +119,7 @@ def batch_shape(plan: Plan, number: int) -> tuple[int, int]:
 def make_batch(data: ClipSet, plan: Plan, number: int) -> Batch:
     """Batch ``number``: this rank's rows of it.
 
-    A clip that cannot be read is replaced by the next readable one in index order, and told in ``faults``. Raises
+    A clip that cannot be read is replaced by the next readable one in index order, and listed in ``faults``. Raises
     LcrError when no clip can be read.
     """
     epoch, _ = epoch_of(len(data), plan, number)
@@ -141,7 +141,7 @@ def make_batch(data: ClipSet, plan: Plan, number: int) -> Batch:
 
 
 def make_ordered_batch(data: ClipSet, plan: Plan, number: int) -> Batch:
-    """For evaluation: clips number batch to (number + 1) batch - 1, whole, as they are, those not readable left out."""
+    """For evaluation: clips number batch to (number + 1) batch - 1, whole and unchanged, without unreadable ones."""
     rows = _Rows(plan, number, plan.frames)
     for index in range(number * plan.batch, min((number + 1) * plan.batch, len(data))):
         try:
@@ -287,7 +287,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    """Workers are many already; threads of their libraries would only compete."""
+    """There are many workers already; threads of their libraries would only compete."""
     import cv2
 
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Recorded clips to frames of the network's size: video files and folders of JPEG frames, by OpenCV.
+"""Read recorded clips, video files or folders of JPEG frames, as frames of the network's size. Uses OpenCV.
 
 Frames are picked by index at the file's average rate (``sampling``), read from the start and skipped without being
 converted, because seeking in a video is neither exact nor the same in all OpenCV versions. Each is fitted with

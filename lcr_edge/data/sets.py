@@ -1,12 +1,12 @@
 """Data sets of labelled clips behind one name, ``kind:path``: what ``--data`` takes.
 
-| kind | what | layout described in |
+| kind | what | described in |
 |---|---|---|
-| rendered, rendered:PER_CLASS | rendered gestures, no files needed | ``rendered`` |
-| jester:FOLDER | Jester v1, folders of JPEG frames | ``jester`` |
-| ssv2:FOLDER | Something-Something V2 | ``something`` |
-| kinetics:FOLDER | Kinetics 400, 600, 700 | ``kinetics`` |
-| folder:FOLDER | any videos, one folder per class | ``folder`` |
+| rendered, rendered:PER_CLASS | rendered gestures, no files needed | ``rendered/clips.py`` |
+| jester:FOLDER | Jester v1, folders of JPEG frames | ``layouts/jester.py`` |
+| ssv2:FOLDER | Something-Something V2 | ``layouts/something.py`` |
+| kinetics:FOLDER | Kinetics 400, 600, 700 | ``layouts/kinetics.py`` |
+| folder:FOLDER | any videos, one folder per class | ``layouts/folder.py`` |
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def _clips(data: ClipSet, order: NDArray[np.int64], plan: Plan) -> Iterator[tupl
 def _stream(
     model: LCR, clips: Iterable[tuple[Tensor, Tensor]], true: NDArray[np.int64], moved: Bar
 ) -> tuple[Judged, StreamStates]:
-    """The clips, of these true classes, one after the other through one state, which is looked at every few frames."""
+    """Step through the clips with a single state, which is looked at every few frames. true: the clips' classes."""
     state: State | None = None
     judged: list[Judged] = []
     seen = 0

@@ -196,7 +196,7 @@ class Trainer:
         return losses
 
     def _after(self, losses: Losses) -> None:
-        """What follows the optimiser's step: running averages of norms and weights, the carried states."""
+        """Work after the optimiser's step: running averages of norms and weights, the carried states."""
         norms = self.model.steady_norms()
         for norm, seen in zip(norms, self.world.sum(torch.stack([norm.seen for norm in norms]))):
             norm.seen.copy_(seen)
@@ -205,7 +205,7 @@ class Trainer:
         self.streams.end(losses.state)
 
     def _refuse(self, losses: Losses, norm: float, batch: Batch, state: Any, keep: Tensor | None) -> None:
-        """Stop before the weights take a step that is not a number; each process keeps its batch."""
+        """Stop before a NaN or Inf gets into the weights; each process saves its batch."""
         path = self.folder / f"nan-step{self.step}-rank{self.world.rank}.safetensors"
         tensors = {"frames": batch.frames, "edges": batch.edges, "labels": batch.labels}
         tensors |= {f"model:{name}": value for name, value in self.model.state_dict().items()}
@@ -222,7 +222,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """The run's state, and the averaged network as a checkpoint. Every process must call this."""
+        """Write the run's state, and the averaged network as a checkpoint. Every process must call this."""
         streams = self.streams.tensors()
         if not self.world.leads:
             return
@@ -238,7 +238,7 @@ class Trainer:
         run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))
 
     def save_network(self) -> None:
-        """The averaged weights, as the checkpoint that export and evaluate take."""
+        """Write the averaged weights as the checkpoint that export and evaluate take."""
         path = self.folder / f"{self.model.config.name}.safetensors"
         course = {"data_name": self.data.name, "init": self.origin, "step": self.step}
         save(path, self.model, self.data.labels, {**self.identity, **course}, weights=self.average.tensors)
@@ -250,7 +250,7 @@ class Trainer:
 
 
 def compile_layers(model: LCR) -> None:
-    """Let torch.compile fuse what each layer does in a frame. Raises UsageError without a C++ compiler."""
+    """Let torch.compile fuse the operations of each layer. Raises UsageError without a C++ compiler."""
     if find_cxx() is None:
         raise UsageError("--compile needs a compiler (Debian, Ubuntu: apt-get install g++ python3-dev)")
     # Layers differ in how they cut the WKV into chunks, and each is compiled for first and later frames.

@@ -1,4 +1,4 @@
-"""The state of a run on disk: one safetensors file, replaced atomically, from which the run goes on exactly.
+"""The state of a run on disk: one safetensors file, replaced atomically, from which the run continues exactly.
 
 It holds the network, its average, the training-only head, the optimisers' state, the carried stream states with their
 tube masks, and, as JSON, the step and the settings. A process that is killed at any moment leaves the last complete
@@ -43,7 +43,7 @@ def clean(folder: Path) -> None:
 
 
 def read(folder: Path) -> RunState:
-    """Read the state. Raises UsageError without a file to resume from, CheckpointError for a file that is no run's."""
+    """Read the state. Raises UsageError without a file to resume from, CheckpointError for any other file."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / NAME

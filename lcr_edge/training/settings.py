@@ -34,13 +34,13 @@ class Settings:
     fp32: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON gives it back, so that it can be compared with a stored one."""
+        """The settings as JSON gives them back, so that they can be compared with stored ones."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a run is carried out; none of it changes what is computed, so a resumed run may differ here."""
+    """How a run is carried out; none of it changes the result, so a resumed run may differ here."""
 
     workers: int = 1
     save_every: int = 200

@@ -1,4 +1,4 @@
-"""The Jester data set (20BN-JESTER v1): gestures before a webcam, 12 frames per second, as unpacked from its archives.
+"""The Jester data set (20BN-JESTER v1): gestures in front of a webcam, 12 frames per second, as its archives unpack.
 
     ROOT/20bn-jester-v1/<id>/00001.jpg ...      or ROOT/<id>/00001.jpg ...
     ROOT/*train*.csv        id;label            official: jester-v1-train.csv

@@ -1,4 +1,4 @@
-"""What a data set's files say: the clips of one split, their classes, and where they lie. Shared by all layouts."""
+"""The content of a data set: the clips of one split, their classes and their files. Shared by all layouts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Listing:
 
     labels: class names; their order is the class index. ids: a name of each clip that does not depend on where the
     set lies. targets: class index of each clip. paths: its video file, or its folder of JPEG frames. fps: the rate of
-    JPEG frames, and of video files that do not tell theirs. spans: start and end in seconds where the file may be
+    JPEG frames, and of video files without one of their own. spans: start and end in seconds where the file may be
     longer than the clip, else None. notes: sentences for the user.
     """
 
@@ -36,7 +36,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a labels file: which clip, which class, and where it was said ("train.csv line 7")."""
+    """One line of a labels file: which clip, which class, and where it stands ("train.csv line 7")."""
 
     clip: str
     label: str

@@ -1,4 +1,4 @@
-"""The Something-Something V2 data set: people do something with something; short videos, 12 frames per second.
+"""The Something-Something V2 data set: people do something with something, in short videos of 12 frames per second.
 
     ROOT/**/<id>.webm       official: 20bn-something-something-v2/<id>.webm; re-encoded .mp4 and the like too
     ROOT/labels.json        {"Approaching something with your camera": "0", ...}: template to class index
