@@ -27,7 +27,7 @@ from lcr_edge.progress import bar
 RENDERED = "rendered"
 CLIPS, SAMPLES = 108, 128  # four clips of each rendered gesture
 MIN_SAMPLES = 4  # one of each stratum of ``collect``
-MIN_CLIPS = 8  # readable ones; ranges found on fewer say more about these clips than about the network
+MIN_CLIPS = 8  # readable ones; ranges from fewer clips would describe the clips rather than the network
 SHOWN = 10  # unreadable clips named on stderr
 _IN_ERROR = 3
 _OPTION = "--calibration-data"
@@ -43,7 +43,7 @@ class Footage:
 
 
 def check_numbers(clips: int, samples: int, seed: int, workers: int = 1) -> None:
-    """Raise UsageError, in the words of the command line, unless ``collect`` can work with these."""
+    """UsageError, which names the option, unless ``collect`` can work with these numbers."""
     if clips < MIN_CLIPS:
         raise UsageError(f"--calibration-clips must be at least {MIN_CLIPS}, got {clips}")
     if not MIN_SAMPLES <= samples <= clips * CLIP_FRAMES:
@@ -75,8 +75,8 @@ def _folder_name(data: ClipSet) -> str:
 def open_clips(spec: str | None, config: Config, *, clips: int, seed: int, workers: int) -> ClipSet:
     """The training split of a data set, with any labels.
 
-    spec: as ``open_set`` takes it; rendered gestures when None, of which no more are drawn than ``clips`` needs; or the
-    path of a folder, which holds either videos, or a folder of videos for each class. Raises UsageError.
+    spec: as for ``open_set``; None for rendered gestures, of which only as many are drawn as ``clips`` needs; or the
+    path of a folder that has either videos in it, or a folder of videos per class. Raises UsageError.
     """
     spec = RENDERED if spec is None else spec
     kind, _, number = spec.partition(":")
@@ -119,8 +119,8 @@ def read_footage(
 ) -> Footage:
     """``clips`` windows of CLIP_FRAMES frames at the network's rate, each at a random place in its clip.
 
-    Clips are drawn at random, equally many of each class as far as there are. One that cannot be read is replaced by
-    the next one. A set that has too few is gone through again, at other places. The result depends on data and seed,
+    Clips are drawn at random, equally many of each class as far as there are. A clip that cannot be read is replaced by
+    the next one. A set with too few clips is used again, at other places. The result depends on data and seed,
     not on ``workers``, the threads that decode.
 
     The frames lie in a temporary file, deleted by the system when they are no longer used. Notes on the data and the
@@ -197,7 +197,7 @@ def _readable(
 
 
 def balanced(targets: NDArray[np.int64], seed: int) -> list[int]:
-    """Indices of all clips in random order, one of each class first, then the next one of each, as long as they last.
+    """Indices of all clips in random order: one clip of each class, then another one of each, until none is left.
 
     targets: class index of each clip, int64 [n].
     """

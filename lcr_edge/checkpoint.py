@@ -24,7 +24,7 @@ PACKAGED = Path(__file__).resolve().parent / "checkpoints" / "lcr_nano.safetenso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with what its users need to know of it. ``sha256`` is that of the file, or of random weights."""
+    """A network, and what its users need to know about it. ``sha256`` is that of the file, or of random weights."""
 
     model: LCR
     config: Config
@@ -45,7 +45,7 @@ def build_model(config: str | Config, *, classes: int | None = None, variant: st
 
 
 def random_checkpoint(config: Config, seed: int) -> Checkpoint:
-    """A network whose every parameter is random, those that training starts at zero or one included.
+    """A network with random parameters, including those that training starts at zero or one.
 
     For tests and benchmarks: it decides nothing useful, but no part of it is trivially zero, and its sizes are those of
     a network that could be trained: larger ones make the recurrence chaotic. Deterministic per seed.
@@ -96,8 +96,8 @@ def save(
 ) -> None:
     """Write atomically: the old file stays whole until the new one is complete. Raises OutputError.
 
-    training: anything JSON holds about how the weights came to be; ends up in the file's metadata. weights: tensors to
-    write in place of the model's own, by the same names (an average of them, say).
+    training: how the weights were made, as values that JSON can hold; stored in the file's metadata. weights: tensors
+    to write instead of the model's own, with the same names (their average, for example).
     """
     metadata = {
         "format": FORMAT,

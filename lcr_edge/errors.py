@@ -1,4 +1,4 @@
-"""Every error that lcr_edge raises on purpose, in one tree.
+"""All errors that lcr_edge raises on purpose.
 
 Command line tools print ``str(error)`` and exit with ``error.exit_code``: 2 when the caller can fix the call
 (arguments, files, shapes, a missing package), 1 when a check ran and failed. Messages name the fix.
@@ -14,7 +14,7 @@ class LcrError(Exception):
 
 
 class UsageError(LcrError):
-    """An argument that no command of ours accepts: unknown target, precision, config, option value."""
+    """An argument that cannot be used: an unknown target, precision or config, or a value out of range."""
 
 
 class MissingExtraError(LcrError):
@@ -54,7 +54,7 @@ class OutputError(LcrError):
 
 
 class CalibrationError(LcrError):
-    """Calibration that cannot be done: too few readable clips, NaN in the network, samples of another checkpoint."""
+    """Calibration that is not possible: too few readable clips, NaN in the network, samples of another checkpoint."""
 
 
 class UnsafeDecayError(LcrError):

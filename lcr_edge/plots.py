@@ -43,7 +43,7 @@ def plot_curve(source: Path, png: Path) -> None:
     """Draw a metrics CSV (``lcr_edge.training.metrics``): loss, accuracy and learning rate over the optimiser steps.
 
     A panel holds every column whose name contains its word; columns that fit no panel are left out. Values that are not
-    finite leave a gap. Raises UsageError for a CSV that is not one of ours, OutputError and MissingExtraError.
+    finite leave a gap. Raises UsageError for any other CSV file, OutputError and MissingExtraError.
     """
     steps, columns = _read_columns(source)
     panels = [(title, {n: v for n, v in columns.items() if any(w in n for w in words)}) for title, words in _PANELS]
@@ -121,7 +121,7 @@ def _state_norms(axis: Axes, result: Result) -> None:
     if bound is not None:
         axis.axhline(bound, color="0.4", linestyle="--", linewidth=0.9, label=f"bound of |C|: {bound:.3g}")
     axis.set(xlabel="frame of the stream", ylabel="state", yscale="log", title="states over the stream")
-    axis.margins(y=0.25)  # room for the legend below the lines
+    axis.margins(y=0.25)  # leaves room for the legend below the lines
     axis.legend(loc="lower center", ncols=4, fontsize="small")
     axis.grid(alpha=0.3)
 

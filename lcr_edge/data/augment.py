@@ -41,7 +41,7 @@ REVERSED_LABEL = _reverse_table()
 
 @dataclass(frozen=True)
 class Recipe:
-    """What may be done to the clips of a data set.
+    """The changes that are allowed for the clips of a data set.
 
     mirrored: class index after mirroring, int64 [classes], ``mirror.NEVER`` where that is not allowed.
     reversed: class index after playing backwards, int64 [classes]; None when that is not allowed.

@@ -58,7 +58,7 @@ class Plan:
     """How batches are made.
 
     batch: clips in the batch of all ranks together. frames: of a clip at full length and rate. fps: the network's
-    frames a second. size: height, width. steps: of the whole training, for full_rate: the share of batches at that
+    frames per second. size: height, width. steps: of the whole training, for full_rate: the share of batches at that
     rate at the first and at the last step; the others play at double speed, every second frame. rank, world: rank r
     gets rows r batch/world to (r+1) batch/world. augment: False for whole clips from their middle, as they are, at
     full rate (still in random order).
@@ -119,7 +119,7 @@ def batch_shape(plan: Plan, number: int) -> tuple[int, int]:
 def make_batch(data: ClipSet, plan: Plan, number: int) -> Batch:
     """Batch ``number``: this rank's rows of it.
 
-    A clip that cannot be read is replaced by the next readable one in index order, and told in ``faults``. Raises
+    A clip that cannot be read is replaced by the next readable one in index order, and listed in ``faults``. Raises
     LcrError when no clip can be read.
     """
     epoch, _ = epoch_of(len(data), plan, number)
@@ -141,7 +141,7 @@ def make_batch(data: ClipSet, plan: Plan, number: int) -> Batch:
 
 
 def make_ordered_batch(data: ClipSet, plan: Plan, number: int) -> Batch:
-    """For evaluation: clips number batch to (number + 1) batch - 1, whole, as they are, those not readable left out."""
+    """For evaluation: clips number batch to (number + 1) batch - 1, whole and unchanged, without unreadable ones."""
     rows = _Rows(plan, number, plan.frames)
     for index in range(number * plan.batch, min((number + 1) * plan.batch, len(data))):
         try:
@@ -287,7 +287,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    """Workers are many already; threads of their libraries would only compete."""
+    """There are many workers already; threads of their libraries would only compete."""
     import cv2
 
     cv2.setNumThreads(0)

@@ -1,10 +1,10 @@
-"""Recorded clips to frames of the network's size: video files and folders of JPEG frames, by OpenCV.
+"""Read recorded clips, video files or folders of JPEG frames, as frames of the network's size. Uses OpenCV.
 
 Frames are picked by index at the file's average rate (``sampling``), read from the start and skipped without being
 converted, because seeking in a video is neither exact nor the same in all OpenCV versions. Each is fitted with
 ``frames.letterbox``, as ``lcr-edge run`` does by default.
 
-What a file leaves open is decided here:
+What a file does not say is decided here:
 
 - No frame rate, or one outside of 1 to 240: ``fallback_fps`` is taken (30, or the data set's documented rate).
 - No number of frames: they are counted by reading the file through once.
@@ -12,7 +12,7 @@ What a file leaves open is decided here:
   repeated for them. More than that is a truncated file.
 - A JPEG without its end marker is truncated, though decoders would return a picture, grey from there on.
 
-An unreadable clip raises VideoError that names the file.
+An unreadable clip raises a VideoError that names the file.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def read_jpegs(folder: Path, sample: Sample, size: tuple[int, int], *, fps: floa
     except OSError as error:
         raise VideoError(f"cannot read the frames in {folder}: {error.strerror}") from error
     if not names:
-        raise VideoError(f"{folder} holds no .jpg frame; unpack it again")
+        raise VideoError(f"{folder} has no .jpg frames; unpack it again")
     out = np.empty((sample.frames, *size, 3), np.uint8)
     previous = -1
     for k, index in enumerate(frame_indices(len(names), fps, sample).tolist()):
@@ -113,7 +113,7 @@ def _jpeg(cv2: Any, path: Path) -> Clip:
     except OSError as error:
         raise VideoError(f"cannot read {path}: {error.strerror}") from error
     if not data.startswith(_JPEG_START) or _JPEG_END not in data[-_JPEG_PADDING:]:
-        raise VideoError(f"{path} is no whole JPEG file ({len(data)} bytes): truncated or damaged; unpack it again")
+        raise VideoError(f"{path} is not a whole JPEG file ({len(data)} bytes): truncated or damaged; unpack it again")
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -154,7 +154,7 @@ def _opened(cv2: Any, path: Path) -> Iterator[Any]:
         raise VideoError(f"cannot open {path}: {error}") from error
     try:
         if not capture.isOpened():
-            raise VideoError(f"{path} is no video that this OpenCV can read: corrupt, or another format")
+            raise VideoError(f"{path} is not a video that this OpenCV can read: it is corrupt, or of another format")
         yield capture
     finally:
         capture.release()
@@ -184,5 +184,5 @@ def _counted(cv2: Any, path: Path) -> int:
         while _grab(cv2, capture, path, count):
             count += 1
     if not count:
-        raise VideoError(f"{path} holds no frame that decodes: empty or corrupt; copy it again")
+        raise VideoError(f"{path} has no frame that can be decoded: it is empty or corrupt; copy it again")
     return count

@@ -1,4 +1,4 @@
-"""Clips that cannot be read: counted while training goes on, fatal when they are many."""
+"""Unreadable clips: counted during training, fatal when there are many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 3
 
 
 class HasFaults(Protocol):
-    """What the counter reads of a batch."""
+    """What the counter needs of a batch."""
 
     @property
     def clips(self) -> tuple[int, ...]: ...

@@ -19,7 +19,7 @@ ROUNDING_S = 2e-3
 
 
 class Sample(NamedTuple):
-    """What to take from a clip.
+    """What part of a clip to take.
 
     frames: how many, at least 1. fps: how many a second of recorded time. offset: where the window starts, in [0, 1):
     0 is the earliest place at which it fits into the clip, towards 1 the latest, 0.5 the middle.
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 def frame_indices(count: int, native_fps: float, sample: Sample) -> NDArray[np.int64]:
-    """Indices into a clip of ``count`` frames at ``native_fps`` frames a second: int64 [sample.frames], not decreasing.
+    """Indices into a clip of ``count`` frames at ``native_fps`` frames per second: int64 [sample.frames], sorted.
 
         index_k = start + ceil(k native_fps / fps - 0.002 native_fps),    0.002 s being the device's allowance
 

@@ -1,12 +1,12 @@
 """Data sets of labelled clips behind one name, ``kind:path``: what ``--data`` takes.
 
-| kind | what | layout described in |
+| kind | what | described in |
 |---|---|---|
-| rendered, rendered:PER_CLASS | rendered gestures, no files needed | ``rendered`` |
-| jester:FOLDER | Jester v1, folders of JPEG frames | ``jester`` |
-| ssv2:FOLDER | Something-Something V2 | ``something`` |
-| kinetics:FOLDER | Kinetics 400, 600, 700 | ``kinetics`` |
-| folder:FOLDER | any videos, a folder a class | ``folder`` |
+| rendered, rendered:PER_CLASS | rendered gestures, no files needed | ``rendered/clips.py`` |
+| jester:FOLDER | Jester v1, folders of JPEG frames | ``layouts/jester.py`` |
+| ssv2:FOLDER | Something-Something V2 | ``layouts/something.py`` |
+| kinetics:FOLDER | Kinetics 400, 600, 700 | ``layouts/kinetics.py`` |
+| folder:FOLDER | any videos, one folder per class | ``layouts/folder.py`` |
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lcr_edge.data.rendered.store import Store, heldout_store, train_store
 from lcr_edge.data.sampling import Sample, frame_indices
 from lcr_edge.errors import UsageError
 
-PER_CLASS = {"train": 400, "heldout": 20}  # rendered clips a class, unless --data says another number
+PER_CLASS = {"train": 400, "heldout": 20}  # rendered clips per class, unless --data gives another number
 
 Clip = NDArray[np.uint8]
 Joints = NDArray[np.float32]

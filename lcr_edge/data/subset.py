@@ -18,7 +18,7 @@ class Subset(ClipSet):
     def __init__(self, data: ClipSet, labels: tuple[str, ...], split: str) -> None:
         missing = [label for label in labels if label not in data.labels]
         if missing:
-            raise UsageError(f"{data.name} has no class {', '.join(missing)}; it has {', '.join(data.labels)}")
+            raise UsageError(f"{data.name} lacks the classes {', '.join(missing)}; it has {', '.join(data.labels)}")
         places = [data.labels.index(label) for label in labels]
         self._data = data
         self._indices = np.flatnonzero(np.isin(data.targets, places))

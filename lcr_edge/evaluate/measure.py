@@ -1,4 +1,4 @@
-"""Runs a network over clips, from a zero state and as one stream, and gathers what it did."""
+"""Run a network over clips, from a zero state and as one stream, and gather what it decided."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lcr_edge.evaluate.scores import Judged, confusion, judge, share
 from lcr_edge.model.network import LCR, State
 from lcr_edge.progress import Bar, bar
 
-BATCH = 27  # clips a forward call
+BATCH = 27  # clips per forward call
 MESSAGES = 10  # of unreadable clips, kept in the result
 STATE_EVERY = 4  # frames of the stream between two looks at the state
 
@@ -186,7 +186,7 @@ def _clips(data: ClipSet, order: NDArray[np.int64], plan: Plan) -> Iterator[tupl
 def _stream(
     model: LCR, clips: Iterable[tuple[Tensor, Tensor]], true: NDArray[np.int64], moved: Bar
 ) -> tuple[Judged, StreamStates]:
-    """The clips, of these true classes, one after the other through one state, which is looked at every few frames."""
+    """Step through the clips with a single state, which is looked at every few frames. true: the clips' classes."""
     state: State | None = None
     judged: list[Judged] = []
     seen = 0

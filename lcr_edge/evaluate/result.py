@@ -85,7 +85,7 @@ class Result:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON holds."""
+        """The fields as values that JSON can hold."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:

@@ -13,7 +13,7 @@ PLACES = 5
 
 
 class Judged(NamedTuple):
-    """What became of some clips.
+    """How some clips were judged.
 
     decisions: one class each, or NO_DECISION, int64 [n]. top5: the true class is among the five largest mean logits,
     bool [n]. frames: the true class has the largest logit of that frame alone, bool [n, T].
@@ -38,7 +38,7 @@ def judge(logits: NDArray[np.float32], true: NDArray[np.int64]) -> Judged:
 
 
 def decide(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """One class a clip from logits [n, T, classes]: the largest mean over the second half of the frames, int64 [n].
+    """One class per clip from logits [n, T, classes]: the largest mean over the second half of the frames, int64 [n].
 
     NO_DECISION where a logit of that half is not finite.
     """
@@ -60,5 +60,5 @@ def confusion(true: NDArray[np.int64], decisions: NDArray[np.int64], classes: in
 
 
 def share(hits: NDArray[np.bool_]) -> float | None:
-    """Per cent of true values; None of nothing."""
+    """True values in per cent; None for an empty array."""
     return 100.0 * float(hits.mean()) if len(hits) else None

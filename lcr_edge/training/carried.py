@@ -1,4 +1,4 @@
-"""Endless streams in training: which rows of a batch go on from the state that another clip left, and tube masks.
+"""Endless streams in training: rows of a batch that start from the state of another clip, and tube masks.
 
 A clip starts from a carried state with probability ``carry``; the state is that of the clip that was in the same row
 one step before, detached. A network that only ever starts from zeros keeps accuracy on single clips and loses it on a
@@ -59,7 +59,7 @@ class Streams:
         return (self.state[0].masked_fill(gone, 0.0), self.state[1].masked_fill(gone, 0.0)), masks
 
     def end(self, state: State) -> None:
-        """Keep what the step left."""
+        """Keep the state after the step."""
         self.state = (state[0].detach().float(), state[1].detach().float())
 
     def tensors(self) -> dict[str, Tensor]:

@@ -33,10 +33,10 @@ FEW_CLIPS = 1000
 
 
 class Outcome(NamedTuple):
-    """What a run ends with.
+    """How a run ended.
 
-    loss: cross entropy in the last line of the log, None where this process wrote none. trained: False where nothing
-    was left to do.
+    loss: cross entropy in the last line of the log, None where this process wrote none. trained: False if there was
+    nothing left to do.
     """
 
     step: int
@@ -115,7 +115,7 @@ class Trainer:
         self.loss, self.hits, self.seen = (saved.progress[name] for name in ("loss", "hits", "seen"))
 
     def run(self) -> Outcome:
-        """Train to the end, or until ``stop_after``. Raises LcrError: NaN, bad data, memory, a disk that is full."""
+        """Train to the end, or until ``stop_after``. Raises LcrError: NaN, bad data, no memory, a full disk."""
         settings, world = self.settings, self.world
         stop = min(settings.steps, self.conduct.stop_after or settings.steps)
         if self.step >= stop:
@@ -136,7 +136,7 @@ class Trainer:
             for batch in batches(self.data, self.plan, self.step, stop, self.conduct.workers):
                 for message in self.faults.add(batch):
                     moved.say(f"left out: {message}")
-                # Of the first few clips a share says little: as if a thousand (or all) had been tried.
+                # A share of the first few clips says little, so count as if a thousand (or all) had been tried.
                 self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
                 losses = self._step(module, batch)
                 self.step += 1
@@ -154,7 +154,7 @@ class Trainer:
         return Outcome(self.step, loss, True)
 
     def _figures(self, losses: Losses) -> dict[str, float]:
-        """The line of the log; of loss and accuracy the means since the last one, of the others this step's."""
+        """The next line of the log: loss and accuracy are means since the last line, the others are of this step."""
         terms = torch.stack([losses.joints, losses.excess, losses.expansion])
         joints, excess, expansion = self.world.mean(terms).tolist()
         clips = self.settings.batch
@@ -183,7 +183,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_gradient)
         hits = (losses.logits[:, -1].argmax(-1) == labels).sum()
         bad = ~(torch.isfinite(losses.total) & torch.isfinite(norm))
-        # The one time in a step that a GPU is waited for.
+        # The only place in a step that waits for a GPU.
         sums = self.world.sum(torch.stack([x.detach().double() for x in (losses.named, hits, bad)])).tolist()
         if sums[2]:
             self._refuse(losses, float(norm), batch, state, keep)
@@ -196,7 +196,7 @@ class Trainer:
         return losses
 
     def _after(self, losses: Losses) -> None:
-        """What follows the optimiser's step: running averages of norms and weights, the carried states."""
+        """Work after the optimiser's step: running averages of norms and weights, the carried states."""
         norms = self.model.steady_norms()
         for norm, seen in zip(norms, self.world.sum(torch.stack([norm.seen for norm in norms]))):
             norm.seen.copy_(seen)
@@ -205,7 +205,7 @@ class Trainer:
         self.streams.end(losses.state)
 
     def _refuse(self, losses: Losses, norm: float, batch: Batch, state: Any, keep: Tensor | None) -> None:
-        """Stop before the weights take a step that is not a number; each process keeps its batch."""
+        """Stop before a NaN or Inf gets into the weights; each process saves its batch."""
         path = self.folder / f"nan-step{self.step}-rank{self.world.rank}.safetensors"
         tensors = {"frames": batch.frames, "edges": batch.edges, "labels": batch.labels}
         tensors |= {f"model:{name}": value for name, value in self.model.state_dict().items()}
@@ -222,7 +222,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """The run's state, and the averaged network as a checkpoint. Every process must call this."""
+        """Write the run's state, and the averaged network as a checkpoint. Every process must call this."""
         streams = self.streams.tensors()
         if not self.world.leads:
             return
@@ -238,7 +238,7 @@ class Trainer:
         run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))
 
     def save_network(self) -> None:
-        """The averaged weights, as the checkpoint that export and evaluate take."""
+        """Write the averaged weights as the checkpoint that export and evaluate take."""
         path = self.folder / f"{self.model.config.name}.safetensors"
         course = {"data_name": self.data.name, "init": self.origin, "step": self.step}
         save(path, self.model, self.data.labels, {**self.identity, **course}, weights=self.average.tensors)
@@ -250,7 +250,7 @@ class Trainer:
 
 
 def compile_layers(model: LCR) -> None:
-    """Let torch.compile fuse what each layer does in a frame. Raises UsageError without a C++ compiler."""
+    """Let torch.compile fuse the operations of each layer. Raises UsageError without a C++ compiler."""
     if find_cxx() is None:
         raise UsageError("--compile needs a compiler (Debian, Ubuntu: apt-get install g++ python3-dev)")
     # Layers differ in how they cut the WKV into chunks, and each is compiled for first and later frames.

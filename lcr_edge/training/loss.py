@@ -1,4 +1,4 @@
-"""What is minimised: cross entropy over the frames of a clip, the joints' places, and the size of inner values."""
+"""The loss: cross entropy over the frames of a clip, the places of the joints, and the size of inner values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frame_weights(frames: int, placement: str = "every", device: torch.device | 
 
 
 def clip_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0, placement: str = "every") -> Tensor:
-    """Cross entropy of logits [B, T, classes] against one label a clip, int64 [B], weighted over frames; a scalar."""
+    """Cross entropy of logits [B, T, classes] against one label per clip, int64 [B], weighted over frames; a scalar."""
     time = logits.shape[1]
     per_frame = F.cross_entropy(
         logits.float().flatten(0, 1), labels.repeat_interleave(time), reduction="none", label_smoothing=smoothing
@@ -36,7 +36,7 @@ def clip_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0, placement:
 
 
 class JointHead(nn.Module):
-    """Where each joint is among the patches and how far it moved, read from every patch's [H ; C]. Training only."""
+    """Finds each joint among the patches, and how far it moved, from every patch's [H ; C]. Training only."""
 
     size: Tensor
 

@@ -1,4 +1,4 @@
-"""The record of a training run: metrics.csv, TensorBoard events if wanted, and a picture of the curves.
+"""The record of a training run: metrics.csv, TensorBoard events on request, and a picture of the curves.
 
 metrics.csv has a column ``step`` and one for each value. Numbers are written so that they read back exactly; with
 values that depend on nothing but the run's settings (no times) the files of two equal runs are equal byte for byte.
@@ -25,15 +25,15 @@ EVENTS = "tensorboard"
 
 
 class MetricsLog:
-    """Writes the metrics of a run into ``folder``, which is made if it is missing.
+    """The metrics of a run, written into ``folder``, which is made if it is missing.
 
     resume_step: None begins a new record (an older metrics.csv is replaced); s continues one after step s: rows of
     later steps, and a last row that was cut off, are removed first. So a run that was killed and resumed from its
     checkpoint of step s leaves the same file as one that was not. tensorboard: also write events to
     ``folder/tensorboard``; after a resume TensorBoard shows the new ones from step s + 1 on.
 
-    A package that is missing costs its output (events: tensorboardX, picture: matplotlib), which is said once on
-    stderr; the CSV needs none. One process writes a folder: in distributed training that of rank 0.
+    Without tensorboardX there are no events, without matplotlib no picture; stderr says so once. Only one process may
+    write into a folder: in distributed training that of rank 0.
 
     Raises OutputError when a file cannot be written, UsageError for a metrics.csv that is not ours.
     """
@@ -96,7 +96,7 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes. While an error is on its way, a second one from closing is left out so that the first is seen."""
+        """Close. An error from closing does not hide one that is already on its way."""
         with contextlib.suppress(*(() if error is None else (OutputError, UsageError))):
             self.close()
 

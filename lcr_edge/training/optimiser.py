@@ -60,7 +60,7 @@ def set_rate(optimisers: list[Optimizer], rate: float) -> None:
 
 
 def state_tensors(optimisers: list[Optimizer], module: nn.Module) -> dict[str, Tensor]:
-    """What the optimisers remember, as ``<parameter>/<quantity>``: tensors by name, for a run's checkpoint."""
+    """The optimisers' state, as ``<parameter>/<quantity>``: tensors by name, for a run's checkpoint."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value

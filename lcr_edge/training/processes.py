@@ -39,11 +39,11 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def take(self, rows: Tensor) -> Tensor:
-        """A batch's tensor on this process's device; the copy to a GPU goes on while the program does."""
+        """A batch's tensor on this process's device; the copy to a GPU is asynchronous."""
         return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
     def sum(self, value: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class World:
 
     @contextlib.contextmanager
     def leader_first(self) -> Iterator[None]:
-        """A block that rank 0 passes before the others enter it."""
+        """A block that rank 0 leaves before the others enter it."""
         if self.size > 1 and not self.leads:
             dist.barrier()
         yield

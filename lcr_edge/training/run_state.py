@@ -1,8 +1,8 @@
-"""The state of a run on disk: one safetensors file, replaced atomically, from which the run goes on exactly.
+"""The state of a run on disk: one safetensors file, replaced atomically, from which the run continues exactly.
 
 It holds the network, its average, the training-only head, the optimisers' state, the carried stream states with their
 tube masks, and, as JSON, the step and the settings. A process that is killed at any moment leaves the last complete
-one. All else that a run depends on is a function of the seed and the step.
+file. Everything else that a run depends on is a function of the seed and the step.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class RunState(NamedTuple):
 
 
 def write(folder: Path, state: RunState) -> None:
-    """Raises OutputError; the file that was there before then is unchanged."""
+    """Write the state, whole or not at all. Raises OutputError."""
     flat = {f"{group}:{name}": value for group, part in state.tensors.items() for name, value in part.items()}
     about = {"step": state.step, "settings": state.settings, "progress": state.progress}
     write_tensors(folder / NAME, flat, {"format": FORMAT, "run": json.dumps(about)})
 
 
 def clean(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote left in the folder of a run."""
+    """Remove the temporary files of a process that was killed while it wrote."""
     for left in folder.glob(".*.safetensors.*"):
         left.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> RunState:
-    """Raises UsageError where there is nothing to resume, CheckpointError where the file is not a run's state."""
+    """Read the state. Raises UsageError without a file to resume from, CheckpointError for any other file."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / NAME
     if not path.is_file():
-        raise UsageError(f"{folder} holds no {NAME} to resume from; leave out --resume to start the run")
+        raise UsageError(f"{folder} has no {NAME} to resume from; leave out --resume to start a run")
     tensors: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -65,10 +65,10 @@ def read(folder: Path) -> RunState:
 
 
 def check_same(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises UsageError naming every setting in which the resumed run would differ from the saved one."""
+    """UsageError, with every setting in which the resumed run would differ from the saved one."""
     differing = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
     if differing:
         listed = "; ".join(f"{name}: {saved.get(name)!r} then, {wanted.get(name)!r} now" for name in differing)
         raise UsageError(
-            f"the run to resume has other settings ({listed}); resume with the same ones, or start in another --out"
+            f"the saved run has other settings ({listed}); resume with the same ones, or start in another --out"
         )

@@ -11,10 +11,10 @@ from lcr_edge.config import CLIP_FRAMES
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the course of a run, given its data and its config. All of it is stored with the run."""
+    """Everything that decides the course of a run, given its data and its config. It is stored with the run."""
 
     steps: int = 6000
-    batch: int = 24  # clips a step, of all processes together
+    batch: int = 24  # clips per step, over all processes
     frames: int = CLIP_FRAMES
     lr: float = 2e-3
     optimiser: str = "adamw"
@@ -34,13 +34,13 @@ class Settings:
     fp32: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON gives it back, so that it can be compared with a stored one."""
+        """The settings as JSON gives them back, so that they can be compared with stored ones."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a run is carried out; none of it changes what is computed, so a resumed run may differ here."""
+    """How a run is carried out; none of it changes the result, so a resumed run may differ here."""
 
     workers: int = 1
     save_every: int = 200

@@ -1,7 +1,7 @@
 """Start from Vision-RWKV: ImageNet weights of VRWKV and VRWKV6 (arXiv 2403.02308) mapped onto an LCR network.
 
-Read are ``.pth`` (tensors only, nothing is unpickled) and ``.safetensors``, with the tensor names of the public code of
-Vision-RWKV. The two networks are relatives, not the same. What is taken over, C channels, x the frame's tokens:
+Files are ``.pth`` (tensors only, nothing is unpickled) or ``.safetensors``, with the tensor names of Vision-RWKV's
+public code. The two networks are relatives, not the same. What is taken over, C channels, x the frame's tokens:
 
     theirs                                       here
     patch_embed.projection                       embed.projection, ImageNet mean and deviation folded in
@@ -77,7 +77,7 @@ _NO_PLACE = (
 
 @dataclass
 class Report:
-    """What became of every tensor of the file and of the network.
+    """What happened to every tensor of the file and of the network.
 
     mapped: "name there [shape] -> name here[rows, columns]", more places joined by "and". unused: "name there [shape]:
     why". fresh: names here that were left as they were. notes: what was changed on the way.
@@ -90,7 +90,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """All of it for people; lines that differ only in the layer are joined: layers.{0,2,3}."""
+        """The report as text; lines that differ only in the layer are joined: layers.{0,2,3}."""
         parts = [f"initial weights from {self.source}", *(f"note: {note}" for note in _joined(self.notes))]
         for title, lines in (("mapped", self.mapped), ("of no use here", self.unused), ("left fresh", self.fresh)):
             parts += [f"{title}, {len(lines)} tensors:", *(f"  {line}" for line in _joined(lines))]
@@ -232,7 +232,7 @@ class _Mapping:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU, the dictionary around them taken off; checked for NaN and Inf."""
+    """All tensors of a file, on the CPU, without the dictionary around them; checked for NaN and Inf."""
     if not path.is_file():
         raise CheckpointError(f"Vision-RWKV file {path} does not exist; give the path of a .pth or .safetensors file")
     try:
@@ -256,7 +256,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def conversion(path: Path) -> str:
-    """The command that turns a .pth file with pickled objects into .safetensors; it runs what the file holds."""
+    """The command that turns a .pth file with pickled objects into .safetensors; it runs code from the file."""
     code = (
         "import sys, torch; from safetensors.torch import save_file; "
         'd = torch.load(sys.argv[1], map_location="cpu", weights_only=False); '
@@ -288,7 +288,7 @@ def _brackets(index: tuple[slice, ...]) -> str:
 
 
 def _joined(lines: Iterable[str]) -> list[str]:
-    """Lines that are equal but for their layer numbers, as one each."""
+    """Join lines that differ only in their layer numbers."""
     numbers: dict[str, list[list[str]]] = {}
     for line in lines:
         numbers.setdefault(_LAYER.sub("layers.#.", line), []).append(_LAYER.findall(line))

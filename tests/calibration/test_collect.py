@@ -36,7 +36,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder a class with 12 clips in train. Tests must not change it."""
+    """One folder per class with 12 clips in train. Tests must not change it."""
     return made.make_folder(tmp_path_factory.mktemp("folder"), CLASSES, PER_CLASS)
 
 
@@ -222,7 +222,7 @@ def _bad(root: Path) -> Iterator[tuple[str, str]]:
     yield "jester", "--calibration-data jester needs a folder"
     yield str(root / "empty"), "is empty"
     yield str(root / "file.mp4"), "is a file"
-    yield str(root / "pictures"), "holds no video.*jester:FOLDER"
+    yield str(root / "pictures"), "has no videos.*jester:FOLDER"
     yield "rendered:none", "--calibration-data rendered:none"
 
 

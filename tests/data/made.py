@@ -1,6 +1,6 @@
 """Tiny data sets in the layouts of the real ones, written for tests from rendered gestures.
 
-Each function writes ``classes`` of the labels ``LABELS``, with ``clips`` training clips a class and half as many (at
+Each function writes ``classes`` of the labels ``LABELS``, with ``clips`` training clips per class and half as many (at
 least one) held out, of 24 frames at 12 a second, ``size`` pixels square, and returns ``root``.
 """
 
@@ -105,7 +105,7 @@ def make_kinetics(root: Path, classes: int = 2, clips: int = 4, size: int = 64) 
 
 
 def make_folder(root: Path, classes: int = 2, clips: int = 4, size: int = 64, suffix: str = ".mp4") -> Path:
-    """A folder a class in train/ and val/."""
+    """One folder per class in train/ and val/."""
     for split, word in (("train", "train"), ("heldout", "val")):
         for number, name, clip in _clips(split, classes, clips, size):
             write_video(root / word / name / f"{number}{suffix}", clip)

@@ -182,7 +182,7 @@ def test_unreadable_clips_are_replaced_counted_and_too_many_are_fatal(folder: Pa
     assert counter.share == pytest.approx(0.2)
     assert len(fresh) == 2
     for path, message in zip(videos[2:4], sorted(fresh)):
-        assert message.startswith(f"{path} is no video")
+        assert message.startswith(f"{path} is not a video")
     assert same(batches(data, PLAN, 0, 6, workers=0), (make_batch(data, PLAN, n) for n in range(6)))
 
     made.truncate(videos[7])

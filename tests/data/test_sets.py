@@ -191,9 +191,9 @@ BAD: dict[str, tuple[str, str]] = {
     "folder empty": ("kinetics:{root}/empty", "is empty"),
     "folder is a file": ("folder:{root}/file", "is a file"),
     "no labels file (jester)": ("jester:{root}", r"no train labels; expected jester-v1-train\.csv"),
-    "no labels file (ssv2)": ("ssv2:{root}", r"holds no labels\.json"),
-    "no labels file (kinetics)": ("kinetics:{root}", r"holds no train\*\.csv"),
-    "no class folder": ("folder:{root}", "holds no video in a folder of its class"),
+    "no labels file (ssv2)": ("ssv2:{root}", r"has no labels\.json"),
+    "no labels file (kinetics)": ("kinetics:{root}", r"has no train\*\.csv"),
+    "no class folder": ("folder:{root}", "has no videos in a folder per class"),
     "rendered count": ("rendered:many", "CLIPS_PER_CLASS, a number of 1 or more"),
 }
 
@@ -243,6 +243,6 @@ def test_a_missing_split_is_named(kind: str, gone: str, sets: dict[str, Path], t
     root = shutil.copytree(sets[kind], tmp_path / kind)
     victim = next(root.glob(gone))
     shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
-    with pytest.raises(UsageError, match=r"holds no val|no validation labels|none of val, valid"):
+    with pytest.raises(UsageError, match=r"has no val|no validation labels|none of val, valid"):
         opened(f"{kind}:{root}", "heldout")
     assert len(opened(f"{kind}:{root}")) == 4

@@ -111,7 +111,7 @@ def test_other_columns_and_other_files_are_refused(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, 3, tensorboard=False) as log:
         with pytest.raises(UsageError, match="has the columns loss, accuracy, learning_rate"):
             log.write(4, {"loss": 1.0})
-        log.write(4, dict(reversed(values(4).items())))  # another order is no other set
+        log.write(4, dict(reversed(values(4).items())))  # the order does not matter
     assert _write(tmp_path, 5, 6, 4) == _write(tmp_path / "whole", 1, 6, None)
     for text in ("name,loss\na,1\n", "step,loss\n1,2\n1,3\n", "step,loss\n1,2,3\n", "step,loss\nx,2\n"):
         (tmp_path / "metrics.csv").write_text(text)

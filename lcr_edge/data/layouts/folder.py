@@ -1,4 +1,4 @@
-"""Any videos, sorted into one folder a class.
+"""Any videos, sorted into one folder per class.
 
     ROOT/<class>/*.mp4                                      also .avi .webm .mkv .mov; or, already split:
     ROOT/train/<class>/*.mp4
@@ -37,7 +37,7 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
         classes = _classes(root)
         if not classes:
             raise UsageError(
-                f"{root} holds no video in a folder of its class; expected {root}/<class>/*{'|'.join(VIDEO_SUFFIXES)}"
+                f"{root} has no videos in a folder per class; expected {root}/<class>/*{'|'.join(VIDEO_SUFFIXES)}"
             )
         labels, files = tuple(sorted(classes)), []
         for name in labels:
@@ -49,9 +49,9 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
             f"{total} clips"
         )
         if lone:
-            notes.append(f"folder: {len(lone)} classes of one clip are in train only: {', '.join(lone[:5])}")
+            notes.append(f"folder: {len(lone)} classes with a single clip are in train only: {', '.join(lone[:5])}")
     if not files:
-        raise UsageError(f"{root} has no {split} clip; add clips, or make the folders train and val")
+        raise UsageError(f"{root} has no {split} clips; add some, or make the folders train and val")
     index = {name: i for i, name in enumerate(labels)}
     return Listing(
         labels=labels,
@@ -69,7 +69,7 @@ def _given(root: Path, split: str) -> list[tuple[str, Path]]:
         raise UsageError(f"{root} has a train folder but none of {', '.join(HELDOUT)}; add one, or remove train/")
     classes = _classes(part)
     if not classes:
-        raise UsageError(f"{part} holds no video in a folder of its class; expected {part}/<class>/*.mp4 or the like")
+        raise UsageError(f"{part} has no videos in a folder per class; expected {part}/<class>/*.mp4 or the like")
     return [(name, path) for name in sorted(classes) for path in classes[name]]
 
 

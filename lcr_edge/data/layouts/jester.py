@@ -1,9 +1,9 @@
-"""The Jester data set (20BN-JESTER v1): gestures before a webcam, 12 frames a second, as unpacked from its archives.
+"""The Jester data set (20BN-JESTER v1): gestures in front of a webcam, 12 frames per second, as its archives unpack.
 
     ROOT/20bn-jester-v1/<id>/00001.jpg ...      or ROOT/<id>/00001.jpg ...
     ROOT/*train*.csv        id;label            official: jester-v1-train.csv
     ROOT/*validation*.csv   id;label            official: jester-v1-validation.csv; the held-out split
-    ROOT/*labels*.csv       label               official: jester-v1-labels.csv; optional, one class a line
+    ROOT/*labels*.csv       label               official: jester-v1-labels.csv; optional, one class per line
 
 The CSV files may also lie in ROOT/labels or ROOT/annotations, and be separated by commas when no line holds a
 semicolon. The class index is the line in the labels file; without that file, the classes are sorted by name.
@@ -30,7 +30,7 @@ def list_jester(root: Path, split: str, option: str = "--data") -> Listing:
     source = tables[split]
     if source is None:
         raise UsageError(
-            f"{root} holds no {_WORDS[split][0]} labels; expected jester-v1-{_WORDS[split][0]}.csv with lines id;label"
+            f"{root} has no {_WORDS[split][0]} labels; expected jester-v1-{_WORDS[split][0]}.csv with lines id;label"
         )
     rows = _rows(source)
     names = labels_file(root, ("labels",), ".csv")
@@ -59,5 +59,5 @@ def _rows(path: Path) -> list[Row]:
 def _labels(path: Path) -> tuple[str, ...]:
     labels = [";".join(cells) for _, cells in read_table(path, ";")]
     if not labels or len(set(labels)) < len(labels):
-        raise UsageError(f"{path} must name every class once, one a line; found {len(labels)} lines")
+        raise UsageError(f"{path} must name every class once, one per line; found {len(labels)} lines")
     return tuple(labels)

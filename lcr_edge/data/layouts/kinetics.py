@@ -41,7 +41,7 @@ def list_kinetics(root: Path, split: str, option: str = "--data") -> Listing:
     tables = {name: labels_file(root, words, ".csv") for name, words in _WORDS.items()}
     source = tables[split]
     if source is None:
-        raise UsageError(f"{root} holds no {_WORDS[split][0]}*.csv; expected columns {','.join(_COLUMNS)}")
+        raise UsageError(f"{root} has no {_WORDS[split][0]}*.csv; expected columns {','.join(_COLUMNS)}")
     rows = _rows(source)
     labels = sorted_labels(*(_rows(path) for path in tables.values() if path))
     videos = videos_below(root)
@@ -58,7 +58,7 @@ def _rows(path: Path) -> list[Row]:
     header = [cell.lower() for cell in lines[0][1]] if lines else []
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
-        raise UsageError(f"{path}: the first line must name the columns {','.join(_COLUMNS)}; no {', '.join(missing)}")
+        raise UsageError(f"{path}: the first line must be {','.join(_COLUMNS)}; missing: {', '.join(missing)}")
     label, clip, start, end = (header.index(name) for name in _COLUMNS)
     rows = []
     for line, cells in lines[1:]:

@@ -1,4 +1,4 @@
-"""What a data set's files say: the clips of one split, their classes, and where they lie. Shared by all layouts."""
+"""The content of a data set: the clips of one split, their classes and their files. Shared by all layouts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Listing:
 
     labels: class names; their order is the class index. ids: a name of each clip that does not depend on where the
     set lies. targets: class index of each clip. paths: its video file, or its folder of JPEG frames. fps: the rate of
-    JPEG frames, and of video files that do not tell theirs. spans: start and end in seconds where the file may be
+    JPEG frames, and of video files without one of their own. spans: start and end in seconds where the file may be
     longer than the clip, else None. notes: sentences for the user.
     """
 
@@ -36,7 +36,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a labels file: which clip, which class, and where it was said ("train.csv line 7")."""
+    """One line of a labels file: which clip, which class, and where it stands ("train.csv line 7")."""
 
     clip: str
     label: str
@@ -45,7 +45,7 @@ class Row:
 
 
 def data_root(kind: str, root: Path, option: str = "--data") -> Path:
-    """``root``, when it is a folder with something in it. Raises UsageError, which names the ``option``."""
+    """``root``, if it is a folder with something in it. Raises UsageError, which names the ``option``."""
     example = f"{option} {kind}:/path/to/the/data"
     try:
         if not root.is_dir():
@@ -72,7 +72,7 @@ def labels_file(root: Path, words: Sequence[str], suffix: str, *, without: Seque
             if fits and not low.startswith(".") and path.is_file():
                 found.append(path)
     if len(found) > 1:
-        raise UsageError(f"{root} holds several files that could be meant: {_names(found)}; keep one of them there")
+        raise UsageError(f"{root} has several files that fit: {_names(found)}; keep only one of them there")
     return found[0] if found else None
 
 
@@ -114,12 +114,12 @@ def matched(
     is not among ``labels``.
     """
     if not rows:
-        raise UsageError(f"{source} lists no clip; it must have one line a clip")
+        raise UsageError(f"{source} lists no clips; it must have one line per clip")
     index = {label: i for i, label in enumerate(labels)}
     for row in rows:
         if row.label not in index:
             raise UsageError(
-                f"{row.where}: unknown label {row.label!r}; it is none of the {len(labels)} labels of the data set"
+                f"{row.where}: unknown label {row.label!r}; it is not one of the {len(labels)} labels of the data set"
             )
     kept = [(row, path) for row, path in zip(rows, paths) if path is not None]
     if not kept:

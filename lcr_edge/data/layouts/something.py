@@ -1,4 +1,4 @@
-"""The Something-Something V2 data set: people do something with something; short videos, 12 frames a second.
+"""The Something-Something V2 data set: people do something with something, in short videos of 12 frames per second.
 
     ROOT/**/<id>.webm       official: 20bn-something-something-v2/<id>.webm; re-encoded .mp4 and the like too
     ROOT/labels.json        {"Approaching something with your camera": "0", ...}: template to class index
@@ -38,7 +38,7 @@ def list_something(root: Path, split: str, option: str = "--data") -> Listing:
 def _file(root: Path, word: str) -> Path:
     path = labels_file(root, (word,), ".json")
     if path is None:
-        raise UsageError(f"{root} holds no {word}.json; unpack the data set's label archive there")
+        raise UsageError(f"{root} has no {word}.json; unpack the data set's label archive there")
     return path
 
 

@@ -1,7 +1,7 @@
 """Rendered gestures: short deterministic clips of the 27 Jester labels, seen by a webcam, no files needed.
 
-A clip shows a person before a cluttered room and, in most classes, an articulated hand and arm (``hand``) that moves
-along a random trajectory of the class (``gestures``) under a random light and camera (``scene``). The same label,
+A clip shows a person (``person``) in a cluttered room and, in most classes, an articulated hand and arm (``hand``) that
+moves along a random trajectory of the class (``gestures``) under a random light and camera (``scene``). The same label,
 seed, split and shape give the same bytes on one machine and OpenCV version, whatever the number of worker processes.
 
 Directions are those of the image: "Left" goes to smaller x, "Clockwise" is clockwise as seen in the image, and
@@ -112,7 +112,7 @@ def clip_joints(
 
 @dataclass(frozen=True)
 class _Performance:
-    """Who moves how: all that is decided before anything is drawn, and the random streams for the rest."""
+    """Everything that is decided before anything is drawn, and the random streams for the rest."""
 
     look: hand.Look
     path: gestures.Trajectory
@@ -260,7 +260,7 @@ def _joints_job(job: tuple[int, int], *, split: str, frames: int, fps: float) ->
 
 
 def _one_thread() -> None:
-    """Workers are many already; OpenCV's own threads would only compete."""
+    """There are many workers already; OpenCV's own threads would only compete."""
     import cv2
 
     cv2.setNumThreads(1)

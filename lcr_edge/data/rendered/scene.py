@@ -1,4 +1,4 @@
-"""What lies around the hand: a textured room, a person, the light, and the camera with its blur, noise and coding.
+"""The scene around the hand: a textured room, a person, the light, and the camera with its blur, noise and coding.
 
 Everything is drawn once per clip; per frame the layers only move by fractions of a pixel. Images are RGB.
 """

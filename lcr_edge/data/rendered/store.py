@@ -27,7 +27,7 @@ from lcr_edge.errors import OutputError, UsageError
 from lcr_edge.files import make_folder, written_atomically
 
 JOINTS = 21
-# A picture drawn by another OpenCV or machine may differ in single grey levels; another rate or renderer by far more.
+# Another OpenCV or machine may change a picture by single grey levels; another rate or renderer by far more.
 _SAME_PICTURE = 1.0
 
 
@@ -94,7 +94,7 @@ def _array(source: NDArray[Any] | Path, shape: tuple[int, ...], dtype: type) -> 
     try:
         array = np.load(source, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{source} is no whole .npy file ({error}); delete it to draw it again") from error
+        raise UsageError(f"{source} is not a whole .npy file ({error}); delete it to draw it again") from error
     if array.shape != shape or array.dtype != dtype:
         raise UsageError(
             f"{source} holds {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}; delete it to "
@@ -106,7 +106,7 @@ def _array(source: NDArray[Any] | Path, shape: tuple[int, ...], dtype: type) -> 
 def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], rows: Iterable[NDArray[Any]]) -> None:
     """A .npy file of the rows, one after the other, so that the set need not fit into memory.
 
-    The caller holds the folder, so what else has the temporary name was left by a run that was killed.
+    The caller holds the folder, so other files with a temporary name were left by a run that was killed.
     """
     for left in path.parent.glob(f".{path.name}.*"):
         left.unlink()
@@ -119,7 +119,7 @@ def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], rows: Itera
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process holds ``folder``. The system ends the hold of a process that is killed."""
+    """Wait until no other process holds ``folder``. The system releases the folder when a process is killed."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
