@@ -109,7 +109,7 @@ class Exporter:
             return ()
         if request not in self._costs:
             trials = self.trials(request)
-            reference = roll(self.checkpoint.model, stream(None, request.config, COST_FRAMES))
+            reference = roll(self.checkpoint.model, stream(None, request.config, self.checkpoint.fit, COST_FRAMES))
             groups = kinds_of(trials.cell.linears())
             found = [(kind, trials.cost(reference, f"{kind} alone", group).total) for kind, group in groups.items()]
             self._costs[request] = tuple(sorted(found, key=lambda row: -row[1]))
@@ -144,9 +144,8 @@ class Exporter:
             with step(f"{request.name}: converting"), quiet():
                 made = self._convert(request, folder, cell, plan)
             with step(f"{request.name}: verifying over {gate.frames} frames"):
-                golden = roll(
-                    self.checkpoint.model, itertools.islice(rendered_stream(request.config), _golden(request))
-                )
+                frames = rendered_stream(request.config, self.checkpoint.fit)
+                golden = roll(self.checkpoint.model, itertools.islice(frames, _golden(request)))
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
                 self._write_manifest(folder, request, made, plan)
                 report = self._measure(folder, gate)

@@ -14,6 +14,7 @@ from lcr_edge.config import Config, get_config
 from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import CheckpointError, MissingExtraError, OutputError, UsageError
 from lcr_edge.files import make_folder, written_atomically
+from lcr_edge.frames import DEFAULT_FIT, FITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,11 @@ PACKAGED = Path(__file__).resolve().parent / "checkpoints" / "lcr_nano.safetenso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with what its users need to know of it. ``sha256`` is that of the file, or of random weights."""
+    """A network with what its users need to know of it.
+
+    sha256: of the file, or of random weights. fit: how camera frames are brought to the network's size, a name of
+    ``frames.FITS``.
+    """
 
     model: LCR
     config: Config
@@ -34,6 +39,7 @@ class Checkpoint:
     sha256: str
     training: dict[str, Any]
     path: Path | None = None
+    fit: str = DEFAULT_FIT
 
 
 def build_model(config: str | Config, *, classes: int | None = None, variant: str = "default") -> LCR:
@@ -94,17 +100,22 @@ def save(
     labels: tuple[str, ...],
     training: dict[str, Any],
     *,
+    fit: str = DEFAULT_FIT,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write atomically: the old file stays whole until the new one is complete. Raises OutputError.
+    """Write atomically: the old file stays whole until the new one is complete. Raises OutputError, UsageError.
 
-    training: anything JSON holds about how the weights came to be; ends up in the file's metadata. weights: tensors to
-    write in place of the model's own, by the same names (an average of them, say).
+    training: anything JSON holds about how the weights came to be; ends up in the file's metadata. fit: how the frames
+    were fitted that the network was trained on, a name of ``frames.FITS``. weights: tensors to write in place of the
+    model's own, by the same names (an average of them, say).
     """
+    if fit not in FITS:
+        raise UsageError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
     metadata = {
         "format": FORMAT,
         "config": json.dumps(model.config.to_dict()),
         "labels": json.dumps(list(labels)),
+        "fit": fit,
         "training": json.dumps(training),
     }
     write_tensors(Path(path), model.state_dict() if weights is None else weights, metadata)
@@ -138,8 +149,8 @@ def _written(path: Path) -> Iterator[Path]:
 def load(path: str | Path | None = None) -> Checkpoint:
     """Read and check a checkpoint; the packaged lcr_nano without ``path``.
 
-    Raises CheckpointError (missing, truncated, not safetensors, not ours, tensors that do not fit, NaN or Inf) or
-    MissingExtraError.
+    Raises CheckpointError (missing, truncated, not safetensors, not ours, tensors that do not fit, NaN or Inf, an
+    unknown way to fit frames) or MissingExtraError.
     """
     _require_torch()
     try:
@@ -174,6 +185,11 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
         training = dict(json.loads(metadata["training"]))
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{source}: its metadata cannot be read ({error}); the file was altered") from error
+    fit = metadata.get("fit", DEFAULT_FIT)
+    if fit not in FITS:
+        raise CheckpointError(
+            f"{source}: its frames are fitted by {fit!r}, this lcr_edge knows {', '.join(FITS)}: upgrade lcr-edge"
+        )
     model = build_model(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -189,7 +205,7 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
     if len(labels) != config.classes:
         raise CheckpointError(f"{source}: {len(labels)} labels for {config.classes} classes; the file was altered")
     model.load_state_dict(tensors)
-    return Checkpoint(model.eval(), config, labels, digest, training, source)
+    return Checkpoint(model.eval(), config, labels, digest, training, source, fit)
 
 
 def _require_torch() -> None:

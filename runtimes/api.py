@@ -13,6 +13,7 @@ import numpy as np
 
 from lcr_edge.contract import EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import FrameError, UsageError
+from lcr_edge.frames import FITS, Frame
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.state import Array, Floats, State, StateFormat, dequantised
 from lcr_edge.runtimes.tensors import compare_specs
@@ -77,6 +78,14 @@ class Model:
             self._edges = importlib.import_module("lcr_edge.edges.host").host_edges
         self._stream: State | None = None
         self._lock = threading.Lock()
+
+    def fit(self, frame: Frame) -> Frame:
+        """A camera frame of any size, uint8 [h, w, 3] RGB, as this model's input: a new uint8 [H, W, 3].
+
+        It is fitted as the frames that the network was trained on, by the manifest's ``frame.fit``. Raises FrameError.
+        """
+        height, width, _ = self.frame_shape
+        return FITS[self.bundle.fit](frame, height, width)
 
     def initial_state(self) -> State:
         """The state before a stream's first frame: zeros, which int8 states write as their zero points."""
@@ -163,7 +172,7 @@ class Model:
             return f"{found}: give one frame, channels last"
         if frame.dtype != np.uint8:
             return f"{found}: give pixel values 0..255, for 0..1 floats (frame * 255).round().astype(numpy.uint8)"
-        return f"{found}: use lcr_edge.frames.letterbox(frame, {height}, {width}) or center_crop"
+        return f"{found}: use model.fit(frame)"
 
 
 def load(

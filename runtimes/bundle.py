@@ -24,6 +24,7 @@ from lcr_edge.contract import (
     output_specs,
 )
 from lcr_edge.errors import BundleError, UsageError
+from lcr_edge.frames import DEFAULT_FIT, FITS
 from lcr_edge.runtimes.tensors import AGAIN, compare_specs, read_boundary, read_specs
 
 MANIFEST = "manifest.json"
@@ -37,7 +38,7 @@ class Bundle:
     """A checked bundle. ``manifest`` is the parsed manifest.json; the other fields are its parts, typed.
 
     state_precision, io: see ``lcr_edge.contract``. boundary: (scale, zero point) of each int8 tensor by name; empty
-    unless io is "int8".
+    unless io is "int8". fit: how camera frames are brought to the model's size, a name of ``frames.FITS``.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Bundle:
     state_precision: str
     io: str
     boundary: Boundary
+    fit: str
     labels: tuple[str, ...]
     model_files: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
@@ -160,6 +162,8 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     fps = frame.get("train_fps")
     if wrong or isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
         raise BundleError(f"{where}: frame does not fit the config ({', '.join(wrong) or 'train_fps'}); {AGAIN}")
+    # Bundles that were made before this entry existed are letterboxed.
+    fit = _choice({"fit": DEFAULT_FIT, **frame}, "fit", tuple(FITS), where)
     model_files = _field(manifest, "model_files", list, where)
     files = _field(manifest, "files", dict, where)
     if not model_files or any(name not in files for name in map(str, model_files)):
@@ -176,6 +180,7 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
         state_precision=state_precision,
         io=io,
         boundary=boundary,
+        fit=fit,
         labels=tuple(labels),
         model_files=tuple(map(str, model_files)),
         inputs=inputs,

@@ -139,7 +139,7 @@ def why_not(checkpoint: Checkpoint) -> str:
 
 def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: bool) -> F32:
     """Logits [n, T, classes] of the float network, float32, each clip from a zero state; kept by its weights."""
-    digest = hashlib.sha256(repr(checkpoint.config).encode())
+    digest = hashlib.sha256(repr((checkpoint.config, checkpoint.fit)).encode())
     for value in checkpoint.model.state_dict().values():
         digest.update(value.numpy().tobytes())
     key = (digest.hexdigest(), per_class, clips.shape[1])

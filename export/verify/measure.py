@@ -66,7 +66,7 @@ def measure_all(
 ) -> Report:
     """Everything that the bundle's precision promises, and in the report what else was measured.
 
-    clip: a video file for the two modes, by default rendered gestures; frames: of it. decisions: also compare them on
+    clip: a video file for the two modes, fitted as the bundle says, by default rendered gestures; frames: of it. decisions: also compare them on
     rendered gestures, by default where the precision promises something about them (int8): one stream of
     max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture; and play
     the video from several places, where ``frames`` reaches the end of the window LATE. workers: processes that draw
@@ -79,7 +79,7 @@ def measure_all(
     from lcr_edge.export.verify.streams import measure_streams, measure_video
 
     _check_frames(model, frames)
-    source = clips.stream(clip, model.bundle.config, frames)
+    source = clips.stream(clip, model.bundle.config, model.bundle.fit, frames)
     shown = with_bar(source, "verifying", "frame", frames, progress)
     report = parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
     if not (report.promise.drift is not None if decisions is None else decisions):
@@ -113,7 +113,7 @@ def save_golden(
 
     checked = read_bundle(bundle)
     checkpoint = reference_checkpoint(checked, against)
-    golden = roll(checkpoint.model, clips.stream(clip, checked.config, frames))
+    golden = roll(checkpoint.model, clips.stream(clip, checked.config, checked.fit, frames))
     write_atomically(path, golden.to_bytes())
 
 

@@ -18,6 +18,7 @@ from lcr_edge.checkpoint import Checkpoint, build_model, load
 from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.errors import CheckpointError, LcrError, UsageError
+from lcr_edge.frames import DEFAULT_FIT, FITS
 from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
 from lcr_edge.training.loop import Outcome, Trainer
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--data", default="rendered", metavar="KIND:PATH",
         help="rendered[:CLIPS_PER_CLASS], jester:DIR, ssv2:DIR, kinetics:DIR or folder:DIR (default: rendered)",
+    )  # fmt: skip
+    what.add_argument(
+        "--fit", default=DEFAULT_FIT, choices=FITS,
+        help="how frames are brought to the network's size, here and wherever the network is used: letterbox, the whole "
+        f"frame with black bars, or crop, its centre (default: {DEFAULT_FIT})",
     )  # fmt: skip
     what.add_argument("--config", default="lcr_nano", help=f"one of {', '.join(CONFIGS)} (default: lcr_nano)")
     what.add_argument("--variant", default="default", help=f"one of {', '.join(VARIANTS)}")
@@ -194,6 +200,7 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
             cache=args.cache or args.out,
             workers=max(1, args.workers),
             seed=settings.seed,
+            fit=args.fit,
         )
     config = get_config(args.config, classes=len(data.labels), variant=args.variant)
     torch.manual_seed(settings.seed)
@@ -219,7 +226,7 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
             f"{len(data.labels)} classes; {settings.steps} steps = {settings.steps / per_epoch:.1f} epochs",
             flush=True,
         )
-    about = {"config": config.to_dict(), "data": data.fingerprint}
+    about = {"config": config.to_dict(), "data": data.fingerprint, "fit": data.fit}
     trainer = Trainer(model, data, settings, conduct, world, args.out, about, args.init or "random")
     if args.resume:
         trainer.resume()

@@ -51,7 +51,7 @@ def _cell(state_precision: str) -> torch.nn.Module:
 
 @functools.cache
 def _rollout() -> Golden:
-    return roll(CHECKPOINT.model, itertools.islice(rendered_stream(CONFIG), FRAMES))
+    return roll(CHECKPOINT.model, itertools.islice(rendered_stream(CONFIG, CHECKPOINT.fit), FRAMES))
 
 
 @functools.cache
