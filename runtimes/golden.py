@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.bundle import Bundle
+from lcr_edge.runtimes.tallies import Triple
 from lcr_edge.runtimes.tensors import AGAIN
 
 GOLDEN = "golden.npz"
@@ -30,6 +31,10 @@ class Golden:
     logits: npt.NDArray[np.float32]
     state_h: npt.NDArray[np.float32]
     state_c: npt.NDArray[np.float32]
+
+    def answer(self, frame: int) -> Triple:
+        """The reference's logits, state_h and state_c of one frame."""
+        return self.logits[frame], self.state_h[frame], self.state_c[frame]
 
     def to_bytes(self) -> bytes:
         """The content of golden.npz."""

@@ -240,7 +240,7 @@ def test_a_disk_that_fills_up_leaves_the_old_state(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the write stops midway, as on a full disk
     try:
-        with pytest.raises(OutputError, match="free space"):
+        with pytest.raises(OutputError, match="free some space"):
             State(old.h * 2, old.c * 2).save(tmp_path / "state")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
