@@ -143,7 +143,8 @@ def machine() -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge bench``."""
     parser.add_argument("bundles", nargs="+", help="bundle folders; the first is what the others are compared with")
-    parser.add_argument("--rounds", type=int, default=50, metavar="N", help=f"of {STEPS_PER_ROUND} steps of each bundle (default: 50)")
+    rounds = f"rounds, each with {STEPS_PER_ROUND} steps of every bundle (default: 50)"
+    parser.add_argument("--rounds", type=int, default=50, metavar="N", help=rounds)
     options.add_threads(parser)
     options.add_json(parser)
 

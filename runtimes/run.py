@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class _JsonLines:
             if destination == options.STDOUT:
                 self._file = sys.stdout
             elif destination is not None:
-                self._file = open(destination, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+                self._file = Path(destination).open("w", encoding="utf-8")  # noqa: SIM115 - see close
         except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             raise self._failed(error) from error
 

@@ -95,6 +95,7 @@ def evaluate(
         "checkpoint": {"name": config.name, "sha256": checkpoint.sha256},
         "data": data.name,
         "fingerprint": data.fingerprint,
+        "fit": data.fit,
         "frames": frames,
         "fps": config.train_fps,
         "seed": seed,

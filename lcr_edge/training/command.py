@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument(
         "--fit", default=DEFAULT_FIT, choices=FITS,
-        help="how frames are brought to the network's size, here and wherever the network is used: letterbox, the whole "
-        f"frame with black bars, or crop, its centre (default: {DEFAULT_FIT})",
+        help="how frames are brought to the network's size, here and wherever it is used: letterbox, the whole frame "
+        f"with black bars, or crop, its centre (default: {DEFAULT_FIT})",
     )  # fmt: skip
     what.add_argument("--config", default="lcr_nano", help=f"one of {', '.join(CONFIGS)} (default: lcr_nano)")
     what.add_argument("--variant", default="default", help=f"one of {', '.join(VARIANTS)}")
