@@ -18,7 +18,7 @@ from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.state import Array, Floats, State, StateFormat, dequantised
 from lcr_edge.runtimes.tensors import compare_specs
 
-__all__ = ["Array", "Engine", "Floats", "Model", "Options", "State", "StatefulEngine", "clip_decision", "load"]
+__all__ = ["Array", "Engine", "EngineOptions", "Floats", "Model", "State", "StatefulEngine", "clip_decision", "load"]
 
 PRECISION_HINTS = ("f32", "bf16", "f16")
 # One row per target: the module and class of its engine, imported when a bundle asks for it.
@@ -30,8 +30,8 @@ _ENGINES = {
 
 
 @dataclass(frozen=True)
-class Options:
-    """How an engine shall run. threads: CPU threads of one step, None for the engine's own choice."""
+class EngineOptions:
+    """How to run an engine. threads: CPU threads of one step, None for the engine's own choice."""
 
     threads: int | None = None
     precision_hint: str = "f32"
@@ -197,7 +197,7 @@ def load(
         raise UsageError(f"precision_hint is OpenVINO's; {bundle.folder} is for {bundle.target}: leave it out")
     if providers is not None and bundle.target != "onnx":
         raise UsageError(f"providers are onnxruntime's; {bundle.folder} is for {bundle.target}: leave them out")
-    options = Options(threads, precision_hint, None if providers is None else tuple(providers))
+    options = EngineOptions(threads, precision_hint, None if providers is None else tuple(providers))
     module, name = _ENGINES[bundle.target]
     engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
     compare_specs(engine.inputs, bundle.inputs, f"{bundle.folder / bundle.model_files[0]}, inputs")

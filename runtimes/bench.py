@@ -63,7 +63,7 @@ class _TimedEngine:
         return results
 
 
-class _Stream:
+class _TimedBundle:
     """A bundle that is stepped over the frames of its golden clip. times, engine_times: seconds of each step."""
 
     def __init__(self, model: Model) -> None:
@@ -92,7 +92,7 @@ class _Stream:
 
 def bench(folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: int | None = 1) -> list[Timing]:
     """Timings of the bundles in the order given, over the frames of their golden clips. Raises what ``load`` raises."""
-    streams = [_Stream(load(folder, threads=threads)) for folder in folders]
+    streams = [_TimedBundle(load(folder, threads=threads)) for folder in folders]
     for stream in streams:
         stream.warm_up()
     for _ in range(rounds):

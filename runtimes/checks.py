@@ -153,7 +153,7 @@ def drift(mode: str, early: float | None, late: float | None, promised: float, s
 
 
 def points_lost(float_top1: float, bundle_top1: float, clips: int, promised: float) -> Check:
-    """Clip top-1 of the float network minus that of the bundle, in percentage points; below zero is no miss."""
+    """Clip top-1 of the float network minus that of the bundle, in percentage points; a negative one is not a miss."""
     lost = float_top1 - bundle_top1
     sentence = (
         f"clips: top-1 is {bundle_top1:.2f} %, {lost:.2f} points below float's {float_top1:.2f} % on {clips} clips, "
@@ -180,7 +180,7 @@ class StateUse:
     def add(self, frame: Frame, before: State, logits: Floats, after: State) -> None:
         """Look at a step that was made: ``model.step(frame, before)`` gave (logits, after). Raises StateError.
 
-        The first step shall be one from the initial state. From the second on, the step is made again with one state
+        The first step must start from the initial state. From the second on, the step is made again with one state
         blanked at a time, until both were seen to make a difference.
         """
         pairs = zip(STATE_NAMES, (before.h, before.c), (after.h, after.c))

@@ -112,7 +112,7 @@ class Phases:
         return self._lines.setdefault(self._phase(frame), Line()).add(found, wanted)
 
     def add_logits(self, frame: int, found: Floats, wanted: Floats) -> None:
-        """Count other logits of a frame that was added: they tell nothing of the states."""
+        """Count other logits of a frame that was added: they say nothing about the states."""
         self._lines[self._phase(frame)].tensors[LOGITS].add(found, wanted)
 
     def judged(self) -> Line:

@@ -6,7 +6,7 @@
 | jester:FOLDER | Jester v1, folders of JPEG frames | ``jester`` |
 | ssv2:FOLDER | Something-Something V2 | ``something`` |
 | kinetics:FOLDER | Kinetics 400, 600, 700 | ``kinetics`` |
-| folder:FOLDER | any videos, a folder a class | ``folder`` |
+| folder:FOLDER | any videos, a folder per class | ``folder`` |
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class ClipSet(abc.ABC):
     name: as given, "jester:/data/jester". labels: class names; their order is the class index. targets: class index of
     each clip, int64 [n]. fingerprint: SHA-256 over kind, split, labels, clip names and targets: the same data give the
     same one wherever they lie (what is inside the files is not looked at). fit: how frames are fitted, a name of
-    ``frames.FITS``. reversible: a clip played backwards is a clip of another class. notes: sentences for the user, on clips left out and the like.
+    ``frames.FITS``. reversible: a clip played backwards is a clip of another class. notes: sentences for the user, on
+    clips left out and the like.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class FileSet(ClipSet):
 
 
 class RenderedSet(ClipSet):
-    """Rendered gestures, drawn at the network's size. Samples of the rendering's own rate, or of a whole fraction of it,
-    are exact."""
+    """Rendered gestures, drawn at the network's size.
+
+    Samples of the rendering's own rate, or of a whole fraction of it, are exact.
+    """
 
     def __init__(
         self,
@@ -161,10 +164,10 @@ def open_set(
     processes; those of the train split are kept in the folder ``cache`` and drawn once (in memory when it is None).
     Several processes may open the same set at once: one draws, the others wait for it.
     classes: the class names of a network; the class indices become those, and a set with other classes is refused.
-    fit: how recorded frames are brought to the network's size, a name of ``frames.FITS``; rendered ones have it.
+    fit: how recorded frames are brought to the network's size, a name of ``frames.FITS``; rendered ones have that size.
 
-    Raises UsageError (unknown kind or fit, folder missing or empty, labels files that do not fit), OutputError when ``cache``
-    cannot be written, MissingExtraError without OpenCV.
+    Raises UsageError (unknown kind or fit, folder missing or empty, labels files that do not fit), OutputError when
+    ``cache`` cannot be written, MissingExtraError without OpenCV.
     """
     kind, _, place = spec.partition(":")
     if kind not in KINDS:

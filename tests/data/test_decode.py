@@ -99,7 +99,7 @@ def test_unreadable_clips_name_their_file(tmp_path: Path) -> None:
             read_video(path, WHOLE, SIZE)
     folder = made.write_jpegs(tmp_path / "frames", clip)
     made.truncate(folder / "00007.jpg", 0.8)
-    with pytest.raises(VideoError, match=r"00007\.jpg is no whole JPEG"):
+    with pytest.raises(VideoError, match=r"00007\.jpg is not a complete JPEG"):
         read_jpegs(folder, WHOLE, SIZE, fps=12.0)
     assert read_jpegs(folder, Sample(6, 12.0, 0.0), SIZE, fps=12.0).shape[0] == 6
     (tmp_path / "none").mkdir()

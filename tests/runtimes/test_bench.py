@@ -10,7 +10,7 @@ import pytest
 import lcr_edge.runtimes.bench as bench_module
 from lcr_edge.cli import main
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes.bench import STEPS_PER_ROUND, WARM_UP, _Stream, bench
+from lcr_edge.runtimes.bench import STEPS_PER_ROUND, WARM_UP, _TimedBundle, bench
 from tests.runtimes.toy import make_bundle
 
 
@@ -35,7 +35,7 @@ def test_two_bundles_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
-    stream = _Stream(load(make_bundle(tmp_path / "toy", "onnx")))
+    stream = _TimedBundle(load(make_bundle(tmp_path / "toy", "onnx")))
     before = stream.state
     for _ in range(STEPS_PER_ROUND):
         stream.step()
@@ -46,7 +46,7 @@ def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
 
 
 def test_the_times_of_a_warm_up_are_not_kept(tmp_path: Path) -> None:
-    stream = _Stream(load(make_bundle(tmp_path / "toy", "onnx")))
+    stream = _TimedBundle(load(make_bundle(tmp_path / "toy", "onnx")))
     stream.warm_up()
     assert stream.count == WARM_UP
     assert not stream.times

@@ -103,7 +103,7 @@ def test_files_missing_or_unknown(bundle: Path) -> None:
     shutil.move(bundle / "model.onnx", bundle.parent / "model.onnx")
     refused(bundle, "model.onnx", "lacks")
     (bundle / "model.onnx").mkdir()
-    refused(bundle, "model.onnx", "no file")
+    refused(bundle, "model.onnx", "not a file")
     (bundle / MANIFEST).unlink()
     refused(bundle, "no manifest.json")
 

@@ -123,8 +123,8 @@ def test_files_that_are_no_video(tmp_path: Path, video: Path) -> None:
     whole = video.read_bytes()
     cases = {
         "empty.mp4": (b"", "is empty"),
-        "text.mp4": (b"this is text\n" * 1000, "no video that this OpenCV can read"),
-        "truncated.mp4": (whole[: len(whole) // 2], "no video that this OpenCV can read"),  # the index is at the end
+        "text.mp4": (b"this is text\n" * 1000, "not a video that this OpenCV can read"),
+        "truncated.mp4": (whole[: len(whole) // 2], "not a video that this OpenCV can read"),  # the index is at the end
     }
     for name, (data, hint) in cases.items():
         (tmp_path / name).write_bytes(data)
