@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.tallies import Triple
-from lcr_edge.runtimes.tensors import EXPORT_AGAIN
+from lcr_edge.runtimes.tensors import REEXPORT
 
 GOLDEN = "golden.npz"
 
@@ -69,15 +69,15 @@ def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in wanted}
     except FileNotFoundError:
-        raise BundleError(f"there is no golden clip {path} to check with; {EXPORT_AGAIN}") from None
+        raise BundleError(f"there is no golden clip {path} to check with; {REEXPORT}") from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path} cannot be read ({error}); {EXPORT_AGAIN}") from error
+        raise BundleError(f"{path} cannot be read ({error}); {REEXPORT}") from error
     steps = len(arrays["frames"]) if arrays["frames"].ndim else 0
     for name, (dtype, shape) in wanted.items():
         array = arrays[name]
         if str(array.dtype) != dtype or array.shape != (steps, *shape) or steps < 2:
             raise BundleError(
                 f"{path}: {name} is {array.dtype} {list(array.shape)}, wanted {dtype} [T >= 2, "
-                f"{', '.join(map(str, shape))}]; {EXPORT_AGAIN}"
+                f"{', '.join(map(str, shape))}]; {REEXPORT}"
             )
     return Golden(**arrays)

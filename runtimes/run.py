@@ -100,9 +100,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _step_all(
-    model: Model, source: VideoSource, totals: _Totals, lines: _JsonLines, args: argparse.Namespace
-) -> None:
+def _step_all(model: Model, source: VideoSource, totals: _Totals, lines: _JsonLines, args: argparse.Namespace) -> None:
     out = options.text_stream(args.json)
     for tick in resample(source, _train_fps(model), live=source.live):
         if tick.gap:

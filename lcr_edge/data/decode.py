@@ -114,7 +114,9 @@ def _jpeg(cv2: Any, path: Path) -> Clip:
     except OSError as error:
         raise VideoError(f"cannot read {path}: {error.strerror}") from error
     if not data.startswith(_JPEG_START) or _JPEG_END not in data[-_JPEG_PADDING:]:
-        raise VideoError(f"{path} is not a complete JPEG file ({len(data)} bytes): truncated or damaged; unpack it again")
+        raise VideoError(
+            f"{path} is not a complete JPEG file ({len(data)} bytes): truncated or damaged; unpack it again"
+        )
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
