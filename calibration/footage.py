@@ -76,8 +76,8 @@ def open_clips(spec: str | None, config: Config, fit: str, *, clips: int, seed: 
     """The training split of a data set, with any labels.
 
     spec: as ``open_set`` takes it; rendered gestures when None, of which no more are drawn than ``clips`` needs; or the
-    path of a folder, which holds either videos, or a folder of videos for each class. fit: how frames are brought to the
-    network's size, a name of ``frames.FITS``. Raises UsageError.
+    path of a folder, which holds either videos, or a folder of videos for each class. fit: how frames are brought to
+    the network's size, a name of ``frames.FITS``. Raises UsageError.
     """
     spec = RENDERED if spec is None else spec
     kind, _, number = spec.partition(":")
