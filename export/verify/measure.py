@@ -67,10 +67,10 @@ def measure_all(
     """Everything that the bundle's precision promises, and in the report what else was measured.
 
     clip: a video file for the two modes, fitted as the bundle says, by default rendered gestures; frames: of it.
-    decisions: also compare them on rendered gestures, by default where the precision promises something about them (int8): one stream of
-    max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture; and play
-    the video from several places, where ``frames`` reaches the end of the window LATE. workers: processes that draw
-    gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+    decisions: also compare them on rendered gestures, by default where the precision promises something about them
+    (int8): one stream of max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of
+    each gesture; and play the video from several places, where ``frames`` reaches the end of the window LATE. workers:
+    processes that draw gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
 
     Does not raise on a missed promise. Raises BundleError, VideoError, UsageError, MissingExtraError.
     """

@@ -54,7 +54,8 @@ def read_video(
     """Frames of a video file: uint8 RGB [sample.frames, height, width, 3], fitted to ``size`` (height, width).
 
     fit: how, a name of ``frames.FITS``. span: the part of a longer recording that is the clip, start and end in
-    seconds; a file that is not at least 2 s longer than it has been cut already and is read whole. Raises VideoError, or MissingExtraError without OpenCV.
+    seconds; a file that is not at least 2 s longer than it has been cut already and is read whole. Raises VideoError,
+    or MissingExtraError without OpenCV.
     """
     cv2 = _opencv()
     with _opened(cv2, path) as capture:
