@@ -62,7 +62,9 @@ def collect(
     UsageError for numbers out of range and data that cannot be opened, OutputError, MissingExtraError.
     """
     check_numbers(clips, samples, seed, workers)
-    footage = read_footage(data, checkpoint.config, clips=clips, seed=seed, workers=workers, progress=progress)
+    footage = read_footage(
+        data, checkpoint.config, checkpoint.fit, clips=clips, seed=seed, workers=workers, progress=progress
+    )
     plan = make_plan(len(footage.frames), samples, seed)
     arrays = _roll(checkpoint, footage.frames, plan, progress)
     return Samples(

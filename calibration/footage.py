@@ -21,6 +21,7 @@ from lcr_edge.data.layouts.listing import Listing, data_root
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import KINDS, ClipSet, FileSet, open_set
 from lcr_edge.errors import CalibrationError, OutputError, UsageError, VideoError
+from lcr_edge.frames import DEFAULT_FIT
 from lcr_edge.options import check_seed
 from lcr_edge.progress import bar
 
@@ -64,7 +65,7 @@ def source_name(spec: str | None, config: Config) -> str:
     spec = RENDERED if spec is None else spec
     if spec.partition(":")[0] == RENDERED:
         return spec
-    return _folder_name(open_clips(spec, config, clips=1, seed=0, workers=1))
+    return _folder_name(open_clips(spec, config, DEFAULT_FIT, clips=1, seed=0, workers=1))
 
 
 def _folder_name(data: ClipSet) -> str:
@@ -72,24 +73,25 @@ def _folder_name(data: ClipSet) -> str:
     return f"{kind}:{Path(place).expanduser().resolve().name} {data.fingerprint[:16]}"
 
 
-def open_clips(spec: str | None, config: Config, *, clips: int, seed: int, workers: int) -> ClipSet:
+def open_clips(spec: str | None, config: Config, fit: str, *, clips: int, seed: int, workers: int) -> ClipSet:
     """The training split of a data set, with any labels.
 
     spec: as for ``open_set``; None for rendered gestures, of which only as many are drawn as ``clips`` needs; or the
-    path of a folder that has either videos in it, or a folder of videos per class. Raises UsageError.
+    path of a folder that has either videos in it, or a folder of videos per class. fit: how frames are brought to the
+    network's size, a name of ``frames.FITS``. Raises UsageError.
     """
     spec = RENDERED if spec is None else spec
     kind, _, number = spec.partition(":")
     if kind not in KINDS:
-        return _open_folder(spec)
+        return _open_folder(spec, fit)
     needed = -(-clips // len(JESTER))
     if spec == RENDERED or (kind == RENDERED and number.isascii() and number.isdigit() and int(number) > needed):
         spec = f"{RENDERED}:{needed}"
     shape: dict[str, Any] = {"size": config.frame_shape[:2], "fps": config.train_fps, "frames": CLIP_FRAMES}
-    return open_set(spec, split="train", cache=None, workers=workers, seed=seed, option=_OPTION, **shape)
+    return open_set(spec, split="train", cache=None, workers=workers, seed=seed, fit=fit, option=_OPTION, **shape)
 
 
-def _open_folder(place: str) -> ClipSet:
+def _open_folder(place: str, fit: str) -> ClipSet:
     root = Path(place).expanduser()
     others = ", ".join(f"{kind}:FOLDER" for kind in KINDS[1:])
     if not root.exists():
@@ -100,8 +102,8 @@ def _open_folder(place: str) -> ClipSet:
         videos = sorted(path for path in root.iterdir() if _is_video(path))
         if videos:
             ids = tuple(path.name for path in videos)
-            return FileSet(name, "train", Listing(("any",), ids, (0,) * len(ids), tuple(videos)), None)
-        return FileSet(name, "train", list_folder(root, "train", _OPTION), None)
+            return FileSet(name, "train", Listing(("any",), ids, (0,) * len(ids), tuple(videos)), None, fit)
+        return FileSet(name, "train", list_folder(root, "train", _OPTION), None, fit)
     except UsageError as error:
         raise UsageError(
             f"{error}; or put the videos into {root} itself. Other layouts are given as one of {others}"
@@ -115,13 +117,20 @@ def _is_video(path: Path) -> bool:
 
 
 def read_footage(
-    spec: str | None, config: Config, *, clips: int, seed: int, workers: int = 1, progress: bool = False
+    spec: str | None,
+    config: Config,
+    fit: str,
+    *,
+    clips: int,
+    seed: int,
+    workers: int = 1,
+    progress: bool = False,
 ) -> Footage:
     """``clips`` windows of CLIP_FRAMES frames at the network's rate, each at a random place in its clip.
 
-    Clips are drawn at random, equally many of each class as far as there are. A clip that cannot be read is replaced by
-    the next one. A set with too few clips is used again, at other places. The result depends on data and seed,
-    not on ``workers``, the threads that decode.
+    spec, fit: as :func:`open_clips`. Clips are drawn at random, equally many of each class as far as there are. A clip
+    that cannot be read is replaced by the next one. A set with too few clips is used again, at other places. The result
+    depends on data and seed, not on ``workers``, the threads that decode.
 
     The frames lie in a temporary file, deleted by the system when they are no longer used. Notes on the data and the
     first SHOWN unreadable clips are written to stderr.
@@ -129,7 +138,7 @@ def read_footage(
     Raises CalibrationError when fewer than MIN_CLIPS clips are readable or more than half of those asked for are not,
     UsageError for data that cannot be opened, OutputError without room for the frames, MissingExtraError.
     """
-    data = open_clips(spec, config, clips=clips, seed=seed, workers=workers)
+    data = open_clips(spec, config, fit, clips=clips, seed=seed, workers=workers)
     for note in data.notes:
         print(note, file=sys.stderr)
     faults: dict[int, str] = {}

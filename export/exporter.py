@@ -113,9 +113,8 @@ class Exporter:
                 samples = self._samples() if request.precision == "int8" else None
                 made = convert(Job(source, request, folder, plan, samples))
             with step(f"{request.name}: verifying over {gate.frames} frames"):
-                golden = roll(
-                    self.checkpoint.model, itertools.islice(rendered_stream(request.config), _golden(request))
-                )
+                frames = rendered_stream(request.config, self.checkpoint.fit)
+                golden = roll(self.checkpoint.model, itertools.islice(frames, _golden(request)))
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
                 self._write_manifest(folder, request, made, plan)
                 report = self._measure(folder, gate)

@@ -83,6 +83,7 @@ def write_manifest(
             "width": config.width,
             "colour": "RGB",
             "layout": "NHWC",
+            "fit": checkpoint.fit,
             "train_fps": config.train_fps,
         },
         "states": [

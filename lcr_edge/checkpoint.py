@@ -12,6 +12,7 @@ from lcr_edge.config import CLIP_FRAMES, MAX_CLIP_FRAMES, MIN_CLIP_FRAMES, Confi
 from lcr_edge.data.labels import JESTER, check_labels
 from lcr_edge.errors import CheckpointError, MissingExtraError, UsageError
 from lcr_edge.files import make_folder, write_atomically
+from lcr_edge.frames import DEFAULT_FIT, FITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,11 @@ PACKAGED = Path(__file__).resolve().parent / "checkpoints" / "lcr_nano.safetenso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network, and what its users need to know about it. ``sha256`` is that of the file, or of random weights."""
+    """A network, and what its users need to know about it.
+
+    sha256: of the file, or of random weights. fit: how camera frames are brought to the network's size, a name of
+    ``frames.FITS``.
+    """
 
     model: LCR
     config: Config
@@ -32,6 +37,7 @@ class Checkpoint:
     sha256: str
     training: dict[str, Any]
     path: Path | None = None
+    fit: str = DEFAULT_FIT
 
 
 def build_model(config: str | Config, *, classes: int | None = None, variant: str = "default") -> LCR:
@@ -92,17 +98,22 @@ def save(
     labels: tuple[str, ...],
     training: dict[str, Any],
     *,
+    fit: str = DEFAULT_FIT,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write atomically: the old file stays whole until the new one is complete. Raises OutputError.
+    """Write atomically: the old file stays whole until the new one is complete. Raises OutputError, UsageError.
 
-    training: how the weights were made, as values that JSON can hold; stored in the file's metadata. weights: tensors
-    to write instead of the model's own, with the same names (their average, for example).
+    training: how the weights were made, as values that JSON can hold; stored in the file's metadata. fit: how the
+    frames that the network was trained on were fitted, a name of ``frames.FITS``. weights: tensors to write instead of
+    the model's own, with the same names (their average, for example).
     """
+    if fit not in FITS:
+        raise UsageError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
     metadata = {
         "format": FORMAT,
         "config": json.dumps(model.config.to_dict()),
         "labels": json.dumps(list(labels)),
+        "fit": fit,
         "training": json.dumps(training),
     }
     write_tensors(Path(path), model.state_dict() if weights is None else weights, metadata)
@@ -121,8 +132,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def load(path: str | Path | None = None) -> Checkpoint:
     """Read and check a checkpoint; the packaged lcr_nano without ``path``.
 
-    Raises CheckpointError (missing, truncated, not safetensors, not ours, a name or label that is refused, tensors that
-    do not fit, NaN or Inf) or MissingExtraError.
+    Raises CheckpointError (missing, truncated, not safetensors, not ours, a name, label or fit that is refused, tensors
+    that do not fit, NaN or Inf) or MissingExtraError.
     """
     _require_torch()
     try:
@@ -159,6 +170,11 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
         _check_length(training.get("frames", CLIP_FRAMES))
     except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{source}: its metadata cannot be read ({error}); the file was altered") from error
+    fit = metadata.get("fit", DEFAULT_FIT)
+    if fit not in FITS:
+        raise CheckpointError(
+            f"{source}: its frames are fitted by {fit!r}, this lcr_edge knows {', '.join(FITS)}: upgrade lcr-edge"
+        )
     model = build_model(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -174,7 +190,7 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
     if len(labels) != config.classes:
         raise CheckpointError(f"{source}: {len(labels)} labels for {config.classes} classes; the file was altered")
     model.load_state_dict(tensors)
-    return Checkpoint(model.eval(), config, labels, digest, training, source)
+    return Checkpoint(model.eval(), config, labels, digest, training, source, fit)
 
 
 def _check_length(frames: object) -> None:

@@ -22,8 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "lcr_edge.export.int8.sensitivity",
         "show what int8 in each layer, or narrower states, costs on a stream",
     ),
-    "selftest": ("lcr_edge.runtimes.selftest", "check a bundle on this device against its golden vectors, no torch"),
-    "run": ("lcr_edge.runtimes.run", "run a bundle on a video file, camera or stream"),
+    "selftest": ("lcr_edge.runtimes.selftest", "check a bundle against its golden clip, on a device without torch"),
+    "run": ("lcr_edge.runtimes.run", "step a bundle on a video file, a camera or a stream"),
     "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
     "compare": (
         "lcr_edge.export.compare.command",

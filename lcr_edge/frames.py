@@ -1,5 +1,9 @@
 """Camera frames of any size to the network's frame size: the same two functions in training and on the device.
 
+Which of the two a network takes is decided when it is trained (``lcr-edge train --fit``). Its checkpoint and the
+manifests of its bundles carry the name, and everything that reads frames for it obeys: training, calibration,
+``evaluate``, ``verify`` and ``Model.fit`` on the device.
+
 Torch-free. OpenCV does the resizing when it is installed; a numpy version, equal within one grey level, otherwise.
 """
 
@@ -50,8 +54,9 @@ def center_crop(frame: Frame, height: int, width: int) -> Frame:
     return _resize(frame[top : top + cut_height, left : left + cut_width], height, width)
 
 
-# The names of `lcr-edge run --fit`.
+# By the name that checkpoints and manifests hold; those that hold none are letterboxed.
 FITS: dict[str, Fit] = {"letterbox": letterbox, "crop": center_crop}
+DEFAULT_FIT = "letterbox"
 
 
 def _check(frame: Any, height: int, width: int) -> tuple[int, int]:

@@ -13,19 +13,20 @@ import numpy as np
 
 from lcr_edge.contract import EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import FrameError, UsageError
+from lcr_edge.frames import FITS, Frame
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.state import Array, Floats, State, StateFormat, dequantised
 from lcr_edge.runtimes.tensors import compare_specs
 
-__all__ = ["Array", "Engine", "Floats", "Model", "Options", "State", "StatefulEngine", "clip_decision", "load"]
+__all__ = ["Array", "Engine", "EngineOptions", "Floats", "Model", "State", "StatefulEngine", "clip_decision", "load"]
 
 PRECISION_HINTS = ("f32", "bf16", "f16")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How an engine shall run. threads: CPU threads of one step, None for the engine's own choice."""
+class EngineOptions:
+    """How to run an engine. threads: CPU threads of one step, None for the engine's own choice."""
 
     threads: int | None = None
     precision_hint: str = "f32"
@@ -72,6 +73,14 @@ class Model:
             self._edges = importlib.import_module("lcr_edge.edges.host").host_edges
         self._stream: State | None = None
         self._lock = threading.Lock()
+
+    def fit(self, frame: Frame) -> Frame:
+        """A camera frame of any size, uint8 [h, w, 3] RGB, as this model's input: a new uint8 [H, W, 3].
+
+        It is fitted as the frames that the network was trained on, by the manifest's ``frame.fit``. Raises FrameError.
+        """
+        height, width, _ = self.frame_shape
+        return FITS[self.bundle.fit](frame, height, width)
 
     def initial_state(self) -> State:
         """The state before a stream's first frame: zeros, which int8 states write as their zero points."""
@@ -158,7 +167,7 @@ class Model:
             return f"{found}: give one frame, channels last"
         if frame.dtype != np.uint8:
             return f"{found}: give pixel values 0..255, for 0..1 floats (frame * 255).round().astype(numpy.uint8)"
-        return f"{found}: use lcr_edge.frames.letterbox(frame, {height}, {width}) or center_crop"
+        return f"{found}: use model.fit(frame)"
 
 
 def load(
@@ -183,7 +192,7 @@ def load(
         raise UsageError(f"precision_hint is OpenVINO's; {bundle.folder} is for {bundle.target}: leave it out")
     if providers is not None and bundle.target != "onnx":
         raise UsageError(f"providers are onnxruntime's; {bundle.folder} is for {bundle.target}: leave them out")
-    options = Options(threads, precision_hint, None if providers is None else tuple(providers))
+    options = EngineOptions(threads, precision_hint, None if providers is None else tuple(providers))
     row = ENGINES[bundle.target]
     engine: Engine = getattr(importlib.import_module(row.module), row.cls)(bundle, options)
     compare_specs(engine.inputs, bundle.inputs, f"{bundle.folder / bundle.model_files[0]}, inputs")

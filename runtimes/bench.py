@@ -8,7 +8,6 @@ that was spent in the engine is kept beside it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -18,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lcr_edge.errors import UsageError
-from lcr_edge.files import write_atomically
+from lcr_edge import options
 from lcr_edge.runtimes.api import Array, Engine, Model, State, load
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.golden import Golden, read_golden
@@ -50,7 +48,7 @@ class Timing:
     engine_ratio: float
 
 
-class _Clock:
+class _TimedEngine:
     """An engine that notes the seconds of every run in ``times``."""
 
     def __init__(self, engine: Engine) -> None:
@@ -65,17 +63,17 @@ class _Clock:
         return results
 
 
-class _Stream:
+class _TimedBundle:
     """A bundle that is stepped over the frames of its golden clip. times, engine_times: seconds of each step."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._clock = _Clock(model.engine)
-        model.engine = self._clock
+        timed = _TimedEngine(model.engine)
+        model.engine = timed
         self.golden: Golden = read_golden(model.bundle)
         self.state: State = model.initial_state()
         self.times: list[float] = []
-        self.engine_times = self._clock.times
+        self.engine_times = timed.times
         self.count = 0
 
     def step(self) -> None:
@@ -94,7 +92,7 @@ class _Stream:
 
 def bench(folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: int | None = 1) -> list[Timing]:
     """Timings of the bundles in the order given, over the frames of their golden clips. Raises what ``load`` raises."""
-    streams = [_Stream(load(folder, threads=threads)) for folder in folders]
+    streams = [_TimedBundle(load(folder, threads=threads)) for folder in folders]
     for stream in streams:
         stream.warm_up()
     for _ in range(rounds):
@@ -145,23 +143,26 @@ def machine() -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge bench``."""
     parser.add_argument("bundles", nargs="+", help="bundle folders; the first is what the others are compared with")
-    parser.add_argument("--rounds", type=int, default=50, help=f"of {STEPS_PER_ROUND} steps each (default: 50)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of one step (default: 1)")
-    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+    rounds = f"rounds, each with {STEPS_PER_ROUND} steps of every bundle (default: 50)"
+    parser.add_argument("--rounds", type=int, default=50, metavar="N", help=rounds)
+    options.add_threads(parser)
+    options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table, one row a bundle."""
-    if args.rounds < 1:
-        raise UsageError(f"--rounds must be at least 1, got {args.rounds}")
+    """Print a table with a row per bundle."""
+    options.check_least("--rounds", args.rounds, 1)
+    options.check_least("--threads", args.threads, 1)
     timings = bench(args.bundles, args.rounds, args.threads)
+    out = options.text_stream(args.json)
     width = max(len(timing.bundle) for timing in timings)
-    print(f"{'bundle':{width}}  {'model MB':>8}  {'min ms':>7}  {'median':>7}  {'p95':>7}  {'ratio':>5}  engine")
+    head = f"{'bundle':{width}}  {'model MB':>8}  {'min ms':>7}  {'median':>7}  {'p95':>7}  {'ratio':>5}  engine"
+    print(head, file=out)
     for row in timings:
         print(
             f"{row.bundle:{width}}  {row.model_bytes / 1e6:8.2f}  {row.minimum_ms:7.2f}  {row.median_ms:7.2f}  "
-            f"{row.p95_ms:7.2f}  {row.ratio:5.2f}  {row.engine}"
+            f"{row.p95_ms:7.2f}  {row.ratio:5.2f}  {row.engine}",
+            file=out,
         )
-    if args.json:
-        write_atomically(Path(args.json), (json.dumps([asdict(row) for row in timings], indent=2) + "\n").encode())
+    options.write_json(args.json, [asdict(row) for row in timings])
     return 0

@@ -24,8 +24,9 @@ from lcr_edge.contract import (
     output_specs,
 )
 from lcr_edge.errors import BundleError, UsageError
+from lcr_edge.frames import DEFAULT_FIT, FITS
 from lcr_edge.runtimes.engines import ENGINES
-from lcr_edge.runtimes.tensors import AGAIN, compare_specs, read_boundary, read_specs
+from lcr_edge.runtimes.tensors import REEXPORT, compare_specs, read_boundary, read_specs
 
 MANIFEST = "manifest.json"
 _SEAL = "manifest_sha256"
@@ -37,7 +38,7 @@ class Bundle:
     """A checked bundle. ``manifest`` is the parsed manifest.json; the other fields are its parts, typed.
 
     state_precision, io: see ``lcr_edge.contract``. boundary: (scale, zero point) of each int8 tensor by name; empty
-    unless io is "int8".
+    unless io is "int8". fit: how camera frames are brought to the model's size, a name of ``frames.FITS``.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Bundle:
     state_precision: str
     io: str
     boundary: Boundary
+    fit: str
     labels: tuple[str, ...]
     model_files: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
@@ -106,26 +108,26 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise BundleError(f"{path.parent} holds no {MANIFEST}: not a bundle, or copied in part; {AGAIN}") from None
+        raise BundleError(f"{path.parent} holds no {MANIFEST}: not a bundle, or copied in part; {REEXPORT}") from None
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     try:
         manifest = json.loads(raw.decode())
     except (ValueError, RecursionError):
-        raise BundleError(f"{path} is not JSON: damaged or edited; {AGAIN}") from None
+        raise BundleError(f"{path} is not JSON: damaged or edited; {REEXPORT}") from None
     version = manifest.get("contract_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(f"{path} names no contract version: not a manifest of lcr_edge, or damaged; {AGAIN}")
+        raise BundleError(f"{path} names no contract version: not a manifest of lcr_edge, or damaged; {REEXPORT}")
     # Before the seal: a future version may seal in another way, and its user should read "upgrade".
     if version != CONTRACT_VERSION:
         way_out = "upgrade lcr-edge on this device" if version > CONTRACT_VERSION else "export it again"
         raise BundleError(f"{path}: contract version {version}; this lcr_edge speaks {CONTRACT_VERSION}: {way_out}")
     value = manifest.get(_SEAL)
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-        raise BundleError(f"{path} is not sealed ({_SEAL} is missing or damaged); {AGAIN}")
+        raise BundleError(f"{path} is not sealed ({_SEAL} is missing or damaged); {REEXPORT}")
     head, _, tail = raw.rpartition(value.encode())
     if hashlib.sha256(head + _BLANK.encode() + tail).hexdigest() != value:
-        raise BundleError(f"{path} was changed after the export (its own digest differs); {AGAIN}")
+        raise BundleError(f"{path} was changed after the export (its own digest differs); {REEXPORT}")
     return dict(manifest)
 
 
@@ -134,17 +136,17 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     try:
         config = Config.from_dict(dict(_field(manifest, "config", dict, where)))
     except (UsageError, TypeError) as error:
-        raise BundleError(f"{where}: {error}; {AGAIN}") from error
+        raise BundleError(f"{where}: {error}; {REEXPORT}") from error
     target = _choice(manifest, "target", tuple(ENGINES), where)
     edges = _choice(manifest, "edges", EDGE_MODES, where)
     state_mode = _choice(manifest, "state_mode", STATE_MODES, where)
     if state_mode not in ENGINES[target].state_modes:
-        raise BundleError(f"{where}: bundles for {target} cannot keep their state inside; {AGAIN}")
+        raise BundleError(f"{where}: bundles for {target} cannot keep their state inside; {REEXPORT}")
     # Bundles that were made before these two existed are float.
     state_precision = _choice({"state_precision": "fp32", **manifest}, "state_precision", tuple(STATE_DTYPES), where)
     io = _choice({"io": "float", **manifest}, "io", IO_MODES, where)
     if (state_precision == "int8") != (io == "int8"):
-        raise BundleError(f"{where}: io is {io!r}, its states are {state_precision!r}; {AGAIN}")
+        raise BundleError(f"{where}: io is {io!r}, its states are {state_precision!r}; {REEXPORT}")
     tables = [*_field(manifest, "inputs", list, where), *_field(manifest, "outputs", list, where)]
     boundary = read_boundary(tables, where) if io == "int8" else {}
     inputs = input_specs(config, edges, state_mode, state_precision, boundary)
@@ -153,17 +155,19 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
         compare_specs(read_specs(_field(manifest, key, list, where), where), specs, f"{where}, {key}")
     labels = _field(manifest, "labels", list, where)
     if len(labels) != config.classes or not all(isinstance(label, str) for label in labels):
-        raise BundleError(f"{where}: labels must be {config.classes} strings, found {len(labels)} entries; {AGAIN}")
+        raise BundleError(f"{where}: labels must be {config.classes} strings, found {len(labels)} entries; {REEXPORT}")
     frame = _field(manifest, "frame", dict, where)
     wanted = {"height": config.height, "width": config.width, "colour": "RGB", "layout": "NHWC"}
     wrong = [key for key, value in wanted.items() if frame.get(key) != value]
     fps = frame.get("train_fps")
     if wrong or isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
-        raise BundleError(f"{where}: frame does not fit the config ({', '.join(wrong) or 'train_fps'}); {AGAIN}")
+        raise BundleError(f"{where}: frame does not fit the config ({', '.join(wrong) or 'train_fps'}); {REEXPORT}")
+    # Bundles that were made before this entry existed are letterboxed.
+    fit = _choice({"fit": DEFAULT_FIT, **frame}, "fit", tuple(FITS), where)
     model_files = _field(manifest, "model_files", list, where)
     files = _field(manifest, "files", dict, where)
     if not model_files or any(name not in files for name in map(str, model_files)):
-        raise BundleError(f"{where}: model_files must name files of the bundle, found {model_files}; {AGAIN}")
+        raise BundleError(f"{where}: model_files must name files of the bundle, found {model_files}; {REEXPORT}")
     _field(manifest, "producer", dict, where)
     return Bundle(
         folder=folder,
@@ -176,6 +180,7 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
         state_precision=state_precision,
         io=io,
         boundary=boundary,
+        fit=fit,
         labels=tuple(labels),
         model_files=tuple(map(str, model_files)),
         inputs=inputs,
@@ -186,7 +191,7 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
 def _field(manifest: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
     value = manifest.get(key)
     if not isinstance(value, kind):
-        raise BundleError(f"{where}: {key!r} is missing or no JSON {kind.__name__}; {AGAIN}")
+        raise BundleError(f"{where}: {key!r} is missing or not a JSON {kind.__name__}; {REEXPORT}")
     return value
 
 
@@ -201,7 +206,7 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     missing, extra = sorted(set(files) - found), sorted(found - set(files))
     if missing:
-        raise BundleError(f"bundle {folder} lacks {', '.join(missing)}; {AGAIN}")
+        raise BundleError(f"bundle {folder} lacks {', '.join(missing)}; {REEXPORT}")
     if extra:
         raise BundleError(
             f"bundle {folder} holds files that its manifest does not know: {', '.join(extra)}; remove them"
@@ -209,7 +214,7 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     for name, record in files.items():
         path = folder / name
         if not path.is_file():
-            raise BundleError(f"{path} is no file; {AGAIN}")
+            raise BundleError(f"{path} is not a file; {REEXPORT}")
         try:
             actual = file_record(path)
         except OSError as error:
@@ -217,5 +222,5 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
         if actual != record:
             raise BundleError(
                 f"{path} differs from what was exported ({actual['bytes']} bytes, "
-                f"sha256 {actual['sha256'][:12]}...): changed, truncated or half copied; {AGAIN}"
+                f"sha256 {actual['sha256'][:12]}...): changed, truncated or half copied; {REEXPORT}"
             )

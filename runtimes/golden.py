@@ -12,7 +12,8 @@ import numpy.typing as npt
 from lcr_edge.arrays import read_npz
 from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.bundle import Bundle
-from lcr_edge.runtimes.tensors import AGAIN
+from lcr_edge.runtimes.tallies import Triple
+from lcr_edge.runtimes.tensors import REEXPORT
 
 GOLDEN = "golden.npz"
 
@@ -30,6 +31,10 @@ class Golden:
     logits: npt.NDArray[np.float32]
     state_h: npt.NDArray[np.float32]
     state_c: npt.NDArray[np.float32]
+
+    def answer(self, frame: int) -> Triple:
+        """The reference's logits, state_h and state_c of one frame."""
+        return self.logits[frame], self.state_h[frame], self.state_c[frame]
 
     def to_bytes(self) -> bytes:
         """The content of golden.npz."""
@@ -63,15 +68,15 @@ def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
         found = read_npz(path)
         arrays = {name: found[name] for name in wanted}
     except FileNotFoundError:
-        raise BundleError(f"there is no golden clip {path} to check with; {AGAIN}") from None
+        raise BundleError(f"there is no golden clip {path} to check with; {REEXPORT}") from None
     except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{path} cannot be read ({error}); {AGAIN}") from error
+        raise BundleError(f"{path} cannot be read ({error}); {REEXPORT}") from error
     steps = len(arrays["frames"]) if arrays["frames"].ndim else 0
     for name, (dtype, shape) in wanted.items():
         array = arrays[name]
         if str(array.dtype) != dtype or array.shape != (steps, *shape) or steps < 2:
             raise BundleError(
                 f"{path}: {name} is {array.dtype} {list(array.shape)}, wanted {dtype} [T >= 2, "
-                f"{', '.join(map(str, shape))}]; {AGAIN}"
+                f"{', '.join(map(str, shape))}]; {REEXPORT}"
             )
     return Golden(**arrays)

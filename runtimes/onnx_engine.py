@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lcr_edge.contract import TensorSpec
 from lcr_edge.errors import BundleError, UsageError
-from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
 
@@ -21,7 +21,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int
 class OnnxEngine:
     """One onnxruntime session. Raises MissingExtraError, BundleError (model too new), UsageError (providers)."""
 
-    def __init__(self, bundle: Bundle, options: Options) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         try:
             ort: Any = importlib.import_module("onnxruntime")
         except ImportError as error:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lcr_edge.contract import LOGITS, STATE_DTYPES, STATE_NAMES, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import BundleError
-from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
 
@@ -27,7 +27,7 @@ class OpenVinoEngine:
     always set. Raises MissingExtraError and BundleError (model too new, state variables that do not fit).
     """
 
-    def __init__(self, bundle: Bundle, options: Options) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         try:
             self._ov: Any = importlib.import_module("openvino")
         except ImportError as error:

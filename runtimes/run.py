@@ -9,12 +9,13 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-from lcr_edge.errors import UsageError
-from lcr_edge.frames import FITS
+from lcr_edge import options
+from lcr_edge.errors import OutputError
 from lcr_edge.runtimes.api import Floats, Model, clip_decision, load
 from lcr_edge.runtimes.video import Tick, VideoSource, resample
 
@@ -26,20 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge run``."""
     parser.add_argument("bundle", help="bundle folder, as export wrote it")
     parser.add_argument("--source", required=True, metavar="FILE|INDEX|URL", help="video file, camera number or URL")
-    parser.add_argument("--json", action="store_true", help="one JSON object per step on stdout, the summary on stderr")
-    parser.add_argument("--threads", type=int, help="CPU threads of one step (default: the engine's choice)")
-    parser.add_argument(
-        "--fit",
-        choices=sorted(FITS),
-        default="letterbox",
-        help="letterbox: the whole picture with black bars; crop: its centre (default: letterbox)",
-    )
-    parser.add_argument("--frames", type=int, metavar="N", help="stop after N steps (default: at the source's end)")
+    options.add_frames(parser, "stop after N steps (default: at the end of the source)")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print per step (default: 3)")
+    options.add_threads(parser, None)
+    options.add_json(parser, "also write JSON lines as the run goes on: one object per step, the summary as the last")
 
 
 @dataclass
-class _Tally:
+class _Totals:
     """What a run has seen: the logits since the last reset, and counts."""
 
     logits: list[Floats] = field(default_factory=list)
@@ -48,75 +43,127 @@ class _Tally:
     missed: int = 0
 
 
+class _JsonLines:
+    """What ``--json`` asks for: lines on stdout ("-"), in a file or device, or nowhere (None). Raises OutputError.
+
+    Unlike other results these are not written whole or not at all: a reader may follow them while the run goes on.
+    """
+
+    def __init__(self, destination: str | None) -> None:
+        self._destination = destination
+        self._file: IO[str] | None = None
+        try:
+            if destination == options.STDOUT:
+                self._file = sys.stdout
+            elif destination is not None:
+                self._file = Path(destination).open("w", encoding="utf-8")  # noqa: SIM115 - see close
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+            raise self._failed(error) from error
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One line, at once. Raises BrokenPipeError where the reader has gone."""
+        if self._file is None:
+            return
+        try:
+            print(json.dumps(record, ensure_ascii=False), file=self._file, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Close the file; stdout stays open."""
+        if self._file is not None and self._file is not sys.stdout:
+            with contextlib.suppress(OSError):  # every line was flushed, or its error was raised
+                self._file.close()
+
+    def _failed(self, error: Exception) -> OutputError:
+        reason = getattr(error, "strerror", None) or error
+        return OutputError(f"cannot write {self._destination}: {reason}; give --json another file, or -")
+
+
 def run(args: argparse.Namespace) -> int:
     """Step the source to its end, to ``--frames`` or to Ctrl-C (a normal end: status 0)."""
-    for name in ("frames", "top"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
+    for name in ("frames", "top", "threads"):
+        options.check_least(f"--{name}", getattr(args, name), 1)
     model = load(args.bundle, threads=args.threads)
     try:
-        with VideoSource(args.source) as source:
-            tally = _Tally()
+        with VideoSource(args.source) as source, contextlib.closing(_JsonLines(args.json)) as lines:
+            totals = _Totals()
             # Ctrl-C is how a camera run ends: what was seen until then is summed up.
             with contextlib.suppress(KeyboardInterrupt):
-                _step_all(model, source, tally, args)
-            _summary(model, source, tally, args)
+                _step_all(model, source, totals, lines, args)
+            _summarise(model, source, totals, lines, options.text_stream(args.json))
     except BrokenPipeError:
         # The reader (head, a closed terminal) has gone. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _step_all(model: Model, source: VideoSource, tally: _Tally, args: argparse.Namespace) -> None:
-    fit = FITS[args.fit]
-    height, width, _ = model.frame_shape
-    for tick in resample(source, float(model.manifest["frame"]["train_fps"]), live=source.live):
+def _step_all(model: Model, source: VideoSource, totals: _Totals, lines: _JsonLines, args: argparse.Namespace) -> None:
+    out = options.text_stream(args.json)
+    for tick in resample(source, _train_fps(model), live=source.live):
         if tick.gap:
             print(f"state reset at {tick.timed.time_s:.3f} s: {tick.gap}", file=sys.stderr)
             model.reset()
-            tally.logits.clear()
-            tally.resets += 1
+            totals.logits.clear()
+            totals.resets += 1
         begin = time.perf_counter()
-        logits = model.step_stream(fit(tick.timed.frame, height, width))
+        logits = model.step_stream(model.fit(tick.timed.frame))
         latency_ms = (time.perf_counter() - begin) * 1e3
-        tally.logits.append(logits)
-        del tally.logits[:-_MAX_KEPT]
-        tally.steps += 1
-        tally.missed += tick.missed
-        _print_step(model, tick, logits, latency_ms, args)
-        if tally.steps == args.frames:
+        totals.logits.append(logits)
+        del totals.logits[:-_MAX_KEPT]
+        totals.steps += 1
+        totals.missed += tick.missed
+        _show_step(model, tick, logits, latency_ms, args.top, lines, out)
+        if totals.steps == args.frames:
             break
 
 
-def _print_step(model: Model, tick: Tick, logits: Floats, latency_ms: float, args: argparse.Namespace) -> None:
+def _show_step(
+    model: Model, tick: Tick, logits: Floats, latency_ms: float, top: int, lines: _JsonLines, out: IO[str]
+) -> None:
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
-    best = np.argsort(-logits, kind="stable")[: args.top]
+    best = np.argsort(-logits, kind="stable")[:top]
     timed = tick.timed
-    if args.json:
-        line: dict[str, Any] = {
+    lines.write(
+        {
             "time_s": round(timed.time_s, 4),
             "frame": timed.index,
             "top": [{"label": model.labels[i], "probability": round(float(probabilities[i]), 6)} for i in best],
             "latency_ms": round(latency_ms, 3),
             "reset": tick.gap is not None,
         }
-        print(json.dumps(line, ensure_ascii=False), flush=True)
-        return
+    )
     shown = "  ".join(f"{model.labels[i]} {probabilities[i]:.2f}" for i in best)
-    print(f"{timed.time_s:9.3f} s  frame {timed.index:6d}  {latency_ms:7.2f} ms  {shown}", flush=True)
+    text = f"{timed.time_s:9.3f} s  frame {timed.index:6d}  {latency_ms:7.2f} ms  {shown}"
+    print(text, file=out, flush=True)
 
 
-def _summary(model: Model, source: VideoSource, tally: _Tally, args: argparse.Namespace) -> None:
-    out = sys.stderr if args.json else sys.stdout
-    print(f"{source.seen} frames seen, {tally.steps} stepped, {tally.resets} resets, on {model.engine.name}", file=out)
-    if tally.logits:
-        since = " since the last reset" if tally.resets else ""
-        print(f"clip{since}: {model.labels[clip_decision(np.stack(tally.logits))]}", file=out)
-    if tally.missed:
-        fps = model.manifest["frame"]["train_fps"]
-        print(f"warning: {tally.missed} frames came too late for {fps:g} per second, the trained rate", file=sys.stderr)
+def _summarise(model: Model, source: VideoSource, totals: _Totals, lines: _JsonLines, out: IO[str]) -> None:
+    counts = f"{source.seen} frames seen, {totals.steps} stepped, {totals.resets} resets"
+    print(f"{counts}, on {model.engine.name}", file=out)
+    decision = model.labels[clip_decision(np.stack(totals.logits))] if totals.logits else None
+    if decision is not None:
+        print(f"clip{' since the last reset' if totals.resets else ''}: {decision}", file=out)
+    if totals.missed:
+        rate = f"{_train_fps(model):g} per second, the trained rate"
+        print(f"warning: {totals.missed} frames came too late for {rate}", file=sys.stderr)
     shortfall = source.shortfall()
     if shortfall:
         print(f"warning: {shortfall}", file=sys.stderr)
+    summary = {
+        "seen": source.seen,
+        "steps": totals.steps,
+        "resets": totals.resets,
+        "missed": totals.missed,
+        "decision": decision,
+        "shortfall": shortfall,
+        "engine": model.engine.name,
+    }
+    lines.write({"summary": summary})
+
+
+def _train_fps(model: Model) -> float:
+    return float(model.manifest["frame"]["train_fps"])

@@ -8,35 +8,20 @@ growth of an int8 bundle's error is not judged: it shows in hundreds of frames, 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from lcr_edge.contract import LOGITS, STATE_NAMES
+from lcr_edge import options
 from lcr_edge.errors import BundleError, ParityError, StateError
-from lcr_edge.options import add_json, text_stream, write_json
-from lcr_edge.runtimes.api import Floats, Model, State, load
-from lcr_edge.runtimes.checks import (
-    ONE_STEP,
-    STREAM,
-    Check,
-    failures_of,
-    max_error,
-    promised,
-    relative_error,
-    same_class,
-)
+from lcr_edge.runtimes.api import Model, load
+from lcr_edge.runtimes.checks import Check, StateUse, failures_of, finite, mode_checks, promised
 from lcr_edge.runtimes.golden import Golden, read_golden
-from lcr_edge.runtimes.tallies import Tally
-from lcr_edge.tolerances import Promise
-
-_TENSORS = (LOGITS, *STATE_NAMES)
+from lcr_edge.runtimes.tallies import Line, Phases
 
 
 @dataclass(frozen=True)
@@ -46,7 +31,7 @@ class SelftestReport:
     step_error, stream_error: max abs error of logits, state_h, state_c over the clip, teacher-forced and
     free-running; step_relative, stream_relative: rms error / standard deviation of the reference, over the frames that
     averages of this precision count. top1: share of those frames, free-running, with the reference's class. checks:
-    each promise, as lines for people. latency_ms: median of one step.
+    each promise with what was measured. latency_ms: median of one step. seconds: the whole selftest took.
     """
 
     bundle: str
@@ -58,7 +43,7 @@ class SelftestReport:
     step_relative: dict[str, float]
     stream_relative: dict[str, float]
     top1: float
-    checks: tuple[str, ...]
+    checks: tuple[Check, ...]
     latency_ms: float
     seconds: float
     failures: tuple[str, ...]
@@ -68,8 +53,10 @@ class SelftestReport:
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values, with ``passed``."""
-        return {"passed": self.passed, **dataclasses.asdict(self)}
+        """JSON values, with ``passed``; NaN and Inf, which JSON lacks, become strings."""
+        checks = [check.to_dict() for check in self.checks]
+        values: dict[str, Any] = finite({"passed": self.passed, **vars(self), "checks": checks})
+        return values
 
 
 def selftest(
@@ -91,91 +78,45 @@ def selftest(
             f"the golden clip of {model.bundle.folder} has {len(golden.frames)} frames; {model.bundle.precision} is "
             f"judged from frame {promise.settled} on: export the bundle again, or give a longer clip with --golden"
         )
+    starts = (0, promise.settled) if promise.settled else (0,)
+    one_step, stream = Phases(starts, promise.settled), Phases(starts, promise.settled)
     try:
-        one_step, failures = _teacher_forced(model, golden, promise.settled)
-        stream, latencies = _free_running(model, golden, promise.settled)
+        unused = _teacher_forced(model, golden, one_step)
+        latencies = _free_running(model, golden, stream)
     except StateError as error:
         raise ParityError(f"selftest failed: {model.bundle.folder} makes a state that is unusable: {error}") from error
-    checks = list(_checks(promise, one_step, stream))
+    checks = tuple(mode_checks(promise, one_step, stream))
     return SelftestReport(
         bundle=str(model.bundle.folder),
         engine=model.engine.name,
         precision=model.bundle.precision,
         frames=len(golden.frames),
-        step_error=one_step.largest(),
-        stream_error=stream.largest(),
-        step_relative=one_step.relative(),
-        stream_relative=stream.relative(),
-        top1=stream.agreed / stream.judged,
-        checks=tuple(check.line() for check in checks),
+        step_error=_largest(one_step.everything()),
+        stream_error=_largest(stream.everything()),
+        step_relative=_relative(one_step.judged()),
+        stream_relative=_relative(stream.judged()),
+        top1=stream.judged().top1,
+        checks=checks,
         latency_ms=float(np.median(latencies) * 1e3),
         seconds=time.perf_counter() - started,
-        failures=(*failures, *failures_of(checks)),
+        failures=(*unused, *_edge_failures(model, golden), *failures_of(checks)),
     )
 
 
-class _Mode:
-    """Errors of one mode. judged, agreed: frames from ``settled`` on, and those of them with the reference's class."""
-
-    def __init__(self, settled: int) -> None:
-        self._settled = settled
-        self.whole = {name: Tally() for name in _TENSORS}
-        self.rest = {name: Tally() for name in _TENSORS}
-        self.judged = self.agreed = 0
-
-    def add(self, model: Model, logits: Floats, state: State, golden: Golden, t: int) -> None:
-        found = (logits, *model.state_values(state))
-        wanted = (golden.logits[t], golden.state_h[t], golden.state_c[t])
-        counts = t >= self._settled
-        for name, have, want in zip(_TENSORS, found, wanted):
-            self.whole[name].add(have, want)
-            if counts:
-                self.rest[name].add(have, want)
-        if counts:
-            self.judged += 1
-            self.agreed += int(logits.argmax() == golden.logits[t].argmax())
-
-    def largest(self) -> dict[str, float]:
-        return {name: tally.max_abs for name, tally in self.whole.items()}
-
-    def relative(self) -> dict[str, float]:
-        return {name: tally.relative for name, tally in self.rest.items()}
-
-
-def _checks(promise: Promise, one_step: _Mode, stream: _Mode) -> Iterator[Check]:
-    for title, mode, allowed in ((ONE_STEP, one_step, promise.step_abs), (STREAM, stream, promise.stream_abs)):
-        if allowed is not None:
-            yield from (max_error(title, name, tally, allowed) for name, tally in mode.whole.items())
-    if promise.step_relative is not None:
-        for name, tally in one_step.rest.items():
-            yield relative_error(ONE_STEP, name, tally, promise.step_relative, promise.settled)
-    yield same_class(STREAM, stream.agreed, stream.judged, promise)
-
-
-def _teacher_forced(model: Model, golden: Golden, settled: int) -> tuple[_Mode, list[str]]:
-    mode = _Mode(settled)
-    state = zeros = model.initial_state()
-    changed = dict.fromkeys(STATE_NAMES, True)
+def _teacher_forced(model: Model, golden: Golden, tally: Phases) -> list[str]:
+    """Tally each step from the reference's state. Returns a sentence per state that the model does not use."""
+    use = StateUse(model)
+    state = model.initial_state()
     for t, frame in enumerate(golden.frames):
         logits, after = model.step(frame, state)
-        mode.add(model, logits, after, golden, t)
-        changed["state_h"] &= not np.array_equal(after.h, state.h)
-        changed["state_c"] &= not np.array_equal(after.c, state.c)
-        before, state = state, model.state_of(golden.state_h[t], golden.state_c[t])
-    failures = [f"{name} did not change in a step: it is not computed" for name in STATE_NAMES if not changed[name]]
-    # The last step again with one state zeroed at a time: an input that nothing reads leaves the result as it was.
-    for name, blind in (("state_h", State(zeros.h, before.c)), ("state_c", State(before.h, zeros.c))):
-        other_logits, other = model.step(golden.frames[-1], blind)
-        pairs = ((logits, other_logits), (after.h, other.h), (after.c, other.c))
-        if all(np.array_equal(found, blinded) for found, blinded in pairs):
-            failures.append(f"{name} fed to a step makes no difference: the model does not read it")
-    if model.bundle.edges == "host":
-        failures += _edge_failures(golden)
-    return mode, failures
+        tally.add(t, (logits, *model.state_values(after)), golden.answer(t))
+        use.add(frame, state, logits, after)
+        state = model.state_of(golden.state_h[t], golden.state_c[t])
+    return use.failures()
 
 
-def _free_running(model: Model, golden: Golden, settled: int) -> tuple[_Mode, list[float]]:
-    mode = _Mode(settled)
+def _free_running(model: Model, golden: Golden, tally: Phases) -> list[float]:
+    """Tally the bundle's own stream. Returns the seconds of each step."""
     state = model.initial_state()
     internal = model.bundle.state_mode == "internal"
     latencies = []
@@ -183,18 +124,22 @@ def _free_running(model: Model, golden: Golden, settled: int) -> tuple[_Mode, li
     for t, frame in enumerate(golden.frames):
         begin = time.perf_counter()
         logits, state = model.step(frame, state)
+        # Where the engine can keep the states, its own feedback is what a device runs; it shows in the logits only.
+        streamed = logits
         if internal:
-            # The engine's own feedback is another path through the model; its states show in the logits only.
-            mode.whole[LOGITS].add(logits, golden.logits[t])
             begin = time.perf_counter()
-            logits = model.step_stream(frame)
+            streamed = model.step_stream(frame)
         latencies.append(time.perf_counter() - begin)
-        mode.add(model, logits, state, golden, t)
+        tally.add(t, (streamed, *model.state_values(state)), golden.answer(t))
+        if internal:
+            tally.add_logits(t, logits, golden.logits[t])
     model.reset()
-    return mode, latencies
+    return latencies
 
 
-def _edge_failures(golden: Golden) -> list[str]:
+def _edge_failures(model: Model, golden: Golden) -> list[str]:
+    if model.bundle.edges != "host":
+        return []
     from lcr_edge.edges.host import host_edges
 
     for t, frame in enumerate(golden.frames):
@@ -204,12 +149,20 @@ def _edge_failures(golden: Golden) -> list[str]:
     return []
 
 
+def _largest(line: Line) -> dict[str, float]:
+    return {name: tally.max_abs for name, tally in line.tensors.items()}
+
+
+def _relative(line: Line) -> dict[str, float]:
+    return {name: tally.relative for name, tally in line.tensors.items()}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge selftest``."""
     parser.add_argument("bundle", help="bundle folder, as export wrote it")
-    parser.add_argument("--threads", type=int, help="CPU threads of one step (default: the engine's choice)")
     parser.add_argument("--golden", type=Path, metavar="FILE", help="another clip, from lcr-edge verify --save-golden")
-    add_json(parser, "also write the report as JSON")
+    options.add_threads(parser, None)
+    options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -217,21 +170,31 @@ def run(args: argparse.Namespace) -> int:
     return check_and_print(args.bundle, args.threads, args.golden, args.json)
 
 
-def check_and_print(bundle: str | os.PathLike[str], threads: int | None, golden: Path | None, json: str | None) -> int:
-    """:func:`selftest`, printed, and written to ``json`` as ``--json`` says. Returns the exit code, 0.
+def check_and_print(
+    bundle: str | os.PathLike[str], threads: int | None = None, golden: Path | None = None, json: str | None = None
+) -> int:
+    """The whole command: :func:`selftest`, the report as text, and as JSON where ``json`` (a file, or "-") says.
 
-    Raises ParityError when a promise is missed, OutputError, and what :func:`selftest` raises.
+    Returns 0. Raises ParityError when a promise is missed, after everything is written, and what :func:`selftest` and
+    ``options.write_json`` raise.
     """
+    options.check_least("--threads", threads, 1)
     report = selftest(bundle, threads=threads, golden_file=golden)
-    lines = [f"{report.bundle} on {report.engine}: {report.frames} golden frames, {report.latency_ms:.2f} ms per step"]
-    lines.append(f"{'':10}{'one step':>24}{'stream':>24}")
-    for name in report.step_error:
-        cells = (report.step_error, report.step_relative), (report.stream_error, report.stream_relative)
-        lines.append(f"{name:10}{''.join(f'{error[name]:14.2e}{relative[name]:10.1e}' for error, relative in cells)}")
-    out = text_stream(json)
-    print(*lines, "columns: max abs error, rms error / std", *report.checks, sep="\n", file=out)
-    write_json(json, report.to_dict())
+    out = options.text_stream(json)
+    print_report(report, out)
+    options.write_json(json, report.to_dict())
     if not report.passed:
         raise ParityError("selftest failed: " + "; ".join(report.failures))
     print(f"passed in {report.seconds:.2f} s", file=out)
     return 0
+
+
+def print_report(report: SelftestReport, out: IO[str] | None = None) -> None:
+    """Print what was measured, by default to stdout: errors per tensor and mode, then a line per promise."""
+    head = f"{report.bundle} on {report.engine}: {report.frames} golden frames, {report.latency_ms:.2f} ms per step"
+    print(head, f"{'':10}{'one step':>24}{'stream':>24}", sep="\n", file=out)
+    for name in report.step_error:
+        cells = (report.step_error, report.step_relative), (report.stream_error, report.stream_relative)
+        shown = "".join(f"{error[name]:14.2e}{relative[name]:10.1e}" for error, relative in cells)
+        print(f"{name:10}{shown}", file=out)
+    print("columns: max abs error, rms error / std", *(check.line() for check in report.checks), sep="\n", file=out)

@@ -1,4 +1,4 @@
-"""Errors summed up over frames, so that no frame need be kept: what selftest and verify count with."""
+"""Errors summed up over frames, so that no frame need be kept: what selftest and verify both count with."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float32]
 # Logits [classes] and the states after the frame, state_h and state_c [L, N+1, C].
 Triple = tuple[Floats, Floats, Floats]
 TENSORS = (LOGITS, *STATE_NAMES)
+EVERYTHING = "all"  # the name of the line over all frames
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Line:
     def add(self, found: Triple, wanted: Triple) -> dict[str, float]:
         """Count one frame's (logits, state_h, state_c). Returns the rms error of each tensor."""
         self.frames += 1
-        self.agreed += same_class(found, wanted)
+        self.agreed += classes_agree(found, wanted)
         return {name: tally.add(have, want) for (name, tally), have, want in zip(self.tensors.items(), found, wanted)}
 
     def join(self, other: Line) -> None:
@@ -92,6 +93,61 @@ class Line:
         return {"frames": self.frames, "top1": self.top1, **errors}
 
 
-def same_class(found: Triple, wanted: Triple) -> bool:
+class Phases:
+    """A mode of stepping (one step, or a stream): a :class:`Line` per phase of its streams.
+
+    starts: first frames of the phases, rising from 0. settled: one of them; averages are judged from it on.
+    Raises ValueError where no phase starts at ``settled``.
+    """
+
+    def __init__(self, starts: tuple[int, ...], settled: int) -> None:
+        if settled not in starts:
+            raise ValueError(f"no phase starts at frame {settled}: {starts}")
+        self._phases = [(first, _span(first, end)) for first, end in zip(starts, (*starts[1:], None))]
+        self._settled = settled
+        self._lines: dict[int, Line] = {}
+
+    def add(self, frame: int, found: Triple, wanted: Triple) -> dict[str, float]:
+        """Count frame number ``frame`` of its stream. Returns the rms error of each tensor."""
+        return self._lines.setdefault(self._phase(frame), Line()).add(found, wanted)
+
+    def add_logits(self, frame: int, found: Floats, wanted: Floats) -> None:
+        """Count other logits of a frame that was added: they say nothing about the states."""
+        self._lines[self._phase(frame)].tensors[LOGITS].add(found, wanted)
+
+    def judged(self) -> Line:
+        """The line over the frames that averages count, those from ``settled`` on."""
+        return self._joined(self._settled)
+
+    def everything(self) -> Line:
+        """The line over all frames."""
+        return self._joined(0)
+
+    def lines(self) -> dict[str, Line]:
+        """Phase -> line, in order; then the judged frames where those are not all; then all."""
+        named = {name: self._lines[first] for first, name in self._phases if first in self._lines}
+        if self._settled:
+            named[f"from {self._settled}"] = self.judged()
+        named[EVERYTHING] = self.everything()
+        return {name: line for name, line in named.items() if line.frames}
+
+    def _phase(self, frame: int) -> int:
+        return next(first for first, _ in reversed(self._phases) if frame >= first)
+
+    def _joined(self, first: int) -> Line:
+        line = Line()
+        for start, part in self._lines.items():
+            if start >= first:
+                line.join(part)
+        return line
+
+
+def _span(first: int, end: int | None) -> str:
+    if end is None:
+        return f"{first}-"
+    return str(first) if end == first + 1 else f"{first}-{end - 1}"
+
+
+def classes_agree(found: Triple, wanted: Triple) -> bool:
     """Whether the largest logit is that of the reference."""
     return bool(found[0].argmax() == wanted[0].argmax())

@@ -9,7 +9,7 @@ from typing import Any
 from lcr_edge.contract import LOGITS, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import BundleError
 
-AGAIN = "export the bundle again, or copy the whole folder again"
+REEXPORT = "export the bundle again, or copy the whole folder again"
 
 
 def tensor_table(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def read_specs(table: list[Any], where: Path) -> tuple[TensorSpec, ...]:
             TensorSpec(str(row["name"]), str(row["dtype"]), tuple(int(size) for size in row["shape"])) for row in table
         )
     except (TypeError, KeyError, ValueError):
-        raise BundleError(f"{where}: its tensor tables are damaged; {AGAIN}") from None
+        raise BundleError(f"{where}: its tensor tables are damaged; {REEXPORT}") from None
 
 
 def read_boundary(table: list[Any], where: Path) -> dict[str, tuple[float, int]]:
@@ -45,15 +45,15 @@ def read_boundary(table: list[Any], where: Path) -> dict[str, tuple[float, int]]
         scale, zero_point = rows.get(name, {}).get("scale"), rows.get(name, {}).get("zero_point")
         # float32 is what the arithmetic has; a scale of 0 there would make every state 0.
         if type(scale) is not float or not 1e-30 < scale < 1e30 or type(zero_point) is not int:
-            raise BundleError(f"{where}: {name} is int8 and needs a scale and a zero point; {AGAIN}")
+            raise BundleError(f"{where}: {name} is int8 and needs a scale and a zero point; {REEXPORT}")
         if not -128 <= zero_point <= 127:
-            raise BundleError(f"{where}: {name} has zero point {zero_point}, beyond int8; {AGAIN}")
+            raise BundleError(f"{where}: {name} has zero point {zero_point}, beyond int8; {REEXPORT}")
         found[name] = (scale, zero_point)
     for name_in, name_out in zip(STATES_IN, STATES_OUT):
         if found[name_in] != found[name_out]:
             raise BundleError(
                 f"{where}: {name_in} has scale and zero point {found[name_in]}, {name_out} {found[name_out]}: "
-                f"fed back, the state would change its meaning; {AGAIN}"
+                f"fed back, the state would change its meaning; {REEXPORT}"
             )
     return found
 
@@ -62,13 +62,12 @@ def compare_specs(found: Sequence[TensorSpec], expected: Sequence[TensorSpec], w
     """BundleError, naming the first difference, unless both hold the same tensors in the same order."""
     for position, (have, want) in enumerate(zip(found, expected)):
         if have != want:
-            raise BundleError(
-                f"{where}: tensor {position} is {_describe(have)}, the step contract wants {_describe(want)}; {AGAIN}"
-            )
+            found_and_wanted = f"is {_describe(have)}, the step contract wants {_describe(want)}"
+            raise BundleError(f"{where}: tensor {position} {found_and_wanted}; {REEXPORT}")
     if len(found) != len(expected):
         raise BundleError(
             f"{where}: {len(found)} tensors ({', '.join(spec.name for spec in found)}), the step contract wants "
-            f"{len(expected)} ({', '.join(spec.name for spec in expected)}); {AGAIN}"
+            f"{len(expected)} ({', '.join(spec.name for spec in expected)}); {REEXPORT}"
         )
 
 

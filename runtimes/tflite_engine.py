@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lcr_edge.contract import Boundary, TensorSpec
 from lcr_edge.errors import BundleError
-from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
 
@@ -28,7 +28,7 @@ class TfliteEngine:
     Raises MissingExtraError and BundleError (model too new for the interpreter, no such signature).
     """
 
-    def __init__(self, bundle: Bundle, options: Options) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         interpreter_class, package, version = _find_interpreter()
         self.name = f"{package} {version}"
         path = bundle.folder / bundle.model_files[0]
@@ -63,7 +63,7 @@ def _find_interpreter() -> tuple[Any, str, str]:
             continue
         version = _version(package)
         if module == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
-            # It imports, and fails only later with a message that does not tell why.
+            # It imports, and fails only later with a message that does not say why.
             raise BundleError(
                 f"{package} {version} was built for numpy 1, this is numpy {np.__version__}: "
                 'pip install "numpy<2", or install ai-edge-litert beside it'

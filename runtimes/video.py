@@ -82,7 +82,7 @@ class VideoSource:
             return f"there is no camera {self.source}, or another program holds it; try another number"
         if is_url:
             return f"cannot open {self.source}; check the address, the network and the password in it"
-        return f"{self.source} is no video that this OpenCV can read: corrupt, or another format; re-encode it as MP4"
+        return f"{self.source} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
 
     def __enter__(self) -> VideoSource:
         return self
@@ -156,7 +156,7 @@ def _file_clock(fps: float, source: str) -> Callable[[float], float]:
             first = container_s if math.isfinite(container_s) else 0.0
         elif index == 1 and not container_s > first:
             if not fps:
-                raise VideoError(f"{source} tells neither timestamps nor a frame rate; re-encode it as MP4")
+                raise VideoError(f"{source} has neither timestamps nor a frame rate; re-encode it as MP4")
             counting = True
         index += 1
         return (index - 1) / fps if counting else container_s - first
@@ -165,7 +165,7 @@ def _file_clock(fps: float, source: str) -> Callable[[float], float]:
 
 
 def resample(frames: Iterable[TimedFrame], fps: float, *, live: bool = False) -> Iterator[Tick]:
-    """The frames that a network trained at ``fps`` frames per second shall step on, in real time order.
+    """The frames for a network trained at ``fps`` frames per second, in the order of their time.
 
     A tick passes every 1/fps seconds from the first frame on; each takes the first frame that is not earlier. So a
     faster source is thinned, and a slower one repeats frames where several ticks have passed. A ``live`` source never

@@ -44,7 +44,7 @@ class Costs:
             return ()
         if request not in self._found:
             trials = self.trials(request)
-            reference = roll(self.checkpoint.model, stream(None, request.config, COST_FRAMES))
+            reference = roll(self.checkpoint.model, stream(None, request.config, self.checkpoint.fit, COST_FRAMES))
             groups = kinds_of(trials.cell.linears())
             found = [(kind, trials.cost(reference, f"{kind} alone", group).total) for kind, group in groups.items()]
             self._found[request] = tuple(sorted(found, key=lambda row: -row[1]))

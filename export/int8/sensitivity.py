@@ -147,7 +147,7 @@ def sensitivity(
     settled = PROMISES["int8"].settled
     clips.check_count(frames, settled + 1)
     with step(f"{request.name}: reference over {frames} frames"):
-        reference = roll(checkpoint.model, clips.stream(clip, request.config, frames))
+        reference = roll(checkpoint.model, clips.stream(clip, request.config, checkpoint.fit, frames))
     with step(f"{request.name}: what the layers read"):
         trials = Trials(checkpoint, samples, request, threads)
     names = tuple(trials.cell.linears())

@@ -1,4 +1,8 @@
-"""The frames that bundles are checked with: rendered gestures by default, or any video file."""
+"""The frames that bundles are checked with: rendered gestures by default, or any video file.
+
+Frames of another size than the network's are fitted as those that it was trained on: ``fit`` is the checkpoint's or the
+bundle's, a name of ``frames.FITS``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import numpy.typing as npt
 
 from lcr_edge.config import CLIP_FRAMES, Config
 from lcr_edge.errors import UsageError
-from lcr_edge.frames import center_crop
+from lcr_edge.frames import FITS
 
 if TYPE_CHECKING:
     from lcr_edge.checkpoint import Checkpoint
@@ -25,7 +29,7 @@ _LABELS = 27
 _STRIDE = 5  # coprime to 27: neighbours in the stream are of different families
 
 
-def rendered_stream(config: Config) -> Iterator[U8]:
+def rendered_stream(config: Config, fit: str) -> Iterator[U8]:
     """Endless rendered gestures of the held-out split, uint8 [H, W, 3], always the same ones."""
     from lcr_edge.data.rendered.clips import render_clip
 
@@ -34,12 +38,18 @@ def rendered_stream(config: Config) -> Iterator[U8]:
         label = 3 + number * _STRIDE
         clip = render_clip(label % _LABELS, number, split="heldout", size=size, frames=CLIP_FRAMES, fps=8.0)
         for frame in clip:
-            yield center_crop(frame, config.height, config.width)
+            yield FITS[fit](frame, config.height, config.width)
 
 
 @functools.lru_cache(maxsize=2)
 def rendered_clips(
-    size: tuple[int, int], frames: int, fps: float, per_class: int, workers: int = 1, progress: bool = False
+    size: tuple[int, int],
+    fit: str,
+    frames: int,
+    fps: float,
+    per_class: int,
+    workers: int = 1,
+    progress: bool = False,
 ) -> tuple[U8, I64]:
     """Rendered gestures of the held-out split, ``per_class`` of each: uint8 [n, T, H, W, 3] and classes int64 [n].
 
@@ -53,7 +63,7 @@ def rendered_clips(
         per_class, 0, split="heldout", size=max(*size, 32), frames=frames, fps=fps, workers=workers, progress=progress
     )
     if clips.shape[2:4] != size:
-        clips = np.stack([[center_crop(frame, *size) for frame in clip] for clip in clips])
+        clips = np.stack([[FITS[fit](frame, *size) for frame in clip] for clip in clips])
     clips.setflags(write=False)
     return clips, classes
 
@@ -63,7 +73,8 @@ def gestures_of(checkpoint: Checkpoint, per_class: int, workers: int, progress: 
     config = checkpoint.config
     length = int(checkpoint.training.get("frames", CLIP_FRAMES))
     shown = progress and sys.stderr.isatty()
-    return rendered_clips((config.height, config.width), length, config.train_fps, per_class, workers, shown)
+    size = config.height, config.width
+    return rendered_clips(size, checkpoint.fit, length, config.train_fps, per_class, workers, shown)
 
 
 def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
@@ -85,15 +96,15 @@ def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
     return [play(*row) for row in zip(np.split(order, np.cumsum(needed)), offsets, lengths)]
 
 
-def stream(clip: str | None, config: Config, count: int) -> Iterator[U8]:
+def stream(clip: str | None, config: Config, fit: str, count: int) -> Iterator[U8]:
     """``count`` frames of a video file, or of rendered gestures without one. Raises as :func:`video_stream`."""
     if clip is None:
-        return itertools.islice(rendered_stream(config), count)
-    return video_stream(clip, config, count)
+        return itertools.islice(rendered_stream(config, fit), count)
+    return video_stream(clip, config, fit, count)
 
 
-def video_stream(path: str, config: Config, count: int) -> Iterator[U8]:
-    """``count`` frames of a video file, centre-cropped to [H, W, 3], at the file's own rate.
+def video_stream(path: str, config: Config, fit: str, count: int) -> Iterator[U8]:
+    """``count`` frames of a video file, fitted to [H, W, 3], at the file's own rate.
 
     A shorter video is played forward and backward in turn. Raises VideoError or MissingExtraError.
     """
@@ -102,13 +113,13 @@ def video_stream(path: str, config: Config, count: int) -> Iterator[U8]:
     kept: list[U8] = []
     with VideoSource(str(Path(path))) as source:
         for timed in itertools.islice(source, count):
-            kept.append(center_crop(timed.frame, config.height, config.width))
+            kept.append(FITS[fit](timed.frame, config.height, config.width))
             yield kept[-1]
     for number in range(len(kept), count):
         yield kept[ping_pong(number, len(kept))]
 
 
-def video_streams(path: str, config: Config, lengths: list[int]) -> list[Iterator[U8]]:
+def video_streams(path: str, config: Config, fit: str, lengths: list[int]) -> list[Iterator[U8]]:
     """Streams of a video file, as :func:`video_stream`, that start at evenly spaced places of its way forward and back.
 
     Of a long video only as many frames are used as the longest stream has. Raises VideoError or MissingExtraError.
@@ -116,9 +127,8 @@ def video_streams(path: str, config: Config, lengths: list[int]) -> list[Iterato
     from lcr_edge.runtimes.video import VideoSource
 
     with VideoSource(str(Path(path))) as source:
-        kept = [
-            center_crop(timed.frame, config.height, config.width) for timed in itertools.islice(source, max(lengths))
-        ]
+        frames = (timed.frame for timed in itertools.islice(source, max(lengths)))
+        kept = [FITS[fit](frame, config.height, config.width) for frame in frames]
     way = max(1, 2 * len(kept) - 2)
 
     def play(start: int, length: int) -> Iterator[U8]:

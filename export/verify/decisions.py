@@ -150,8 +150,8 @@ def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: b
 
 
 def _digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the config and the weights as they are now; the file's own says nothing of weights that changed."""
-    digest = hashlib.sha256(repr(checkpoint.config).encode())
+    """SHA-256 of config, fit and the weights as they are now; the file's own says nothing of weights that changed."""
+    digest = hashlib.sha256(repr((checkpoint.config, checkpoint.fit)).encode())
     for value in checkpoint.model.state_dict().values():
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()

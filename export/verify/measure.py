@@ -70,11 +70,11 @@ def measure_all(
 ) -> Report:
     """Everything that the bundle's precision promises, and in the report what else was measured.
 
-    clip: a video file for the two modes, by default rendered gestures; frames: of it. decisions: also compare them on
-    rendered gestures, by default where the precision promises something about them (int8): one stream of
-    max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of each gesture; then the
-    video is also played from several places, if ``frames`` reaches the end of the window LATE. workers: processes that
-    draw gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+    clip: a video file for the two modes, fitted as the bundle says, by default rendered gestures; frames: of it.
+    decisions: also compare them on rendered gestures, by default where the precision promises something about them
+    (int8): one stream of max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of
+    each gesture; then the video is also played from several places, if ``frames`` reaches the end of the window LATE.
+    workers: processes that draw gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
 
     Does not raise on a missed promise. Raises BundleError, VideoError, UsageError, MissingExtraError.
     """
@@ -85,7 +85,7 @@ def measure_all(
 
     _check_frames(model, frames)
     seconds: dict[str, float] = {}
-    source = clips.stream(clip, model.bundle.config, frames)
+    source = clips.stream(clip, model.bundle.config, model.bundle.fit, frames)
     shown = with_bar(source, "verifying", "frame", frames, progress)
     with _timed(seconds, MODES):
         report = parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
@@ -129,7 +129,7 @@ def save_golden(
 
     checked = read_bundle(bundle)
     reference = reference_checkpoint(checked, checkpoint)
-    golden = roll(reference.model, clips.stream(clip, checked.config, frames))
+    golden = roll(reference.model, clips.stream(clip, checked.config, checked.fit, frames))
     write_atomically(path, golden.to_bytes())
 
 

@@ -74,8 +74,7 @@ def _promises(report: Report) -> str:
     for check in report.every_check:
         verdict = {True: ("met", "met"), False: ("missed", "MISSED"), None: ("soft", "not judged")}[check.met]
         measured = "" if check.measured is None else check.shown(check.measured)
-        bound = f"{'at least' if check.kind == 'share' else 'at most'} {check.shown(check.promised)}"
-        cells = [_text(check.name), _text(measured), _text(bound)]
+        cells = [_text(check.name), _text(measured), _text(check.bound())]
         # The verdict first: on a phone the end of a wide table is out of sight.
         rows.append([f'<span class="{verdict[0]}">{verdict[1]}</span>', *cells, _text(check.remark)])
     return _section("Promises", _table(["", "promise", "measured", "promised", ""], rows, "promises"))

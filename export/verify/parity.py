@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lcr_edge.contract import STATE_NAMES
 from lcr_edge.errors import ParityError, StateError, UsageError
-from lcr_edge.export.verify.phases import EVERYTHING, Mode
-from lcr_edge.export.verify.reference import Step, steps
+from lcr_edge.export.verify.phases import Mode
+from lcr_edge.export.verify.reference import steps
 from lcr_edge.export.verify.report import Report
-from lcr_edge.runtimes.api import Model, State
-from lcr_edge.runtimes.checks import ONE_STEP, STREAM, Check, max_error, promised, relative_error, same_class
-from lcr_edge.runtimes.tallies import Floats
-from lcr_edge.tolerances import Promise
+from lcr_edge.runtimes.api import Model
+from lcr_edge.runtimes.checks import StateUse, mode_checks, promised
 
 if TYPE_CHECKING:
     from lcr_edge.model.network import LCR
@@ -35,8 +32,7 @@ def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]
     promise = promised(model)
     one_step, stream = Mode(PHASES, promise.settled), Mode(PHASES, promise.settled)
     own = before = model.initial_state()
-    unchanged: set[str] = set()
-    unread: set[str] = set(STATE_NAMES)
+    use = StateUse(model)
     broken: list[str] = []
     count = 0
     model.reset()
@@ -57,21 +53,13 @@ def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]
         stream.add(count, (streamed, *streaming), wanted)
         if internal:
             stream.add_logits(count, own_logits, step.logits)
-        unchanged |= {
-            name
-            for name, now, then in zip(STATE_NAMES, (after.h, after.c), (before.h, before.c))
-            if np.array_equal(now, then)
-        }
-        if unread and count:
-            unread -= _read_states(model, step, before, (logits, after))
+        use.add(step.frame, before, logits, after)
         before = model.state_of(step.state_h, step.state_c)
         count += 1
     if count <= promise.settled and broken:
         raise ParityError(f"{model.manifest['name']}: {broken[0]}")
     if count <= promise.settled:
         raise UsageError(f"measuring {model.bundle.precision} takes at least {promise.settled + 1} frames, got {count}")
-    missed = [f"{name} did not change in a step: it is not computed" for name in sorted(unchanged)]
-    missed += [f"{name} fed to a step makes no difference: it is not read" for name in sorted(unread) if count > 1]
     return Report(
         bundle=str(model.manifest["name"]),
         engine=model.engine.name,
@@ -83,30 +71,6 @@ def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]
         stream=stream.lines(),
         one_step_curve=one_step.curve(),
         stream_curve=stream.curve(),
-        checks=tuple(_checks(promise, one_step, stream)),
-        broken=(*missed, *broken),
+        checks=tuple(mode_checks(promise, one_step, stream)),
+        broken=(*use.failures(), *broken),
     )
-
-
-def _checks(promise: Promise, one_step: Mode, stream: Mode) -> Iterable[Check]:
-    whole = one_step.lines()[EVERYTHING], stream.lines()[EVERYTHING]
-    for mode, line, allowed in zip((ONE_STEP, STREAM), whole, (promise.step_abs, promise.stream_abs)):
-        if allowed is not None:
-            yield from (max_error(mode, name, tally, allowed) for name, tally in line.tensors.items())
-    if promise.step_relative is not None:
-        for name, tally in one_step.judged().tensors.items():
-            yield relative_error(ONE_STEP, name, tally, promise.step_relative, promise.settled)
-    judged = stream.judged()
-    yield same_class(STREAM, judged.agreed, judged.frames, promise)
-
-
-def _read_states(model: Model, step: Step, before: State, found: tuple[Floats, State]) -> set[str]:
-    """Names of the states that the model reads: setting them to zero changes the step."""
-    zeros = model.initial_state()
-    read = set()
-    for name, blind in zip(STATE_NAMES, (State(zeros.h, before.c), State(before.h, zeros.c))):
-        logits, after = model.step(step.frame, blind)
-        same = (logits, after.h, after.c), (found[0], found[1].h, found[1].c)
-        if not all(np.array_equal(a, b) for a, b in zip(*same)):
-            read.add(name)
-    return read

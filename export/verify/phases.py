@@ -10,63 +10,30 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.contract import LOGITS
-from lcr_edge.runtimes.tallies import TENSORS, Floats, Line, Triple, same_class
+from lcr_edge.runtimes.tallies import TENSORS, Line, Phases, Triple, classes_agree
 from lcr_edge.tolerances import EARLY, LATE
 
 Array = npt.NDArray[np.float64]
-EVERYTHING = "all"
 POINTS = 200
 
 
-class Mode:
-    """Sums up one mode: its lines and its curve.
-
-    starts: first frames of the phases, rising from 0. settled: one of them; averages are judged from it on.
-    """
+class Mode(Phases):
+    """Phases with a curve, which shows every frame."""
 
     def __init__(self, starts: tuple[int, ...], settled: int) -> None:
-        if settled not in starts:
-            raise ValueError(f"no phase starts at frame {settled}: {starts}")
-        self._phases = [(first, _span(first, end)) for first, end in zip(starts, (*starts[1:], None))]
-        self._settled = settled
-        self._lines: dict[int, Line] = {}
+        super().__init__(starts, settled)
         self._curve = Curve(64)
 
-    def add(self, frame: int, found: Triple, wanted: Triple) -> None:
-        """Count frame number ``frame`` of its stream."""
-        rms = self._lines.setdefault(self._phase(frame), Line()).add(found, wanted)
-        self._curve.add(frame, rms, same_class(found, wanted))
-
-    def add_logits(self, frame: int, found: Floats, wanted: Floats) -> None:
-        """Count other logits of a frame that was added before, such as those of the engine's own feedback."""
-        self._lines[self._phase(frame)].tensors[LOGITS].add(found, wanted)
-
-    def judged(self) -> Line:
-        """The line over the frames that averages count, those from ``settled`` on."""
-        return self._joined(self._settled)
-
-    def lines(self) -> dict[str, Line]:
-        """Phase -> line, in order; then the judged frames where those are not all; then all. Without empty ones."""
-        named = {name: self._lines[first] for first, name in self._phases if first in self._lines}
-        if self._settled:
-            named[f"from {self._settled}"] = self.judged()
-        named[EVERYTHING] = self._joined(0)
-        return {name: line for name, line in named.items() if line.frames}
+    def add(self, frame: int, found: Triple, wanted: Triple) -> dict[str, float]:
+        """As :meth:`Phases.add`."""
+        rms = super().add(frame, found, wanted)
+        self._curve.add(frame, rms, classes_agree(found, wanted))
+        return rms
 
     def curve(self) -> Curve:
         """The errors frame by frame, with the deviations of the reference over all frames that were added."""
-        tensors = self._joined(0).tensors
+        tensors = self.everything().tensors
         return self._curve.with_deviation({name: tally.deviation for name, tally in tensors.items() if tally.count})
-
-    def _phase(self, frame: int) -> int:
-        return next(first for first, _ in reversed(self._phases) if frame >= first)
-
-    def _joined(self, first: int) -> Line:
-        line = Line()
-        for start, part in self._lines.items():
-            if start >= first:
-                line.join(part)
-        return line
 
 
 def table_of(title: str, lines: dict[str, Line]) -> list[str]:
@@ -77,12 +44,6 @@ def table_of(title: str, lines: dict[str, Line]) -> list[str]:
         cells = "".join(f"{t.max_abs:12.2e}{t.relative:10.1e}" for t in line.tensors.values())
         rows.append(f"{'':9} {phase:8}{cells}{line.top1:9.2%}")
     return rows
-
-
-def _span(first: int, end: int | None) -> str:
-    if end is None:
-        return f"{first}-"
-    return str(first) if end == first + 1 else f"{first}-{end - 1}"
 
 
 class Curve:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lcr_edge.export.verify.phases import Curve, table_of
-from lcr_edge.runtimes.checks import ONE_STEP, STREAM, Check, failures_of
+from lcr_edge.runtimes.checks import ONE_STEP, STREAM, Check, failures_of, finite
 from lcr_edge.runtimes.tallies import Line
 from lcr_edge.tolerances import Promise
 
@@ -113,8 +112,8 @@ class Report:
             "clips": None if self.clips is None else self.clips.to_dict(),
             "sensitivity": [list(row) for row in self.sensitivity],
         }
-        finite: dict[str, Any] = _finite(values)
-        return finite
+        written: dict[str, Any] = finite(values)
+        return written
 
     def to_json(self) -> bytes:
         """:meth:`to_dict` as the text of a file; lists of numbers stay on one line."""
@@ -131,13 +130,3 @@ class Report:
         parts.append("columns: max abs error, rms error / std")
         parts += [part.table() for part in self._further.values()]
         return "\n".join([*parts, *(check.line() for check in self.every_check)])
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

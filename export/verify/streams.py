@@ -104,7 +104,7 @@ def measure_video(
 
     Does not raise on a missed promise. Raises as :func:`measure_streams`, and VideoError.
     """
-    sources = video_streams(video, checkpoint.config, [LATE[1]] * streams)
+    sources = video_streams(video, checkpoint.config, checkpoint.fit, [LATE[1]] * streams)
     return _play(
         model, checkpoint.model, sources, LATE[1], Path(video).name, progress, title="video streams", classes=False
     )

@@ -1,8 +1,8 @@
 """Read recorded clips, video files or folders of JPEG frames, as frames of the network's size. Uses OpenCV.
 
 Frames are picked by index at the file's average rate (``sampling``), read from the start and skipped without being
-converted, because seeking in a video is neither exact nor the same in all OpenCV versions. Each is fitted with
-``frames.letterbox``, as ``lcr-edge run`` does by default.
+converted, because seeking in a video is neither exact nor the same in all OpenCV versions. Each is fitted by a function
+of ``frames.FITS``, as ``Model.fit`` does on the device.
 
 What a file does not say is decided here:
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from lcr_edge.data.sampling import Sample, frame_indices
 from lcr_edge.errors import MissingExtraError, VideoError
-from lcr_edge.frames import letterbox
+from lcr_edge.frames import DEFAULT_FIT, FITS
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
 DEFAULT_FPS = 30.0
@@ -47,13 +47,15 @@ def read_video(
     sample: Sample,
     size: tuple[int, int],
     *,
+    fit: str = DEFAULT_FIT,
     fallback_fps: float = DEFAULT_FPS,
     span: tuple[float, float] | None = None,
 ) -> Clip:
-    """Frames of a video file: uint8 RGB [sample.frames, height, width, 3], letterboxed to ``size`` (height, width).
+    """Frames of a video file: uint8 RGB [sample.frames, height, width, 3], fitted to ``size`` (height, width).
 
-    span: the part of a longer recording that is the clip, start and end in seconds; a file that is not at least 2 s
-    longer than it has been cut already and is read whole. Raises VideoError, or MissingExtraError without OpenCV.
+    fit: how, a name of ``frames.FITS``. span: the part of a longer recording that is the clip, start and end in
+    seconds; a file that is not at least 2 s longer than it has been cut already and is read whole. Raises VideoError,
+    or MissingExtraError without OpenCV.
     """
     cv2 = _opencv()
     with _opened(cv2, path) as capture:
@@ -72,7 +74,7 @@ def read_video(
             seen += 1
             if seen - 1 < indices[filled]:
                 continue
-            fitted = letterbox(_retrieve(cv2, capture, path, seen - 1), *size)
+            fitted = FITS[fit](_retrieve(cv2, capture, path, seen - 1), *size)
             while filled < len(indices) and indices[filled] == seen - 1:
                 out[filled] = fitted
                 filled += 1
@@ -86,7 +88,7 @@ def read_video(
     return out
 
 
-def read_jpegs(folder: Path, sample: Sample, size: tuple[int, int], *, fps: float) -> Clip:
+def read_jpegs(folder: Path, sample: Sample, size: tuple[int, int], *, fps: float, fit: str = DEFAULT_FIT) -> Clip:
     """Frames of a folder of ``*.jpg``, in the order of their names, recorded at ``fps``: as :func:`read_video`.
 
     Raises VideoError for a folder without frames and for a truncated or unreadable frame, or MissingExtraError.
@@ -102,7 +104,7 @@ def read_jpegs(folder: Path, sample: Sample, size: tuple[int, int], *, fps: floa
     out = np.empty((sample.frames, *size, 3), np.uint8)
     previous = -1
     for k, index in enumerate(frame_indices(len(names), fps, sample).tolist()):
-        out[k] = out[k - 1] if index == previous else letterbox(_jpeg(cv2, folder / names[index]), *size)
+        out[k] = out[k - 1] if index == previous else FITS[fit](_jpeg(cv2, folder / names[index]), *size)
         previous = index
     return out
 

@@ -32,6 +32,7 @@ from lcr_edge.data.rendered.clips import clip_seed
 from lcr_edge.data.rendered.store import Store, heldout_store, train_store
 from lcr_edge.data.sampling import Sample, frame_indices
 from lcr_edge.errors import UsageError
+from lcr_edge.frames import DEFAULT_FIT, FITS
 
 PER_CLASS = {"train": 400, "heldout": 20}  # rendered clips per class, unless --data gives another number
 
@@ -44,9 +45,9 @@ class ClipSet(abc.ABC):
 
     name: as given, "jester:/data/jester". labels: class names; their order is the class index. targets: class index of
     each clip, int64 [n]. fingerprint: SHA-256 over kind, split, labels, clip names and targets: the same data give the
-    same one wherever they lie (what is inside the files is not looked at). reversible: a clip played backwards is a
-    clip of another class. notes: sentences for the user, on clips left out and the like. Raises UsageError for class
-    names that ``check_labels`` refuses.
+    same one wherever they lie (what is inside the files is not looked at). fit: how frames are fitted, a name of
+    ``frames.FITS``. reversible: a clip played backwards is a clip of another class. notes: sentences for the user, on
+    clips left out and the like. Raises UsageError for class names that ``check_labels`` refuses.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ClipSet(abc.ABC):
         targets: NDArray[np.int64],
         ids: Sequence[str],
         *,
+        fit: str = DEFAULT_FIT,
         reversible: bool = False,
         notes: tuple[str, ...] = (),
     ) -> None:
@@ -64,6 +66,7 @@ class ClipSet(abc.ABC):
         self.name = name
         self.labels = labels
         self.targets = targets
+        self.fit = fit
         self.reversible = reversible
         self.notes = notes
         kind = name.partition(":")[0]
@@ -85,32 +88,44 @@ class ClipSet(abc.ABC):
 class FileSet(ClipSet):
     """Clips from video files or folders of JPEG frames."""
 
-    def __init__(self, name: str, split: str, listing: Listing, classes: tuple[str, ...] | None) -> None:
+    def __init__(
+        self, name: str, split: str, listing: Listing, classes: tuple[str, ...] | None, fit: str = DEFAULT_FIT
+    ) -> None:
         labels, targets = _as_classes(name, listing, classes)
-        super().__init__(name, split, labels, targets, listing.ids, notes=listing.notes)
+        super().__init__(name, split, labels, targets, listing.ids, fit=fit, notes=listing.notes)
         self._paths, self._spans, self._fps = listing.paths, listing.spans, listing.fps
         self._pictures = name.startswith("jester:")
 
     def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[Clip, Joints | None]:
         path = self._paths[index]
         if self._pictures:
-            return read_jpegs(path, sample, size, fps=self._fps), None
+            return read_jpegs(path, sample, size, fps=self._fps, fit=self.fit), None
         span = self._spans[index] if self._spans else None
-        return read_video(path, sample, size, fallback_fps=self._fps, span=span), None
+        return read_video(path, sample, size, fit=self.fit, fallback_fps=self._fps, span=span), None
 
 
 class RenderedSet(ClipSet):
-    """Rendered gestures. Samples of the rendering's own rate, or of a whole fraction of it, are exact."""
+    """Rendered gestures, drawn at the network's size.
+
+    Samples of the rendering's own rate, or of a whole fraction of it, are exact.
+    """
 
     def __init__(
-        self, name: str, split: str, store: Store, fps: float, seed: int, classes: tuple[str, ...] | None
+        self,
+        name: str,
+        split: str,
+        store: Store,
+        fps: float,
+        seed: int,
+        classes: tuple[str, ...] | None,
+        fit: str = DEFAULT_FIT,
     ) -> None:
         clips, frames = store.clips.shape[:2]
         index = [i % len(JESTER) for i in range(clips)]
         ids = [f"{JESTER[i]} {clip_seed(seed, k // len(JESTER))} {frames}@{fps}" for k, i in enumerate(index)]
         listing = Listing(JESTER, tuple(ids), tuple(index), ())
         labels, targets = _as_classes(name, listing, classes)
-        super().__init__(name, split, labels, targets, ids, reversible=True)
+        super().__init__(name, split, labels, targets, ids, fit=fit, reversible=True)
         self._store, self._fps = store, fps
 
     def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[Clip, Joints | None]:
@@ -142,6 +157,7 @@ def open_set(
     workers: int = 1,
     seed: int = 0,
     classes: tuple[str, ...] | None = None,
+    fit: str = DEFAULT_FIT,
     option: str = "--data",
 ) -> ClipSet:
     """One split, "train" or "heldout", of the data set that ``spec`` names (see the module's table).
@@ -150,10 +166,11 @@ def open_set(
     processes; those of the train split are kept in the folder ``cache`` and drawn once (in memory when it is None).
     Several processes may open the same set at once: one draws, the others wait for it.
     classes: the class names of a network; the class indices become those, and a set with other classes is refused.
+    fit: how recorded frames are brought to the network's size, a name of ``frames.FITS``; rendered ones have that size.
     option: of the command line, for messages.
 
-    Raises UsageError (unknown kind, folder missing or empty, labels files that do not fit), OutputError when ``cache``
-    cannot be written, MissingExtraError without OpenCV.
+    Raises UsageError (unknown kind or fit, folder missing or empty, labels files that do not fit), OutputError when
+    ``cache`` cannot be written, MissingExtraError without OpenCV.
     """
     kind, _, place = spec.partition(":")
     if kind not in KINDS:
@@ -162,16 +179,18 @@ def open_set(
         )
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if fit not in FITS:
+        raise UsageError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
     if kind != "rendered":
         if not place:
             raise UsageError(f"{option} {kind} needs a folder: {kind}:/path/to/the/data")
-        return FileSet(spec, split, _LAYOUTS[kind](Path(place).expanduser(), split, option), classes)
+        return FileSet(spec, split, _LAYOUTS[kind](Path(place).expanduser(), split, option), classes, fit)
     per_class = _per_class(spec, place, split, option)
     if size[0] != size[1]:
         raise UsageError(f"rendered gestures are square; this network's frames are {size[0]} x {size[1]} pixels")
     shape: dict[str, Any] = {"size": size[0], "frames": frames, "fps": fps, "seed": seed, "workers": workers}
     store = train_store(cache, per_class, **shape) if split == "train" else heldout_store(per_class, **shape)
-    return RenderedSet(spec, split, store, fps, seed, classes)
+    return RenderedSet(spec, split, store, fps, seed, classes, fit)
 
 
 def _per_class(spec: str, number: str, split: str, option: str) -> int:

@@ -25,7 +25,9 @@ class Subset(ClipSet):
         targets = np.array([places.index(target) for target in data.targets[self._indices]], np.int64)
         # The whole set's fingerprint stands for its clips' names, which it does not keep.
         ids = [f"{data.fingerprint} {index}" for index in self._indices]
-        super().__init__(data.name, split, labels, targets, ids, reversible=data.reversible, notes=data.notes)
+        super().__init__(
+            data.name, split, labels, targets, ids, fit=data.fit, reversible=data.reversible, notes=data.notes
+        )
 
     def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[Clip, Joints | None]:
         return self._data.read(int(self._indices[index]), sample, size)

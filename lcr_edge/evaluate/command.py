@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         cache=None,
         workers=args.workers,
         seed=args.seed,
+        fit=checkpoint.fit,
     )
     for note in data.notes:
         print(note, file=sys.stderr)

@@ -68,6 +68,7 @@ def evaluate(
         checkpoint=Network(config.name, checkpoint.sha256),
         data=data.name,
         fingerprint=data.fingerprint,
+        fit=data.fit,
         frames=frames,
         fps=config.train_fps,
         seed=seed,

@@ -47,7 +47,7 @@ class StreamStates:
 class Result:
     """Clip and stream accuracy, in per cent, and the states over the stream. The fields are the keys of the JSON.
 
-    - frames, fps, seed, device: how it was measured, with clips of ``frames`` frames. seconds: how long it took
+    - frames, fps, seed, device, fit: how it was measured, with clips of ``frames`` frames. seconds: how long it took
     - clip_top1, clip_top5, clips: decisions from a zero state over all clips. per_class: name -> top-1, None for a
       class without clips. confusion: counts [classes][classes], true class first, in the order of ``labels``
     - clip_frame_top1: top-1 of each single frame of the clips, ``frames`` values
@@ -61,6 +61,7 @@ class Result:
     checkpoint: Network
     data: str
     fingerprint: str
+    fit: str
     frames: int
     fps: float
     seed: int

@@ -61,7 +61,7 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
     if world.leads:
         run_state.clean(args.out)
         _announce(model, data, settings, world, report)
-    about = {"config": config.to_dict(), "data": data.fingerprint}
+    about = {"config": config.to_dict(), "data": data.fingerprint, "fit": data.fit}
     trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin)
     if args.resume:
         trainer.resume()
@@ -89,6 +89,7 @@ def _open_data(args: argparse.Namespace, config: Config, settings: Settings, wor
             cache=args.cache or args.out,
             workers=max(1, args.workers),
             seed=settings.seed,
+            fit=args.fit,
         )
 
 

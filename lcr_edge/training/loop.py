@@ -47,8 +47,8 @@ class Outcome(NamedTuple):
 class Trainer:
     """One run, from its first step or from where an earlier process left it.
 
-    folder: where rank 0 writes. about: what the run's checkpoint says besides the settings (config, data); a resumed
-    run must say the same. origin: what the weights started from, for the record.
+    folder: where rank 0 writes. about: what the run's checkpoint says besides the settings (config, data, fit); a
+    resumed run must say the same. origin: what the weights started from, for the record.
     """
 
     def __init__(
@@ -241,7 +241,8 @@ class Trainer:
         """Write the averaged weights as the checkpoint that export and evaluate take."""
         path = self.folder / f"{self.model.config.name}.safetensors"
         course = {"data_name": self.data.name, "init": self.origin, "step": self.step}
-        save(path, self.model, self.data.labels, {**self.identity, **course}, weights=self.average.tensors)
+        training = {**self.identity, **course}
+        save(path, self.model, self.data.labels, training, fit=self.data.fit, weights=self.average.tensors)
 
     def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
         if not self.world.leads:

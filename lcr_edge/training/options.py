@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lcr_edge.config import CONFIGS, MAX_CLIP_FRAMES, MIN_CLIP_FRAMES, VARIANTS
 from lcr_edge.errors import UsageError
+from lcr_edge.frames import DEFAULT_FIT, FITS
 from lcr_edge.options import Number, add_out, add_seed, add_threads, check_least, check_numbers, check_seed
 from lcr_edge.training.loss import PLACEMENTS
 from lcr_edge.training.optimiser import OPTIMISERS
@@ -81,6 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", default="rendered", metavar="KIND:PATH",
         help="rendered[:CLIPS_PER_CLASS], jester:FOLDER, ssv2:FOLDER, kinetics:FOLDER or folder:FOLDER (default: "
         "rendered)",
+    )  # fmt: skip
+    what.add_argument(
+        "--fit", default=DEFAULT_FIT, choices=FITS,
+        help="how a frame is brought to the network's size, here and wherever it is used: letterbox, the whole frame "
+        f"with black bars, or crop, its centre (default: {DEFAULT_FIT})",
     )  # fmt: skip
     what.add_argument(
         "--config", default="lcr_nano", metavar="NAME", help=f"one of {', '.join(CONFIGS)} (default: lcr_nano)"

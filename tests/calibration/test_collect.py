@@ -154,7 +154,7 @@ def test_real_videos_in_a_flat_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     assert samples.frames.shape[1:] == packaged.config.frame_shape
     rate = packaged.config.train_fps
     whole = read_video(video, Sample(int(10 * rate), rate, 0.0), packaged.config.frame_shape[:2])
-    # A wide picture: letterboxed as in training.
+    # A wide picture: letterboxed, as in the training of this network.
     for rows in (whole, samples.frames):
         assert len(np.unique(rows[:, 0])) == 1
         assert len(np.unique(rows[:, packaged.config.height // 2])) > 100

@@ -45,7 +45,7 @@ SOURCE = Source(StepCell(CHECKPOINT.model))
 
 @functools.cache
 def _rollout() -> Golden:
-    return roll(CHECKPOINT.model, itertools.islice(rendered_stream(CONFIG), FRAMES))
+    return roll(CHECKPOINT.model, itertools.islice(rendered_stream(CONFIG, CHECKPOINT.fit), FRAMES))
 
 
 def _model(target: str, state_mode: str = "explicit", state_precision: str = "fp16", precision: str = "fp32") -> Model:

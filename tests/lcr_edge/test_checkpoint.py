@@ -48,6 +48,22 @@ def test_round_trip(good: Path) -> None:
     assert isinstance(lcr_edge.load_checkpoint(good), type(original.model))
 
 
+def test_how_frames_are_fitted_is_kept(good: Path, tmp_path: Path) -> None:
+    original = load(good)
+    assert original.fit == "letterbox"
+    cropped = tmp_path / "cropped.safetensors"
+    save(cropped, original.model, original.labels, {}, fit="crop")
+    assert load(cropped).fit == "crop"
+    assert load(cropped).config == original.config
+    tensors, metadata = _parts(cropped)
+    del metadata["fit"]  # as files were before the entry existed
+    save_file(tensors, cropped, metadata)
+    assert load(cropped).fit == "letterbox"
+    with pytest.raises(UsageError, match="choose one of letterbox, crop"):
+        save(cropped, original.model, original.labels, {}, fit="stretch")
+    assert load().fit == "letterbox"
+
+
 def test_random_weights_are_deterministic_and_nowhere_zero() -> None:
     one, two, other = (random_checkpoint(get_config("lcr_pico"), seed).model.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -68,6 +84,7 @@ def test_random_weights_are_deterministic_and_nowhere_zero() -> None:
         ("lost tensor", "do not fit config lcr_pico: norm_head.bias"),
         ("metadata", "metadata cannot be read"),
         ("labels", "3 labels for 27 classes"),
+        ("fit", "fitted by 'stretch', this lcr_edge knows letterbox, crop: upgrade"),
     ],
 )
 def test_bad_files_are_refused(good: Path, tmp_path: Path, damage: str, message: str) -> None:
@@ -92,6 +109,8 @@ def test_bad_files_are_refused(good: Path, tmp_path: Path, damage: str, message:
             metadata["config"] = "{"
         elif damage == "labels":
             metadata["labels"] = json.dumps(["a", "b", "c"])
+        elif damage == "fit":
+            metadata["fit"] = "stretch"
         save_file(tensors, bad, metadata)
     with pytest.raises(CheckpointError, match=message):
         load(bad)

@@ -37,7 +37,8 @@ class Part(ClipSet):
     """Some clips of another set."""
 
     def __init__(self, whole: ClipSet, indices: list[int]) -> None:
-        super().__init__(whole.name, "heldout", whole.labels, whole.targets[indices], [str(i) for i in indices])
+        ids = [str(i) for i in indices]
+        super().__init__(whole.name, "heldout", whole.labels, whole.targets[indices], ids, fit=whole.fit)
         self.whole, self.indices = whole, indices
 
     def read(self, index: int, sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], Any]:

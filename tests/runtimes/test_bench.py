@@ -10,7 +10,7 @@ import pytest
 import lcr_edge.runtimes.bench as bench_module
 from lcr_edge.cli import main
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes.bench import STEPS_PER_ROUND, WARM_UP, _Stream, bench
+from lcr_edge.runtimes.bench import STEPS_PER_ROUND, WARM_UP, _TimedBundle, bench
 from tests.runtimes.toy import make_bundle
 
 
@@ -20,6 +20,10 @@ def test_two_bundles_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["bench", str(first), str(second), "--rounds", "3", "--json", str(report)]) == 0
     assert "openvino" in capsys.readouterr().out
     rows = json.loads(report.read_text())
+    assert main(["bench", str(first), "--rounds", "1", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)[0]["bundle"] == "first"
+    assert "min ms" in captured.err
     assert [row["bundle"] for row in rows] == ["first", "second"]
     assert rows[0]["ratio"] == 1.0
     assert rows[1]["ratio"] == pytest.approx(rows[1]["minimum_ms"] / rows[0]["minimum_ms"])
@@ -31,7 +35,7 @@ def test_two_bundles_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
-    stream = _Stream(load(make_bundle(tmp_path / "toy", "onnx")))
+    stream = _TimedBundle(load(make_bundle(tmp_path / "toy", "onnx")))
     before = stream.state
     for _ in range(STEPS_PER_ROUND):
         stream.step()
@@ -42,7 +46,7 @@ def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
 
 
 def test_the_times_of_a_warm_up_are_not_kept(tmp_path: Path) -> None:
-    stream = _Stream(load(make_bundle(tmp_path / "toy", "onnx")))
+    stream = _TimedBundle(load(make_bundle(tmp_path / "toy", "onnx")))
     stream.warm_up()
     assert stream.count == WARM_UP
     assert not stream.times
@@ -73,4 +77,6 @@ def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in capsys.readouterr().err
     assert main(["bench", str(make_bundle(tmp_path / "toy", "onnx")), "--rounds", "0"]) == 2
     assert "--rounds" in capsys.readouterr().err
+    assert main(["bench", str(tmp_path / "toy"), "--threads", "0"]) == 2
+    assert "--threads" in capsys.readouterr().err
     assert len(bench([str(tmp_path / "toy")], rounds=1)) == 1

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcr_edge.errors import BundleError
+from lcr_edge.errors import BundleError, FrameError
+from lcr_edge.frames import center_crop, letterbox
 from lcr_edge.runtimes import load
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, read_bundle, seal
 from lcr_edge.runtimes.golden import GOLDEN, read_golden
 from lcr_edge.runtimes.selftest import selftest
 from tests.runtimes.toy import CONFIG, make_bundle, model_bytes, onnx_bytes, reseal
 
+FRAME = {"height": 32, "width": 48, "colour": "RGB", "layout": "NHWC", "train_fps": 8}
 SWAPPED = {"state_h_in": "x", "state_c_in": "state_h_in", "x": "state_c_in"}
 
 
@@ -37,6 +39,19 @@ def test_an_intact_bundle_is_read(bundle: Path) -> None:
     assert found.config == CONFIG
     assert (found.target, found.precision, found.edges, found.state_mode) == ("onnx", "fp32", "graph", "explicit")
     assert read_golden(found).logits.shape == (6, CONFIG.classes)
+
+
+def test_the_manifest_says_how_frames_are_fitted(bundle: Path, rng: np.random.Generator) -> None:
+    camera = rng.integers(0, 256, (90, 160, 3), np.uint8)
+    for entry, expected in (({}, letterbox), ({"fit": "letterbox"}, letterbox), ({"fit": "crop"}, center_crop)):
+        reseal(bundle, frame={**FRAME, **entry})  # without the entry: made before it existed
+        model = load(bundle)
+        assert model.bundle.fit == entry.get("fit", "letterbox")
+        fitted = model.fit(camera)
+        np.testing.assert_array_equal(fitted, expected(camera, 32, 48))
+        assert fitted.shape == model.frame_shape
+        with pytest.raises(FrameError, match="uint8"):
+            model.fit(camera / np.float32(255))  # type: ignore[arg-type]
 
 
 def test_sealing_is_repeatable_and_replaces_an_old_seal() -> None:
@@ -88,7 +103,7 @@ def test_files_missing_or_unknown(bundle: Path) -> None:
     shutil.move(bundle / "model.onnx", bundle.parent / "model.onnx")
     refused(bundle, "model.onnx", "lacks")
     (bundle / "model.onnx").mkdir()
-    refused(bundle, "model.onnx", "no file")
+    refused(bundle, "model.onnx", "not a file")
     (bundle / MANIFEST).unlink()
     refused(bundle, "no manifest.json")
 
@@ -128,8 +143,10 @@ def test_contract_versions(bundle: Path) -> None:
         ({"config": {**CONFIG.to_dict(), "fmax": "high"}}, MANIFEST),
         ({"config": {**CONFIG.to_dict(), "layers": 1}}, "state_h_in"),
         ({"config": None}, "config"),
-        ({"frame": {"height": 32, "width": 48, "colour": "BGR", "layout": "NHWC", "train_fps": 8}}, "colour"),
-        ({"frame": {"height": 32, "width": 48, "colour": "RGB", "layout": "NHWC", "train_fps": 0}}, "train_fps"),
+        ({"frame": {**FRAME, "colour": "BGR"}}, "colour"),
+        ({"frame": {**FRAME, "train_fps": 0}}, "train_fps"),
+        ({"frame": {**FRAME, "fit": "stretch"}}, "fit must be one of letterbox, crop, found 'stretch'; upgrade"),
+        ({"frame": {**FRAME, "fit": None}}, "upgrade"),
         ({"model_files": ["other.onnx"]}, "model_files"),
         ({"model_files": ["../secret.onnx"]}, "model_files"),
         ({"model_files": []}, "model_files"),

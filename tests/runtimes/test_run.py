@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 
 from lcr_edge.cli import main
-from lcr_edge.errors import UsageError, VideoError
+from lcr_edge.errors import OutputError, UsageError, VideoError
 from lcr_edge.frames import letterbox
 from lcr_edge.runtimes import clip_decision, load
 from lcr_edge.runtimes.video import TimedFrame, VideoSource, resample
@@ -123,8 +123,8 @@ def test_files_that_are_no_video(tmp_path: Path, video: Path) -> None:
     whole = video.read_bytes()
     cases = {
         "empty.mp4": (b"", "is empty"),
-        "text.mp4": (b"this is text\n" * 1000, "no video that this OpenCV can read"),
-        "truncated.mp4": (whole[: len(whole) // 2], "no video that this OpenCV can read"),  # the index is at the end
+        "text.mp4": (b"this is text\n" * 1000, "not a video that this OpenCV can read"),
+        "truncated.mp4": (whole[: len(whole) // 2], "not a video that this OpenCV can read"),  # the index is at the end
     }
     for name, (data, hint) in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -164,9 +164,9 @@ def test_cameras_and_addresses_that_do_not_answer() -> None:
 
 
 def test_json_lines_equal_the_api(bundle: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(bundle), "--source", str(video), "--json", "--threads", "1", "--top", "2"]) == 0
+    assert main(["run", str(bundle), "--source", str(video), "--json", "-", "--threads", "1", "--top", "2"]) == 0
     captured = capsys.readouterr()
-    lines = [json.loads(line) for line in captured.out.splitlines()]
+    *lines, last = [json.loads(line) for line in captured.out.splitlines()]
     model = load(bundle, threads=1)
     with VideoSource(str(video)) as source:
         ticks = list(resample(source, 8.0))
@@ -183,12 +183,52 @@ def test_json_lines_equal_the_api(bundle: Path, video: Path, capsys: pytest.Capt
         expected = sorted(zip(exponents / exponents.sum(), LABELS), reverse=True)[:2]
         assert [entry["label"] for entry in line["top"]] == [label for _, label in expected]
         assert [entry["probability"] for entry in line["top"]] == pytest.approx([p for p, _ in expected], abs=1e-5)
-    assert "50 frames seen, 16 stepped, 0 resets" in captured.err
-    assert f"clip: {LABELS[clip_decision(np.stack(rows))]}" in captured.err
+    decision = LABELS[clip_decision(np.stack(rows))]
+    assert last == {
+        "summary": {
+            "seen": 50,
+            "steps": 16,
+            "resets": 0,
+            "missed": 0,
+            "decision": decision,
+            "shortfall": None,
+            "engine": model.engine.name,
+        }
+    }
+    text = captured.err.splitlines()
+    assert len(text) == 16 + 2
+    assert text[-2].startswith("50 frames seen, 16 stepped, 0 resets")
+    assert text[-1] == f"clip: {decision}"
+
+
+def test_json_lines_in_a_file_beside_the_text(
+    bundle: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", str(bundle), "--source", str(video), "--frames", "4", "--json"]
+    file, link = tmp_path / "lines.json", tmp_path / "link.json"
+    link.symlink_to(file)
+    for path in (file, link):
+        file.write_text("an older run, longer than the new one\n" * 100)
+        assert main([*command, str(path)]) == 0
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        assert [set(line) == {"summary"} for line in lines] == [False] * 4 + [True]
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == 4 + 2
+        assert captured.err == ""
+    assert link.is_symlink()
+    assert main([*command, str(tmp_path / "missing" / "lines.json")]) == OutputError.exit_code
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_json_lines_that_cannot_be_written(bundle: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(bundle), "--source", str(video), "--json", "/dev/full"]) == OutputError.exit_code
+    assert "cannot write /dev/full: No space left" in capsys.readouterr().err
+    assert Path("/dev/full").is_char_device()
 
 
 def test_text_and_stopping_early(bundle: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(bundle), "--source", str(video), "--frames", "3", "--fit", "crop"]) == 0
+    assert main(["run", str(bundle), "--source", str(video), "--frames", "3"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert len(lines) == 5
@@ -207,8 +247,8 @@ def test_an_internal_bundle_decides_as_the_explicit_one(
     tops = []
     for mode in ("explicit", "internal"):
         folder = make_bundle(tmp_path / mode, "openvino", "graph", mode)
-        assert main(["run", str(folder), "--source", str(video), "--json"]) == 0
-        tops.append([json.loads(line)["top"] for line in capsys.readouterr().out.splitlines()])
+        assert main(["run", str(folder), "--source", str(video), "--json", "-"]) == 0
+        tops.append([json.loads(line)["top"] for line in capsys.readouterr().out.splitlines()[:-1]])
     for ours, theirs in zip(*tops):
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
         assert [e["probability"] for e in ours] == pytest.approx([e["probability"] for e in theirs], abs=1e-5)
@@ -216,9 +256,9 @@ def test_an_internal_bundle_decides_as_the_explicit_one(
 
 def test_a_gap_resets_the_state(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slow = write_video(tmp_path / "slow.mp4", 4, 0.5)  # 2 s between frames: every frame starts a stream
-    assert main(["run", str(bundle), "--source", str(slow), "--json"]) == 0
+    assert main(["run", str(bundle), "--source", str(slow), "--json", "-"]) == 0
     captured = capsys.readouterr()
-    lines = [json.loads(line) for line in captured.out.splitlines()]
+    lines = [json.loads(line) for line in captured.out.splitlines()[:-1]]
     assert [line["reset"] for line in lines] == [False, True, True, True]
     assert captured.err.count("state reset at") == 3
     assert "3 resets" in captured.err
@@ -231,9 +271,9 @@ def test_a_gap_resets_the_state(bundle: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_a_real_video(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = real_clip("bikes.mp4")
-    assert main(["run", str(bundle), "--source", str(path), "--json"]) == 0
+    assert main(["run", str(bundle), "--source", str(path), "--json", "-"]) == 0
     captured = capsys.readouterr()
-    lines = [json.loads(line) for line in captured.out.splitlines()]
+    lines = [json.loads(line) for line in captured.out.splitlines()[:-1]]
     capture = cv2.VideoCapture(str(path))
     frames, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
     capture.release()
@@ -250,7 +290,7 @@ def test_a_real_video(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--source", "97"], 2, "no camera 97"),
         (["--source", "97", "--frames", "0"], 2, "--frames must be at least 1"),
         (["--source", "97", "--top", "-1"], 2, "--top must be at least 1"),
-        (["--source", "97", "--threads", "0"], 2, "threads"),
+        (["--source", "97", "--threads", "0"], 2, "--threads must be at least 1"),
     ],
 )
 def test_errors_are_one_line(

@@ -72,7 +72,9 @@ def test_nan_is_a_miss(bundle: Path) -> None:
     golden = np.load(bundle / GOLDEN)["logits"]
     golden[2, 1] = np.nan
     change_golden(bundle, logits=golden)
-    failed(selftest(bundle), "one step: logits is off by nan", "stream: logits is off by nan")
+    report = selftest(bundle)
+    failed(report, "one step: logits is off by nan", "stream: logits is off by nan")
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["step_error"]["logits"] == "nan"
 
 
 def test_another_class_is_a_miss(bundle: Path) -> None:
@@ -113,6 +115,10 @@ def test_int8_may_differ_in_one_frame_of_a_short_clip(bundle: Path) -> None:
     assert INT8.settled == 4
     assert report.top1 == 0.5
     assert not any("the class is" in failure for failure in report.failures)
+    (check,) = (check for check in report.checks if check.kind == "share")
+    assert check.line().split(None, 1)[0] == "met"
+    assert check.line().endswith("50.00%  promised 98.00% at least, or all but 1 of 2 frames (1 of 2 frames differ)")
+    assert check.to_dict()["allowed"] == "all but 1 of 2 frames"
     golden[5] = -golden[5]
     change_golden(bundle, logits=golden)
     failed(selftest(bundle), "the class is the reference's in 0.00% of the frames from frame 4 on")
@@ -194,6 +200,11 @@ def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     written = json.loads(report.read_text())
     assert written["passed"] is True
     assert written["precision"] == "fp32"
+    assert [check["met"] for check in written["checks"]] == [True] * 7
+    assert main(["selftest", str(bundle), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["frames"] == 6
+    assert "passed in" in captured.err
     golden = np.load(bundle / GOLDEN)["logits"]
     change_golden(bundle, logits=golden + np.float32(1))
     assert main(["selftest", str(bundle), "--json", str(report)]) == ParityError.exit_code == 1

@@ -128,7 +128,8 @@ def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pyte
     exporter = Exporter(checkpoint, tmp_path / "out", samples=_samples(checkpoint), pages=tmp_path / "pages")
     request = Request(checkpoint.config, "openvino", "int8")
     costs = exporter.costs.of(request)
-    trials, reference = exporter.costs.trials(request), roll(checkpoint.model, stream(None, checkpoint.config, FRAMES))
+    frames = stream(None, checkpoint.config, checkpoint.fit, FRAMES)
+    trials, reference = exporter.costs.trials(request), roll(checkpoint.model, frames)
     names = tuple(trials.cell.linears())
     costliest = kinds_of(names)[costs[0][0]]
     tries = [trials.cost(reference, "a try", names, float_layers) for float_layers in ((), costliest)]

@@ -24,7 +24,7 @@ from lcr_edge.export.targets.table import table as listed
 from lcr_edge.export.verify.measure import verify
 from lcr_edge.model.step_cell import HostEdgeCell
 from lcr_edge.runtimes import load
-from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.engines import ENGINES, EngineRow
 from lcr_edge.runtimes.selftest import selftest
@@ -54,7 +54,7 @@ def _write(job: Job, step: torch.nn.Module) -> Converted:
 class TorchEngine:
     """Runs step.pt2."""
 
-    def __init__(self, bundle: Bundle, options: Options) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         self.name = f"torch {torch.__version__}"
         torch.set_num_threads(options.threads or 1)
         program = torch.export.load(bundle.folder / bundle.model_files[0])

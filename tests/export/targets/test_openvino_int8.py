@@ -25,7 +25,7 @@ from lcr_edge.export.targets.onnx_int8 import quantise_weight
 from lcr_edge.export.targets.openvino_int8 import quantise, save
 from lcr_edge.export.targets.request import Request
 from lcr_edge.model.step_cell import HostEdgeCell, StepCell
-from lcr_edge.runtimes.api import Options
+from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.openvino_engine import OpenVinoEngine
 from lcr_edge.tolerances import PROMISES
@@ -290,9 +290,9 @@ def test_the_engine_takes_the_hint_of_the_bundle(tmp_path: Path) -> None:
     feed = {key: tensor.numpy() for key, tensor in _feeds()[0].items()}
     for group, other in ((0, 32), (32, 0)):
         reseal(folder, runtime_hints={GROUP_SIZE: group})
-        found = OpenVinoEngine(read_bundle(folder), Options(threads=1)).run(feed)["logits"]
+        found = OpenVinoEngine(read_bundle(folder), EngineOptions(threads=1)).run(feed)["logits"]
         assert (found == _run(model, group)[0][0]).all()
         assert (found != _run(model, other)[0][0]).any()
     reseal(folder, runtime_hints={GROUP_SIZE: -1})
     with pytest.raises(BundleError, match="must be 0 or a positive number of values, found -1"):
-        OpenVinoEngine(read_bundle(folder), Options(threads=1))
+        OpenVinoEngine(read_bundle(folder), EngineOptions(threads=1))

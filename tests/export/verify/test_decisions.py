@@ -207,7 +207,7 @@ def test_every_stream_shows_other_clips() -> None:
 def test_a_video_is_played_from_several_places() -> None:
     checkpoint = made.checkpoint("lcr_pico")
     video = str(real_clip("bikes.mp4"))
-    streams = [list(stream) for stream in video_streams(video, checkpoint.config, [40, 40])]
+    streams = [list(stream) for stream in video_streams(video, checkpoint.config, checkpoint.fit, [40, 40])]
     # 40 frames are read: the way forward and back has 78 places, and the second stream starts in its middle.
     np.testing.assert_array_equal(streams[1][0], streams[0][39])
     np.testing.assert_array_equal(streams[1][1], streams[0][38])

@@ -249,7 +249,7 @@ def test_a_short_video_is_played_back_and_forth() -> None:
     assert [ping_pong(i, 3) for i in range(9)] == [0, 1, 2, 1, 0, 1, 2, 1, 0]
     assert [ping_pong(i, 1) for i in range(3)] == [0, 0, 0]
     config = get_config("lcr_pico")
-    frames = list(video_stream(str(real_clip("bikes.mp4")), config, 300))
+    frames = list(video_stream(str(real_clip("bikes.mp4")), config, "letterbox", 300))
     assert len(frames) == 300
     assert frames[0].shape == config.frame_shape
     length = next(i for i in range(2, 300) if np.array_equal(frames[i], frames[i - 2]))
@@ -259,14 +259,14 @@ def test_a_short_video_is_played_back_and_forth() -> None:
 
 def test_the_rendered_stream_is_always_the_same() -> None:
     config = get_config("lcr_pico")
-    first, second = rendered_stream(config), rendered_stream(config)
+    first, second = (rendered_stream(config, "letterbox") for _ in range(2))
     for _ in range(20):
         np.testing.assert_array_equal(next(first), next(second))
 
 
 def test_the_rollout_continues_from_a_state() -> None:
     model = made.checkpoint("lcr_pico").model
-    frames = [frame for frame, _ in zip(rendered_stream(model.config), range(6))]
+    frames = [frame for frame, _ in zip(rendered_stream(model.config, "letterbox"), range(6))]
     whole = roll(model, frames)
     second = list(steps(model, frames[3:], (whole.state_h[2], whole.state_c[2])))
     np.testing.assert_array_equal(np.stack([step.state_c for step in second]), whole.state_c[3:])
