@@ -148,7 +148,7 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 
 # The API reference is made from the installed form too. Opens from the folder: site/index.html.
 docs: $(VENV)/.dev-installed ## the documentation as a web site, in site/; broken links are errors
-	@rm -rf build
+	@rm -rf build/docs build/lib
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/docs .
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

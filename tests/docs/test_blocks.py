@@ -32,10 +32,10 @@ from tests.export import made
 LANGUAGES = {"sh", "python", "yaml", "text"}
 # So few of all blocks may go unrun; each says why.
 MOST_NOT_RUN = 16
-# Commands that take more than some seconds.
-HEAVY = re.compile(r"lcr-edge (export --(?!list)|train|evaluate|compare|sensitivity)")
+# What takes more than a moment: such commands, and bundles that have to be made first.
+HEAVY = re.compile(r"lcr-edge (export --(?!list)|train|evaluate|compare|sensitivity)|out/lcr_")
 # Bundles that a page may start from.
-BUNDLE = re.compile(r"out/(lcr_nano)-(onnx|openvino|tflite)-(fp32)\b")
+BUNDLE = re.compile(r"out/(lcr_nano)-(onnx|openvino|tflite)-(fp32|int8)\b")
 
 
 def name(page: Path) -> str:
@@ -83,7 +83,7 @@ def runnable(page: Path) -> list[Block]:
 
 
 def pages_to_run() -> list[Any]:
-    """The pages with something to run, as parameters; slow where that exports, trains or evaluates."""
+    """The pages with something to run, as parameters; slow where that exports, trains or steps a bundle."""
     found = []
     for page in PAGES:
         blocks = runnable(page)
