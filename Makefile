@@ -140,7 +140,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
-	@rm -rf build
+	@rm -rf build/check build/lib build/bdist.*
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/check .
 	@ln -s ../../tests build/check/tests
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
