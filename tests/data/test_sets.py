@@ -133,7 +133,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         rendered(fps=12.0)
     assert len(rendered(frames=8)) == 27
     path = made.truncate(tmp_path / "rendered-64-1-seed0.npy")
-    with pytest.raises(UsageError, match=r"no whole \.npy file.*delete it"):
+    with pytest.raises(UsageError, match=r"not a whole \.npy file.*delete it"):
         rendered()
     path.unlink()
     path.mkdir()
@@ -170,7 +170,7 @@ def test_a_folder_without_split_holds_out_a_stable_tenth(tmp_path: Path) -> None
     def ids(split: str) -> set[str]:
         listing = opened(f"folder:{tmp_path / 'set'}", split)
         assert listing.labels == ("few", "many", "single")
-        assert any("1 classes of one clip are in train only: single" in note for note in listing.notes)
+        assert any("1 classes with a single clip are in train only: single" in note for note in listing.notes)
         return {str(path) for path in listing._paths}  # type: ignore[attr-defined]
 
     train, heldout = ids("train"), ids("heldout")
@@ -218,7 +218,7 @@ def test_labels_files_that_do_not_fit_are_named(sets: dict[str, Path], tmp_path:
     broken("jester", "jester-v1-train.csv", "1000;Swiping Left\n77\n", r"train\.csv line 2: expected id;label")
     broken("jester", "jester-v1-train.csv", "77;Swiping Left\n", r"none of the 1 clips .*77 is missing")
     broken("jester", "jester-v1-train.csv", "", "lists no clip")
-    broken("jester", "train.csv", "x", "several files that could be meant")
+    broken("jester", "train.csv", "x", "several files that fit")
     broken("jester", "jester-v1-labels.csv", "Swiping Left\n", r"train\.csv line 2: unknown label 'Swiping Right'")
     broken("jester", "jester-v1-labels.csv", "A\nA\n", "must name every class once")
     broken("ssv2", "labels/labels.json", '{"Swiping Left": "0"}', r"train\.json entry 2: unknown label 'Swiping Right'")

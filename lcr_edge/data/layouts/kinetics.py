@@ -58,7 +58,9 @@ def _rows(path: Path) -> list[Row]:
     header = [cell.lower() for cell in lines[0][1]] if lines else []
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
-        raise UsageError(f"{path}: the first line must be {','.join(_COLUMNS)}; missing: {', '.join(missing)}")
+        raise UsageError(
+            f"{path}: the first line must name the columns {','.join(_COLUMNS)}; missing: {', '.join(missing)}"
+        )
     label, clip, start, end = (header.index(name) for name in _COLUMNS)
     rows = []
     for line, cells in lines[1:]:
