@@ -109,6 +109,7 @@ def test_a_missing_converter_names_the_pip_line() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_an_export_prints_what_it_wrote_and_nothing_of_the_converters(tmp_path: Path) -> None:
     ended = subprocess.run(
         [
