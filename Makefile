@@ -104,7 +104,7 @@ $(PY39_VENV)/.installed: constraints-py39.txt
 	@rm -rf $(PY39_VENV)
 	@echo "Installing the device side's engines for Python 3.9 into $(PY39_VENV)"
 	@$(PYTHON39) -m venv $(PY39_VENV)
-	@$(PY39_VENV)/bin/python -m pip install --quiet --progress-bar off -r constraints-py39.txt
+	@$(PY39_VENV)/bin/python -m pip install -qq --progress-bar off -r constraints-py39.txt
 	@touch $@
 
 DEVICE_TESTS := tests/runtimes tests/fuzz/test_device_files.py tests/packaging/test_import_rules.py \
@@ -127,7 +127,7 @@ toys39: $(VENV)/.dev-installed
 		|| { cat build/toys/log; exit 1; }
 
 device39: $(PY39_VENV)/.installed | $(TOYS39)
-	LCR_TEST_SHARED=build/toys $(PY39_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(DEVICE_TESTS)
+	LCR_TEST_SHARED=build/toys $(PY39_VENV)/bin/python -m pytest -n $(JOBS) -m "not slow" -p no:cacheprovider $(DEVICE_TESTS)
 endif
 
 lint: $(VENV)/.dev-installed ## ruff: rules and format

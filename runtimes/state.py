@@ -47,10 +47,13 @@ class State:
         """Read what :meth:`save` wrote; nothing is unpickled. Raises StateError."""
         try:
             arrays = read_npz(Path(path))
-            h, c, version = arrays["h"], arrays["c"], int(arrays["contract_version"])
+            h, c, written_by = arrays["h"], arrays["c"], arrays["contract_version"]
+            if written_by.shape or written_by.dtype.kind not in "iu":
+                raise ValueError("its contract version is not a whole number")
+            version = int(written_by)
         except FileNotFoundError:
             raise StateError(f"state file {path} does not exist; start from model.initial_state()") from None
-        except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise StateError(f"state file {path} cannot be read ({error}); start from model.initial_state()") from error
         if version != CONTRACT_VERSION:
             raise StateError(

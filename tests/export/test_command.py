@@ -123,6 +123,7 @@ def test_layers_that_cannot_stay_in_float_are_named_before_the_calibration(
     assert "calibration:" not in errors
 
 
+@pytest.mark.slow
 def test_an_export_prints_what_it_wrote_and_nothing_of_the_converters(tmp_path: Path) -> None:
     out, summary = tmp_path / "out", tmp_path / "made" / "summary.json"
     ended = _lcr_edge(*PICO, "--target", "openvino", "--out", str(out), "--json", str(summary))

@@ -242,6 +242,7 @@ def small_file(tmp_path: Path, small: Checkpoint) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_command_on_videos_writes_json_and_picture(
     tmp_path: Path, videos: Path, small_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,6 +146,7 @@ def places(source: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) 
 FORMS = ("checkout", "editable", "editable, from the checkout", "wheel", "wheel, from the checkout")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_subpackages_import_with_numpy_alone(places: dict[str, Place], form: str) -> None:
     place = places[form]
@@ -155,6 +156,7 @@ def test_subpackages_import_with_numpy_alone(places: dict[str, Place], form: str
         assert heavy == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_export_lists_its_targets_with_numpy_alone(places: dict[str, Place], form: str) -> None:
     place = places[form]
@@ -163,6 +165,7 @@ def test_export_lists_its_targets_with_numpy_alone(places: dict[str, Place], for
         assert target in listed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["editable", "wheel"])
 def test_the_command_is_installed(places: dict[str, Place], form: str) -> None:
     place = places[form]
@@ -172,6 +175,7 @@ def test_the_command_is_installed(places: dict[str, Place], form: str) -> None:
     assert checked(place.python, "-m", "lcr_edge", "--help", cwd=place.cwd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUBPACKAGES)
 def test_a_folder_cannot_be_imported_by_its_bare_name(places: dict[str, Place], name: str) -> None:
     place = places["checkout"]

@@ -26,6 +26,7 @@ def _whole(inner: str) -> tuple[bytes, dict[str, tuple[float, int]]]:
         return quantise_full(float_path(), feeds_of(), inner=inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", INNER)
 def test_a_model_of_integers_has_no_other_tensors(inner: str) -> None:
     content, grids = _whole(inner)

@@ -199,6 +199,7 @@ def test_a_state_with_nan_is_a_failure() -> None:
         measure_all(broken, made.checkpoint("lcr_pico"), frames=20, decisions=False)
 
 
+@pytest.mark.slow
 def test_a_bundle_that_misses_its_promise_is_not_written(tmp_path: Path) -> None:
     """The exporter's reference is disturbed after its cell was made: what it converts is no longer the reference."""
     found = checkpoint.random_checkpoint(get_config("lcr_pico"), 3)
