@@ -1,4 +1,4 @@
-"""Rolls the float cell over clips and keeps what each layer and state really sees."""
+"""Rolls the float cell over clips and keeps what its layers and states actually receive."""
 
 from __future__ import annotations
 

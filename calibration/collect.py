@@ -1,4 +1,4 @@
-"""Rolls the float cell over clips, mostly without reset, and keeps what a seeded choice of frames gave to the step."""
+"""Rolls the float cell over clips, mostly without reset, and keeps the step's inputs for a seeded choice of frames."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from lcr_edge.model.network import LCR, State
 from lcr_edge.progress import with_bar
 
 ROWS = 12  # streams rolled side by side
-_LEAST_ON_A_ROW = 4  # clips, so that states can be carried on even where there are few
+_LEAST_ON_A_ROW = 4  # clips, so that states can be carried on even if there are few
 # First and last position since the reset, and the share of the samples. A stream spends nearly all of its time late,
-# but its first frames meet states that never come again: with none of them, ranges would be too narrow at the start.
+# but its first frames meet states that never recur: without any of them, ranges would be too narrow at the start.
 STRATA: tuple[tuple[int, int | None, float], ...] = (
     (0, 0, 0.125),
     (1, 3, 0.125),
     (4, 15, 0.25),
     (16, None, 0.5),
 )
-CARRY, KEEP = 13, 14  # what random numbers are for
+CARRY, KEEP = 13, 14  # tags that separate the random choices
 
 
 def collect(
@@ -47,18 +47,18 @@ def collect(
     """Samples of the float32 step on real streams.
 
     data: clips as ``footage.open_clips`` takes them; None for rendered gestures. The network goes over ``clips``
-    windows of CLIP_FRAMES frames, several streams side by side. Half of the windows start from the state that the one
-    before on their stream left, the others from zero.
+    windows of CLIP_FRAMES frames, several streams side by side. Half of the windows start from the state that the
+    previous one on their stream left, the others from zero.
 
-    Kept are ``samples`` (frame, edge, states before the frame, position since the last reset), in random order. They
-    are stratified by position: frame 0 after a reset, frames 1 to 3, 4 to 15, and later ones, in the shares of STRATA,
-    and where a stratum has too few frames, more of the others. Within one, every frame is as likely.
+    It keeps ``samples`` samples (frame, edge, states before the frame, position since the last reset), in random order.
+    They are stratified by position: frame 0 after a reset, frames 1 to 3, 4 to 15, and later ones, in the shares of
+    STRATA; if a stratum has too few frames, the others give more. Within a stratum every frame is equally likely.
 
-    The same data, seed and numbers give the same samples on one machine, whatever the number of ``workers`` (that
-    render or decode clips). Memory: the kept samples and one frame and state of each stream; clips lie in a temporary
-    file, except for rendered ones. progress: bars on stderr, see ``lcr_edge.progress``.
+    The same data, seed and numbers give the same samples on one machine, whatever the number of ``workers`` (which
+    render or decode clips). Memory: the kept samples, and one frame and state of each stream; clips are kept in a
+    temporary file, except for rendered ones. progress: bars on stderr, see ``lcr_edge.progress``.
 
-    Raises CalibrationError when too many clips are unreadable or a state stops being finite (it names the layer),
+    Raises CalibrationError if too many clips are unreadable or a state stops being finite (it names the layer),
     UsageError for numbers out of range and data that cannot be opened, OutputError, MissingExtraError.
     """
     check_numbers(clips, samples, seed, workers)
@@ -79,7 +79,7 @@ def collect(
 
 @dataclass(frozen=True)
 class RollPlan:
-    """Which clips are rolled one after the other, and what is kept.
+    """Which clips are rolled one after another, and which frames are kept.
 
     Clip k is number k // rows on stream k % rows. start: int64 [clips], position of each clip's first frame since the
     reset; 0 for clips that start from a zero state. kept: int64 [samples], k * CLIP_FRAMES + frame, in random order.
@@ -91,7 +91,7 @@ class RollPlan:
 
 
 def make_plan(clips: int, samples: int, seed: int) -> RollPlan:
-    """The plan for so many clips; a function of its arguments. Fewer samples when there are not as many frames."""
+    """The plan for this many clips, determined by the arguments alone. Fewer samples if there are too few frames."""
     random = np.random.default_rng((CARRY, seed))
     rows = max(1, min(ROWS, clips // _LEAST_ON_A_ROW))
     carried = random.choice(np.arange(rows, clips), min(clips // 2, clips - rows), replace=False)
@@ -111,7 +111,7 @@ def make_plan(clips: int, samples: int, seed: int) -> RollPlan:
 
 
 def _apportion(room: list[int], samples: int) -> list[int]:
-    """How many samples each stratum gives: by Adams' method, which gives one to each before a second to any."""
+    """How many samples each stratum gives, by Adams' method: each gets one before any gets a second."""
     counts = [0] * len(room)
     for _ in range(min(samples, sum(room))):
         free = [i for i in range(len(room)) if counts[i] < room[i]]
@@ -164,19 +164,19 @@ def _room(count: int, config: Config) -> dict[str, NDArray[Any]]:
 
 
 def _waves(clips: int, rows: int) -> Iterator[NDArray[np.int64]]:
-    """Clips that are rolled at the same time; the last ones may be fewer than ``rows``."""
+    """Clips that are rolled at the same time; the last group may have fewer than ``rows``."""
     for first in range(0, clips, rows):
         yield np.arange(first, min(first + rows, clips))
 
 
 def _first_not_finite(model: LCR, inputs: tuple[Tensor, State, Tensor]) -> str:
-    """The first module that makes NaN or Inf in this step, by name; the step is made again with a hook on each."""
+    """Name of the first module that makes NaN or Inf in this step, found by repeating it with a hook on each."""
     found: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def look(_: nn.Module, given: Any, made: Any) -> None:
             if not found and not _finite(made):
-                # Sums and products between modules belong to none: then the next one only received what they made.
+                # Sums and products between modules belong to none of them: the next one only receives the result.
                 found.append(name if _finite(given) else f"what is computed right before {name}")
 
         return look

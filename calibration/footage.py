@@ -27,12 +27,12 @@ from lcr_edge.progress import bar
 
 RENDERED = "rendered"
 CLIPS, SAMPLES = 108, 128  # four clips of each rendered gesture
-MIN_SAMPLES = 4  # one of each stratum of ``collect``
+MIN_SAMPLES = 4  # one for each stratum of ``collect``
 MIN_CLIPS = 8  # readable ones; ranges from fewer clips would describe the clips rather than the network
 SHOWN = 10  # unreadable clips named on stderr
 _IN_ERROR = 3
 _OPTION = "--calibration-data"
-CHOICE, PLACE = 11, 12  # what random numbers are for
+CHOICE, PLACE = 11, 12  # tags that separate the random choices
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Footage:
 
 
 def check_numbers(clips: int, samples: int, seed: int, workers: int = 1) -> None:
-    """UsageError, which names the option, unless ``collect`` can work with these numbers."""
+    """Raise UsageError, naming the option, unless ``collect`` can work with these numbers."""
     if clips < MIN_CLIPS:
         raise UsageError(f"--calibration-clips must be at least {MIN_CLIPS}, got {clips}")
     if not MIN_SAMPLES <= samples <= clips * CLIP_FRAMES:
         raise UsageError(
-            f"--calibration-samples must be from {MIN_SAMPLES} to {clips * CLIP_FRAMES}, the frames of {clips} clips, "
+            f"--calibration-samples must be from {MIN_SAMPLES} to {clips * CLIP_FRAMES}, the frames in {clips} clips, "
             f"got {samples}"
         )
     check_seed(seed)
@@ -58,9 +58,9 @@ def check_numbers(clips: int, samples: int, seed: int, workers: int = 1) -> None
 
 
 def source_name(spec: str | None, config: Config) -> str:
-    """What ``Samples.source`` is for clips of ``spec``: the same wherever the files lie, different for other files.
+    """The ``Samples.source`` of clips of ``spec``: the same wherever the files are, different for different files.
 
-    Raises UsageError as :func:`open_clips`; nothing is rendered or decoded.
+    Raises UsageError like :func:`open_clips`; nothing is rendered or decoded.
     """
     spec = RENDERED if spec is None else spec
     if spec.partition(":")[0] == RENDERED:
@@ -77,8 +77,8 @@ def open_clips(spec: str | None, config: Config, fit: str, *, clips: int, seed: 
     """The training split of a data set, with any labels.
 
     spec: as for ``open_set``; None for rendered gestures, of which only as many are drawn as ``clips`` needs; or the
-    path of a folder that has either videos in it, or a folder of videos per class. fit: how frames are brought to the
-    network's size, a name of ``frames.FITS``. Raises UsageError.
+    path of a folder that contains either videos or one folder of videos per class. fit: how frames are brought to the
+    network's size, a name in ``frames.FITS``. Raises UsageError.
     """
     spec = RENDERED if spec is None else spec
     kind, _, number = spec.partition(":")
@@ -106,7 +106,7 @@ def _open_folder(place: str, fit: str) -> ClipSet:
         return FileSet(name, "train", list_folder(root, "train", _OPTION), None, fit)
     except UsageError as error:
         raise UsageError(
-            f"{error}; or put the videos into {root} itself. Other layouts are given as one of {others}"
+            f"{error}; or put the videos into {root} itself. For other layouts give one of {others}"
         ) from error
     except OSError as error:
         raise UsageError(f"cannot read the data folder {root}: {error.strerror}") from error
@@ -128,15 +128,15 @@ def read_footage(
 ) -> Footage:
     """``clips`` windows of CLIP_FRAMES frames at the network's rate, each at a random place in its clip.
 
-    spec, fit: as :func:`open_clips`. Clips are drawn at random, equally many of each class as far as there are. A clip
-    that cannot be read is replaced by the next one. A set with too few clips is used again, at other places. The result
-    depends on data and seed, not on ``workers``, the threads that decode.
+    spec, fit: as in :func:`open_clips`. Clips are drawn at random, as evenly over the classes as the data allows. A
+    clip that cannot be read is replaced by the next one. If a set has too few clips, they are used again at other
+    places. The result depends on data and seed, not on ``workers``, the number of decoding threads.
 
-    The frames lie in a temporary file, deleted by the system when they are no longer used. Notes on the data and the
-    first SHOWN unreadable clips are written to stderr.
+    The frames are kept in a temporary file, which the system deletes when they are no longer used. Notes on the data
+    and the first SHOWN unreadable clips are written to stderr.
 
-    Raises CalibrationError when fewer than MIN_CLIPS clips are readable or more than half of those asked for are not,
-    UsageError for data that cannot be opened, OutputError without room for the frames, MissingExtraError.
+    Raises CalibrationError if fewer than MIN_CLIPS clips are readable or more than half of those asked for are not,
+    UsageError for data that cannot be opened, OutputError if there is no room for the frames, MissingExtraError.
     """
     data = open_clips(spec, config, fit, clips=clips, seed=seed, workers=workers)
     for note in data.notes:
@@ -185,7 +185,7 @@ def _readable(
     order = balanced(data.targets, seed)
     asked, missing = min(clips, len(order)), clips
     with ThreadPoolExecutor(workers) as threads:
-        # Ends: a round reads a clip or finds one more unreadable, and these are limited.
+        # This ends: a round reads a clip or finds another one unreadable, and both are limited.
         while missing:
             again = [index for index in order if index not in faults]
             start = 0
@@ -206,7 +206,7 @@ def _readable(
 
 
 def balanced(targets: NDArray[np.int64], seed: int) -> list[int]:
-    """Indices of all clips in random order: one clip of each class, then another one of each, until none is left.
+    """Indices of all clips in random order: one clip of each class, then another of each, until none are left.
 
     targets: class index of each clip, int64 [n].
     """

@@ -1,4 +1,4 @@
-"""What the products of the step cell read, over calibration samples."""
+"""The inputs of the step cell's products over calibration samples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
     from lcr_edge.model.step_cell import StepCell
 
-# Rows kept of each product's input: enough for its second moments, 1500 times its columns' square root and more.
+# Rows kept of each product's input: enough for its second moments, at least 1500 times the square root of its columns.
 ROWS = 12_000
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one product read. rows: float32 [rows, in], drawn at random from all tokens of all samples. low, high:
-    float32 [in], the smallest and largest value of each channel over all of them."""
+    """The inputs of one product. rows: float32 [rows, in], drawn at random from all tokens of all samples. low, high:
+    float32 [in], the smallest and largest value of each channel over all tokens."""
 
     rows: Tensor
     low: Tensor
@@ -41,9 +41,9 @@ class Inputs:
 
 
 def observe(cell: StepCell, samples: Samples, rows: int = ROWS, seed: int = 0) -> dict[str, Inputs]:
-    """The inputs of each product of ``cell.linears()``, by its name.
+    """The inputs of each product of ``cell.linears()``, by name.
 
-    Each sample is one step from its own states. Raises CalibrationError, naming the product, for a NaN or Inf.
+    Each sample is one step from its own states. Raises CalibrationError, naming the product, for NaN or Inf.
     """
     generator = torch.Generator().manual_seed(seed)
     share = -(-rows // len(samples))
@@ -54,8 +54,8 @@ def observe(cell: StepCell, samples: Samples, rows: int = ROWS, seed: int = 0) -
     def keep(name: str, x: Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
             raise CalibrationError(
-                f"{name} reads NaN or Inf on the calibration clips: the checkpoint has diverged; train it again with a "
-                "smaller learning rate, or give another one with --checkpoint"
+                f"{name} receives NaN or Inf on the calibration clips: the checkpoint has diverged; train it again "
+                "with a lower learning rate, or give another one with --checkpoint"
             )
         picked = torch.randperm(len(x), generator=generator)[:share]
         kept[name].append(x[picked].clone())
@@ -71,7 +71,7 @@ def observe(cell: StepCell, samples: Samples, rows: int = ROWS, seed: int = 0) -
 
 
 def output_ranges(cell: StepCell, samples: Samples) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest value that each product of ``cell.linears()`` gives, bias included, by its name."""
+    """The smallest and largest output of each product of ``cell.linears()``, bias included, by name."""
     found: dict[str, tuple[float, float]] = {}
 
     def watch(name: str, linear: nn.Linear) -> torch.utils.hooks.RemovableHandle:
@@ -86,7 +86,7 @@ def output_ranges(cell: StepCell, samples: Samples) -> dict[str, tuple[float, fl
 
 
 def _step_all(cell: StepCell, samples: Samples, handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
-    """One step for each sample, from its own states; then the hooks are removed."""
+    """Step once for each sample, from its own states; then remove the hooks."""
     try:
         with torch.inference_mode():
             for index in range(len(samples)):

@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of calibration. They are None unless given, so that a cache is compared with what was asked for only."""
+    """Options of calibration. They are None unless given, so that a cache is checked only against what was given."""
     group = parser.add_argument_group("calibration (int8)")
     group.add_argument(
         "--calibration-data",
@@ -45,17 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-cache",
         type=Path,
         metavar="FILE",
-        help="keep the samples in this .npz file, or read them from it if it exists",
+        help="save the samples in this .npz file, or read them from it if it exists",
     )
 
 
 def given(args: argparse.Namespace) -> tuple[str, ...]:
-    """The options of calibration that were given, as they are spelt on the command line."""
+    """The options of calibration that were given, as spelt on the command line."""
     return tuple(option for option, place in OPTIONS.items() if getattr(args, place) is not None)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Find what is wrong with the options before the work, without torch. Raises UsageError."""
+    """Check the options before the work starts, without torch. Raises UsageError."""
     check_numbers(*_numbers(args))
     cache: Path | None = args.calibration_cache
     if cache is None or cache.is_file():
@@ -67,11 +67,11 @@ def check(args: argparse.Namespace) -> None:
 
 
 def samples_for(args: argparse.Namespace, checkpoint: Checkpoint) -> Samples:
-    """The samples that the options ask for: from the cache if that file exists, else collected and kept there.
+    """The samples that the options ask for: from the cache if that file exists, else collected and saved there.
 
-    Progress is reported on stderr. Raises UsageError, OutputError, and CalibrationError: where ``collect`` cannot do
-    its work, where ``samples.load`` refuses the cache, and where the cache was made with other data, other numbers or
-    another seed than the options give.
+    Progress is reported on stderr. Raises UsageError, OutputError, and CalibrationError: if ``collect`` fails, if
+    ``samples.load`` refuses the cache, or if the cache was made with data, numbers or a seed that differ from the
+    options.
     """
     check(args)
     cache: Path | None = args.calibration_cache
@@ -80,7 +80,7 @@ def samples_for(args: argparse.Namespace, checkpoint: Checkpoint) -> Samples:
         _compare(args, found, checkpoint)
         print(f"calibration: {len(found)} samples of {found.source} from {cache}", file=sys.stderr)
         return found
-    # Here, not above: it needs torch, --help does not.
+    # Imported here because it needs torch and --help does not.
     from lcr_edge.calibration.collect import collect
 
     clips, count, seed = _numbers(args)
@@ -100,7 +100,7 @@ def _numbers(args: argparse.Namespace) -> tuple[int, int, int]:
 
 
 def _compare(args: argparse.Namespace, found: Samples, checkpoint: Checkpoint) -> None:
-    """CalibrationError where a cache was made with something else than the options give."""
+    """Raise CalibrationError if a cache was made with other values than the options give."""
     data = None if args.calibration_data is None else source_name(args.calibration_data, checkpoint.config)
     rows = (
         ("data", "--calibration-data", data, found.source),

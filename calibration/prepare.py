@@ -1,13 +1,13 @@
-"""Makes a step cell ready for int8, from calibration samples: the same for every engine.
+"""Prepares a step cell for int8 from calibration samples, in the same way for every engine.
 
 1. Equalise: the channels that a product reads get similar sizes, by factors that move into its weights (SmoothQuant,
    arXiv 2211.10438); in float nothing changes.
 2. Round the weights to their int8 grid so that errors cancel on the inputs that were seen (``rounding``).
-3. Static quantisation: the range of an input is all that was seen of it. Clipping (the range of least squared error, or
+3. Static quantisation: an input's range covers every value seen. Clipping (to the range of least squared error, or
    percentiles) is better on rendered clips and worse on real video, whose values go further.
-4. Correct the biases by the mean of the error that is left.
+4. Correct the biases by the mean of the remaining error.
 
-A quantiser that then takes max|w| / 127 as scale of a channel finds the weights on the grid and changes nothing.
+A quantiser that then uses max|w| / 127 as a channel's scale finds the weights on the grid and changes nothing.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
     from lcr_edge.model.step_cell import StepCell
 
-# Share of the difference in size between channels that goes to the weights; more of it leaves no room for scenes that
+# Share of the size difference between channels that moves into the weights; more would leave no room for scenes that
 # calibration did not see.
 EQUALISE = 0.5
-# No channel is scaled by more, either way, than this against the others.
+# No channel is scaled, up or down, by more than this relative to the others.
 _MOST = 16.0
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """cell: float32, its quantised products' weights on their int8 grid. plan: for the converters."""
+    """cell: float32, with the quantised products' weights on their int8 grid. plan: for the converters."""
 
     cell: StepCell
     plan: Plan
@@ -54,9 +54,9 @@ def prepare(
 ) -> Prepared:
     """A copy of the cell for int8 and the plan to quantise it by.
 
-    mode, activations, float_layers: see :class:`Plan`. layers: names of products, all by default; what the others
-    compute stays as it is. seen: what ``observe(cell, samples)`` gave, where that is at hand. The cell itself is left
-    alone. Deterministic. Raises CalibrationError for NaN, naming the product.
+    mode, activations, float_layers: see :class:`Plan`. layers: names of products, all by default; the others are left
+    unchanged. seen: the result of ``observe(cell, samples)``, if already known. The cell itself is not modified.
+    Deterministic. Raises CalibrationError for NaN, naming the product.
     """
     inputs = dict(observe(cell, samples) if seen is None else seen)
     result = copy.deepcopy(cell)
@@ -83,7 +83,7 @@ def prepare(
 
 
 def _channel_scale(inputs: Inputs, weight: Tensor) -> Tensor:
-    """Factors, float64 [in] with geometric mean 1, between the sizes of the inputs and of weight [out, in]."""
+    """Factors, float64 [in] with geometric mean 1, that balance the sizes of the inputs and of weight [out, in]."""
     size = torch.maximum(inputs.high, -inputs.low).double().clamp(min=1e-4)
     column = weight.double().abs().amax(dim=0).clamp(min=1e-6)
     scale = size**EQUALISE / column ** (1.0 - EQUALISE)

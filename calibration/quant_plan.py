@@ -1,4 +1,4 @@
-"""What an int8 export quantises, and with which ranges: made once from calibration samples, read by every converter."""
+"""What an int8 export quantises and with which ranges: made once from calibration samples, read by every converter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 QUANT_MODES = ("static", "dynamic", "weight-only")
 # u8: asymmetric, zero always exact. s8: symmetric, zero point 0, as TensorRT wants it.
 ACTIVATIONS = ("u8", "s8")
-# A range of nothing has no scale.
+# An empty range has no scale.
 SMALLEST_RANGE = 1e-6
 
 
@@ -18,11 +18,11 @@ SMALLEST_RANGE = 1e-6
 class Plan:
     """Which linear layers of the step cell become int8, and how.
 
-    mode: one of QUANT_MODES. activations: one of ACTIVATIONS, of static mode. layers: names relative to
+    mode: one of QUANT_MODES. activations: one of ACTIVATIONS, for static mode. layers: names relative to
     ``model.step_cell.StepCell`` ("layers.0.rg", "classify"), whose weights become int8; others stay as they are.
-    float_layers: those among them that compute in float all the same, as in weight-only mode. ranges: (smallest,
-    largest) value of a layer's input that its scale has to cover, for static mode; values beyond are clipped. outputs:
-    the same of its output, bias included, for engines that quantise that too.
+    float_layers: those among them that still compute in float, as in weight-only mode. ranges: (smallest, largest)
+    value of a layer's input that its scale has to cover, for static mode; values outside are clipped. outputs: the
+    same for its output, bias included, for engines that quantise that too.
     """
 
     mode: str

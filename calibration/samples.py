@@ -1,4 +1,4 @@
-"""Calibration samples: what single frames of a float rollout gave to the step, and the file that keeps them."""
+"""Calibration samples: the step's inputs at single frames of a float rollout, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Samples:
 
     frames: uint8 [n, H, W, 3], RGB. edges: uint8 [n, H, W] in {0, 1}. state_h, state_c: float32 [n, L, N+1, C], the
     states before the frame. position: int64 [n], frames since the last reset; at 0 the state is zero.
-    checkpoint_sha256, config_name: of the network that was rolled. source: where the clips came from. seed: of every
+    checkpoint_sha256, config_name: of the network that was rolled. source: where the clips came from. seed: for every
     random choice. clips: how many were asked for.
     """
 
@@ -56,7 +56,7 @@ class Samples:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, over metadata and arrays: the same samples have the same one however they are stored."""
+        """SHA-256, in hex, of metadata and arrays: the same for the same samples, however they are stored."""
         digest = hashlib.sha256(json.dumps([FORMAT, self._metadata()], sort_keys=True).encode())
         for name, dtype in ARRAYS.items():
             array = np.ascontiguousarray(getattr(self, name), np.dtype(dtype).newbyteorder("<"))
@@ -65,7 +65,7 @@ class Samples:
         return digest.hexdigest()
 
     def feeds(self, index: int) -> dict[str, npt.NDArray[Any]]:
-        """The step's inputs of one sample, by the names of the step contract: frame uint8 [1, H, W, 3], edge uint8
+        """The step's inputs for one sample, by the names of the step contract: frame uint8 [1, H, W, 3], edge uint8
         [1, H, W], state_h_in and state_c_in float32 [L, N+1, C]. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
@@ -92,11 +92,11 @@ class Samples:
 def save(path: str | Path, samples: Samples) -> None:
     """Write an uncompressed .npz, whole or not at all; the same samples give the same bytes.
 
-    Raises CalibrationError for arrays of wrong shape or with NaN or Inf, and OutputError.
+    Raises CalibrationError for arrays with a wrong shape or with NaN or Inf, and OutputError.
     """
     wrong = _misfit(samples)
     if wrong:
-        raise CalibrationError(f"these calibration samples cannot be kept: {wrong}; collect them again")
+        raise CalibrationError(f"these calibration samples cannot be saved: {wrong}; collect them again")
     about = {"format": FORMAT, **samples._metadata(), "digest": samples.digest}
     arrays: dict[str, npt.NDArray[Any]] = {
         _ABOUT: np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8),
@@ -110,7 +110,7 @@ def save(path: str | Path, samples: Samples) -> None:
 def load(path: str | Path, checkpoint: Checkpoint) -> Samples:
     """Samples that :func:`save` wrote for the same checkpoint.
 
-    Raises CalibrationError for a file that is missing, damaged or of another format, for samples of another checkpoint
+    Raises CalibrationError for a file that is missing, damaged or in another format, for samples of another checkpoint
     (by SHA-256) or config, and for values that were altered.
     """
     path = Path(path)
@@ -121,7 +121,7 @@ def load(path: str | Path, checkpoint: Checkpoint) -> Samples:
             raise ValueError
     except (KeyError, ValueError, RecursionError):
         raise CalibrationError(
-            f"{path} holds no calibration samples of this lcr_edge ({FORMAT!r}); {_WAY_OUT}"
+            f"{path} has no calibration samples for this lcr_edge ({FORMAT!r}); {_WAY_OUT}"
         ) from None
     kinds = {name: int if name in ("seed", "clips") else str for name in METADATA}
     if any(type(about.get(name)) is not kind for name, kind in kinds.items()) or set(arrays) != set(ARRAYS):
@@ -134,14 +134,14 @@ def load(path: str | Path, checkpoint: Checkpoint) -> Samples:
         )
     if samples.config_name != checkpoint.config.name:
         raise CalibrationError(
-            f"{path} was made with config {samples.config_name}, the checkpoint is of {checkpoint.config.name}; "
+            f"{path} was made with config {samples.config_name}, but the checkpoint has {checkpoint.config.name}; "
             f"{_WAY_OUT}"
         )
     wrong = _misfit(samples, checkpoint.config)
     if wrong:
         raise CalibrationError(f"{path}: {wrong}: damaged or altered; {_WAY_OUT}")
     if about.get("digest") != samples.digest:
-        raise CalibrationError(f"{path}: its values are not those that were saved (the digest differs); {_WAY_OUT}")
+        raise CalibrationError(f"{path}: its values changed after it was saved (the digest differs); {_WAY_OUT}")
     return samples
 
 
@@ -154,14 +154,14 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror}; check it, or {_WAY_OUT}") from error
     except ValueError as error:
-        raise CalibrationError(f"{path} is no whole .npz file: damaged, or of another kind; {_WAY_OUT}") from error
+        raise CalibrationError(f"{path} is not a complete .npz file: damaged, or not an .npz; {_WAY_OUT}") from error
 
 
 def _misfit(samples: Samples, config: Config | None = None) -> str:
     """What is wrong with the arrays, among themselves and for ``config``; empty when nothing is."""
     count = len(samples.position) if samples.position.ndim == 1 else 0
     if not count:
-        return "no sample"
+        return "there are no samples"
     height, width = samples.frames.shape[1:3] if samples.frames.ndim == 4 else (0, 0)
     state = samples.state_h.shape[1:]
     if config is not None:
@@ -180,7 +180,7 @@ def _misfit(samples: Samples, config: Config | None = None) -> str:
         if array.dtype != ARRAYS[name] or array.shape != shape:
             return f"{name} is {array.dtype} {list(array.shape)}, expected {ARRAYS[name]} {list(shape)}"
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            return f"{name} holds NaN or Inf"
+            return f"{name} contains NaN or Inf"
     if samples.edges.max(initial=0) > 1 or samples.position.min() < 0:
         return "edges other than 0 and 1, or positions below 0"
     return ""

@@ -1,4 +1,4 @@
-"""From a checkpoint to a verified bundle: convert, record golden answers, measure, and only then put it in place."""
+"""From a checkpoint to a verified bundle: convert, record golden answers, measure, and only then move it into place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lcr_edge.runtimes.golden import GOLDEN
 from lcr_edge.tolerances import CLIPS_PER_CLASS, STREAM_FRAMES
 
 VERIFY_FRAMES = 50
-# The golden clip: long enough to fill the state, short enough for a device's disk and a check within a second.
+# The golden clip: long enough to fill the state, short enough for a device's disk and for a check within a second.
 GOLDEN_FRAMES = 16
 GOLDEN_BYTES = 8_000_000
 _GOLDEN_LEAST = 6
@@ -45,7 +45,7 @@ _GOLDEN_LEAST = 6
 class Gate:
     """How much is measured before a bundle is written, see ``verify.measure.measure_all``. enforced: a miss raises.
 
-    decisions: whether they are compared; None where the precision promises something about them (int8)."""
+    decisions: whether they are compared; None for only if the precision promises something about them (int8)."""
 
     frames: int = VERIFY_FRAMES
     streams: int = STREAM_FRAMES
@@ -57,7 +57,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Exported:
-    """A bundle in its place, the size of each of its files in bytes, what was measured, and the page that shows it."""
+    """A bundle in place, the size of each of its files in bytes, what was measured, and the page that shows it."""
 
     folder: Path
     sizes: dict[str, int]
@@ -69,7 +69,7 @@ class Exporter:
     """Exports one checkpoint to any number of bundles; what several of them share is made once.
 
     samples: what the network saw on calibration clips, for int8. threads: CPU threads of the engine that verifies.
-    pages: folder for a page BUNDLE.html on each export, also on one that is refused.
+    pages: folder for one page BUNDLE.html per export, including refused ones.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class Exporter:
     ) -> Exported:
         """Write one bundle, measured as ``gate`` says (by default in full).
 
-        float_layers: for int8, names of products that compute in float; None for the usual ones. Raises
-        MissingExtraError, UnsafeDecayError, OutputError, CalibrationError (int8 without samples), and ParityError where
+        float_layers: for int8, names of products that compute in float; None for the default. Raises
+        MissingExtraError, UnsafeDecayError, OutputError, CalibrationError (int8 without samples), and ParityError if
         the bundle misses its promise: then nothing is written. Progress goes to stderr.
         """
         require(request.row, int8=request.precision == "int8")
@@ -124,14 +124,14 @@ class Exporter:
                 page = write_page(report, self.pages / f"{request.name}.html", read_bundle(folder).manifest)
             if not report.passed and gate.enforced:
                 shown = "" if page is None else f". The report is {page}"
-                raise ParityError(f"{request.name} was not written, it breaks its promise: {report.complaint}{shown}")
+                raise ParityError(f"{request.name} was not written: it breaks its promise: {report.complaint}{shown}")
             (folder / PARITY).write_bytes(report.to_json())
             self._write_manifest(folder, request, made, plan)
             sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         return Exported(self.out / request.name, sizes, report, page)
 
     def _source(self, request: Request, float_layers: Collection[str] | None) -> tuple[Source, Plan | None]:
-        """What to convert, and the plan to quantise it by; the same source for all requests that it serves."""
+        """What to convert and the plan to quantise it by; requests that can share a source get the same one."""
         if request.io == "int8":
             if self._integers is None:
                 self._integers = Source(StepCell(self.checkpoint.model, chunk=INTEGER_CHUNK))
@@ -148,7 +148,7 @@ class Exporter:
 
     def _samples(self) -> Samples:
         if self.samples is None:
-            raise CalibrationError("int8 needs calibration samples: calibration.collect.collect makes them")
+            raise CalibrationError("int8 needs calibration samples: make them with calibration.collect.collect")
         return self.samples
 
     def _write_manifest(self, folder: Path, request: Request, made: Converted, plan: Plan | None) -> None:
@@ -175,6 +175,6 @@ class Exporter:
 
 
 def _golden(request: Request) -> int:
-    """Frames of the golden clip: fewer for a network whose states would make it large."""
+    """Number of golden frames: fewer for a network whose states would make the clip large."""
     per_frame = 2 * 4 * int(torch.Size(request.config.state_shape).numel())
     return max(_GOLDEN_LEAST, min(GOLDEN_FRAMES, GOLDEN_BYTES // per_frame))

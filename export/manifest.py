@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what the exporter knows of it, for whoever loads it."""
+"""The manifest of a bundle: what the exporter knows about it, for the loader."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def write_manifest(
     calibration_digest: str | None = None,
     float_layers: Sequence[str] = (),
 ) -> None:
-    """manifest.json over all files that are in the folder now; written anew when one is added.
+    """Write manifest.json for all files now in the folder; write it again when one is added.
 
     For int8 only: boundary, (scale, zero point) of logits and states by tensor name, with ``--io int8``;
-    calibration_digest, of the samples that gave the ranges; float_layers, products that were left in float (names as
-    in ``calibration.quant_plan``). Raises ValueError where ``--io int8`` lacks the boundary.
+    calibration_digest, of the samples that gave the ranges; float_layers, products left in float (names as in
+    ``calibration.quant_plan``). Raises ValueError if ``--io int8`` lacks the boundary.
     """
     config, boundary = request.config, boundary or {}
     dtype = STATE_DTYPES[request.state_precision]
@@ -108,7 +108,7 @@ def write_manifest(
 
 
 def read_parity(bundle: Bundle) -> dict[str, Any]:
-    """What was measured at the export; empty for a bundle without. BundleError for a damaged file."""
+    """What was measured at export; empty if the bundle has no such file. Raises BundleError for a damaged one."""
     path = bundle.folder / PARITY
     try:
         return dict(json.loads(path.read_text())) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""Silence around third-party converters: their output is held back and shown only when they fail."""
+"""Silences third-party converters: their output is held back and shown only if they fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN = 4000  # characters of a failed converter's output
 def quiet() -> Iterator[None]:
     """Hold back warnings, logging and everything written to file descriptors 1 and 2, C++ logs included.
 
-    When the body raises, the end of what was held back goes to stderr. Only one thread at a time may use it.
+    If the body raises, the end of what was held back goes to stderr. Only one thread at a time may use it.
     """
     previous_level = logging.root.manager.disable
     with tempfile.TemporaryFile() as held, warnings.catch_warnings():
@@ -53,9 +53,9 @@ def quiet() -> Iterator[None]:
 
 
 def load_ready(folder: Path, threads: int) -> Model:
-    """A bundle, loaded and stepped once: engines that prepare and chat at their first step do it here, unheard.
+    """Load a bundle and step it once, silently: some engines set up and print messages at their first step.
 
-    Raises as ``runtimes.load``.
+    Raises what ``runtimes.load`` raises.
     """
     with quiet():
         model = load(folder, threads=threads)
@@ -65,7 +65,7 @@ def load_ready(folder: Path, threads: int) -> Model:
 
 @contextlib.contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt even where third-party code turns it into another error or swallows it."""
+    """Keep Ctrl-C a KeyboardInterrupt even if third-party code turns it into another error or swallows it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,12 +1,12 @@
-"""Folders that appear whole or not at all.
+"""Folders that appear complete or not at all.
 
-A bundle is made in a temporary folder beside its place and renamed when it is complete. A bundle that was there before
-is moved aside first and deleted last. A killed export leaves the old bundle or the new one, or, if it dies between two
-renames, the old one aside; the next export of that name restores or deletes what was left.
+A bundle is made in a temporary folder beside its final place and renamed when it is complete. An existing bundle is
+moved aside first and deleted last. A killed export leaves the old bundle or the new one, or, if it dies between two
+renames, the old one moved aside; the next export of that name restores or deletes what was left.
 
 Two locks keep processes apart. Each export holds a lock on its own temporary folder, which shows the others that it
-is alive. A lock on the output folder is held only for moments: while an export cleans up and makes its temporary
-folder, and while it puts the bundle in place.
+is alive. The lock on the output folder is held only briefly: while an export cleans up and makes its temporary folder,
+and while it moves the bundle into place.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ _WRONG_PLACE = (FileExistsError, NotADirectoryError, FileNotFoundError)
 
 @contextlib.contextmanager
 def staged(out: Path, name: str) -> Iterator[Path]:
-    """A temporary folder that becomes ``out / name`` when the body ends, and vanishes when it raises.
+    """A temporary folder that becomes ``out / name`` when the body ends, and is deleted if it raises.
 
-    Raises OutputError where the disk or the permissions do not allow it, and while another process writes the same
-    bundle.
+    Raises OutputError if the disk or the permissions do not allow it, or if another process is writing the same bundle.
     """
     place = out / name
     with _storage_errors(place):
@@ -65,7 +64,7 @@ def staged(out: Path, name: str) -> Iterator[Path]:
                 _swap(folder, place)
                 _sync(out)
     finally:
-        # An export that cleans up meanwhile must not meet this folder half-deleted.
+        # Another export that is cleaning up must not find this folder half-deleted.
         with contextlib.suppress(OSError), _locked(out):
             shutil.rmtree(folder, ignore_errors=True)
         os.close(alive)
@@ -88,7 +87,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _swap(new: Path, place: Path) -> None:
-    """Put ``new`` at ``place``. Rename cannot replace a folder that is not empty, hence the way over ``old``."""
+    """Put ``new`` at ``place``. Rename cannot replace a non-empty folder, hence the detour via ``old``."""
     old = _beside(place, _OLD)
     replaced = place.exists() or place.is_symlink()
     if replaced:
@@ -104,9 +103,9 @@ def _swap(new: Path, place: Path) -> None:
 
 
 def _clean_up(out: Path, name: str) -> None:
-    """Delete what killed exports of this bundle left; put an old bundle back where no new one took its place.
+    """Delete what killed exports of this bundle left; restore an old bundle if no new one replaced it.
 
-    Raises OutputError while another export writes the bundle. To be called with the lock on ``out``.
+    Raises OutputError if another export is writing the bundle. Call it with the lock on ``out``.
     """
     form = re.compile(rf"\.{re.escape(name)}\.(\d+)\.[0-9a-f]{{16}}\.({_NEW}|{_OLD})")
     for left in sorted(out.iterdir()):
@@ -125,7 +124,7 @@ def _clean_up(out: Path, name: str) -> None:
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether a living export holds the lock on its temporary folder."""
+    """Whether a running export holds the lock on its temporary folder."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except NotADirectoryError:  # a file or a link: no export made it
@@ -156,10 +155,10 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _storage_errors(place: Path, folder: Path | None = None) -> Iterator[None]:
-    """Turn what the operating system says about disk and permissions into an OutputError.
+    """Turn the operating system's errors about disk and permissions into an OutputError.
 
-    Converters raise errors of their own when the disk is full: after any error, a small write to ``folder``, if it is
-    given, shows whether that was the reason.
+    Converters raise their own errors when the disk is full: after any error, a small write to ``folder``, if given,
+    shows whether that was the reason.
     """
     try:
         yield
@@ -190,5 +189,5 @@ def _unwritable(place: Path, error: OSError) -> OutputError:
         way_out = "choose another folder with --out, or change the permissions"
     return OutputError(
         f"cannot write {place}: {error.strerror or error}; {way_out}. Nothing was left behind; "
-        "a bundle that was there before is unchanged"
+        "an existing bundle is unchanged"
     )

@@ -26,7 +26,7 @@ PRECISION_HINTS = ("f32", "bf16", "f16")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run an engine. threads: CPU threads of one step, None for the engine's own choice."""
+    """How to run an engine. threads: CPU threads per step, None for the engine's own choice."""
 
     threads: int | None = None
     precision_hint: str = "f32"
@@ -34,28 +34,28 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """What runtimes need of an engine. ``inputs`` and ``outputs`` are the model file's own, not the manifest's."""
+    """What the runtimes need from an engine. ``inputs`` and ``outputs`` come from the model file, not the manifest."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One step. The arrays given are only read; those returned belong to the caller."""
+        """One step. The given arrays are only read; the returned ones belong to the caller."""
 
 
 class StatefulEngine(Engine, Protocol):
-    """An engine whose model keeps the states inside: ``run`` steps from given states, ``run_stream`` from its own."""
+    """An engine whose model holds the states: ``run`` steps from given states, ``run_stream`` from its own."""
 
     def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One step of the engine's own stream: logits only."""
 
     def reset_stream(self) -> None:
-        """The engine's own stream starts again from zero states."""
+        """Restart the engine's own stream from zero states."""
 
 
 class Model:
-    """A loaded bundle. Keeps no stream's memory except the one of :meth:`step_stream`; safe to share by threads.
+    """A loaded bundle. It holds no stream state except that of :meth:`step_stream`; threads may share it.
 
     labels: class names in the order of the logits. frame_shape: (H, W, 3). manifest: the bundle's manifest.json.
     """
@@ -75,38 +75,39 @@ class Model:
         self._lock = threading.Lock()
 
     def fit(self, frame: Frame) -> Frame:
-        """A camera frame of any size, uint8 [h, w, 3] RGB, as this model's input: a new uint8 [H, W, 3].
+        """Fit a camera frame of any size, uint8 [h, w, 3] RGB, to this model's input: a new uint8 [H, W, 3].
 
-        It is fitted as the frames that the network was trained on, by the manifest's ``frame.fit``. Raises FrameError.
+        The frame is fitted like the training frames, as the manifest's ``frame.fit`` says. Raises FrameError.
         """
         height, width, _ = self.frame_shape
         return FITS[self.bundle.fit](frame, height, width)
 
     def initial_state(self) -> State:
-        """The state before a stream's first frame: zeros, which int8 states write as their zero points."""
+        """The state before a stream's first frame: zeros, which int8 states store as their zero points."""
         return self._states.zero()
 
     def state_values(self, state: State) -> tuple[Floats, Floats]:
-        """What a state of this model means: (h, c), float32 [L, N+1, C]. A float32 state's own arrays, else new ones.
+        """The values of a state of this model: (h, c), float32 [L, N+1, C].
 
-        Of int8: scale * (q - zero_point). Raises StateError.
+        A float32 state's own arrays are returned, otherwise new ones; int8 gives scale * (q - zero_point).
+        Raises StateError.
         """
         return self._states.values(state)
 
     def state_of(self, h: Array, c: Array) -> State:
-        """The state of this model that is nearest to the values h, c, floats [L, N+1, C]; shares no memory with them.
+        """This model's state nearest to the values h, c, floats [L, N+1, C]; it shares no memory with them.
 
-        The inverse of :meth:`state_values` up to rounding. Values beyond what the dtype holds become its largest.
-        Raises StateError for another shape, for integers, and for NaN or Inf.
+        The inverse of :meth:`state_values` up to rounding. Values outside the dtype's range are clipped to it.
+        Raises StateError for the wrong shape, for integers, and for NaN or Inf.
         """
         return self._states.of(h, c)
 
     def step(self, frame: Array, state: State) -> tuple[Floats, State]:
         """One frame: (logits float32 [classes], the state after it).
 
-        frame: uint8 [H, W, 3], RGB. ``frame`` and ``state`` are only read; the results are new arrays, so states of
-        any number of streams may be stepped in any order. Logits are float32 whatever the model's own are. Raises
-        FrameError and StateError.
+        frame: uint8 [H, W, 3], RGB. ``frame`` and ``state`` are only read and the results are new arrays, so the states
+        of any number of streams may be stepped in any order. Logits are float32 whatever the model's output dtype.
+        Raises FrameError and StateError.
         """
         feeds = self._frame_feeds(frame)
         self._states.check(state)
@@ -119,8 +120,8 @@ class Model:
     def step_stream(self, frame: Array) -> Floats:
         """One frame of the model's own single stream: logits float32 [classes].
 
-        The fast way for one camera on an OpenVINO bundle exported with ``--state-mode internal``, where the states
-        never leave the engine; the same results elsewhere. :meth:`step` neither sees nor disturbs this stream.
+        This is faster for one camera on an OpenVINO bundle exported with ``--state-mode internal``, where the states
+        never leave the engine. Elsewhere it gives the same results. :meth:`step` neither reads nor changes this stream.
         """
         if self._stateful is None:
             logits, self._stream = self.step(frame, self._stream or self.initial_state())
@@ -131,7 +132,7 @@ class Model:
         return self._logits(results)
 
     def reset(self) -> None:
-        """Start the stream of :meth:`step_stream` again from zero states: after a cut, a gap, another scene."""
+        """Restart the stream of :meth:`step_stream` from zero states, as after a cut, a gap or a new scene."""
         self._stream = None
         if self._stateful is not None:
             with self._lock:
@@ -156,17 +157,17 @@ class Model:
             return f"a frame must be a numpy array, got {type(frame).__name__}; {wanted}: use numpy.asarray(frame)"
         found = f"the frame is {frame.dtype} {list(frame.shape)}, {wanted}"
         if frame.shape == (3, height, width):
-            return f"{found}: its channels come first, use frame.transpose(1, 2, 0)"
+            return f"{found}: its channels come first; use frame.transpose(1, 2, 0)"
         if frame.shape == (1, height, width, 3):
-            return f"{found}: it has a batch dimension, use frame[0]"
+            return f"{found}: it has a batch dimension; use frame[0]"
         if frame.ndim == 2:
-            return f"{found}: it is grey, use numpy.repeat(frame[..., None], 3, axis=2)"
+            return f"{found}: it is greyscale; use numpy.repeat(frame[..., None], 3, axis=2)"
         if frame.ndim == 3 and frame.shape[2] == 4:
-            return f"{found}: it has an alpha channel, use frame[..., :3]"
+            return f"{found}: it has an alpha channel; use frame[..., :3]"
         if frame.ndim != 3 or frame.shape[2] != 3:
             return f"{found}: give one frame, channels last"
         if frame.dtype != np.uint8:
-            return f"{found}: give pixel values 0..255, for 0..1 floats (frame * 255).round().astype(numpy.uint8)"
+            return f"{found}: give pixel values 0..255; for 0..1 floats use (frame * 255).round().astype(numpy.uint8)"
         return f"{found}: use model.fit(frame)"
 
 
@@ -178,9 +179,9 @@ def load(
 ) -> Model:
     """Check a bundle and load it on the engine that its manifest names.
 
-    threads: CPU threads of one step, None for the engine's own choice. precision_hint: OpenVINO's arithmetic, one of
-    f32, bf16, f16; anything but f32 leaves the parity promises. providers: onnxruntime execution providers, the CPU
-    by default. Raises BundleError, MissingExtraError, UsageError.
+    threads: CPU threads per step, None for the engine's own choice. precision_hint: OpenVINO's arithmetic, one of
+    f32, bf16, f16; the parity promises cover f32 only. providers: onnxruntime execution providers, the CPU by default.
+    Raises BundleError, MissingExtraError, UsageError.
     """
     _check_threads(threads)
     if precision_hint not in PRECISION_HINTS:
@@ -189,9 +190,9 @@ def load(
         raise UsageError(f"providers must be a list of names, got the string {providers!r}; use [{providers!r}]")
     bundle = read_bundle(path)
     if precision_hint != "f32" and bundle.target != "openvino":
-        raise UsageError(f"precision_hint is OpenVINO's; {bundle.folder} is for {bundle.target}: leave it out")
+        raise UsageError(f"precision_hint is for OpenVINO; {bundle.folder} is for {bundle.target}: leave it out")
     if providers is not None and bundle.target != "onnx":
-        raise UsageError(f"providers are onnxruntime's; {bundle.folder} is for {bundle.target}: leave them out")
+        raise UsageError(f"providers are for onnxruntime; {bundle.folder} is for {bundle.target}: leave them out")
     options = EngineOptions(threads, precision_hint, None if providers is None else tuple(providers))
     row = ENGINES[bundle.target]
     engine: Engine = getattr(importlib.import_module(row.module), row.cls)(bundle, options)
@@ -202,14 +203,14 @@ def load(
 
 def _check_threads(threads: Any) -> None:
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise UsageError(f"threads must be a whole number of at least 1 or None, got {threads!r}")
+        raise UsageError(f"threads must be None or a whole number of at least 1, got {threads!r}")
 
 
 def clip_decision(logits: Array) -> int:
     """The class of a whole clip: argmax of the mean logits over the second half of its steps.
 
-    logits: [T, classes], T >= 1. The first half is left out because the states are still filling; with odd T the
-    middle step counts. Raises UsageError for another shape.
+    logits: [T, classes], T >= 1. The first half is left out because the states are still settling; with odd T the
+    middle step counts. Raises UsageError for any other shape.
     """
     if logits.ndim != 2 or 0 in logits.shape:
         raise UsageError(f"clip_decision takes logits [T, classes] with T >= 1, got shape {list(logits.shape)}")

@@ -1,8 +1,8 @@
-"""``lcr-edge bench BUNDLE [BUNDLE ...]``: the time of one step, all bundles in turn within one run.
+"""``lcr-edge bench BUNDLE [BUNDLE ...]``: the time of one step, all bundles taking turns within one run.
 
 A machine's speed drifts, so bundles are compared round by round: every round steps each bundle a few times, and the
-ratio is that of the smallest times. The time is that of ``model.step``, host edges and checks included; the part of it
-that was spent in the engine is kept beside it.
+ratio compares the smallest times. What is timed is ``model.step``, including host edges and checks; the time spent in
+the engine is reported beside it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lcr_edge.runtimes.golden import Golden, read_golden
 WARM_UP = 5
 STEPS_PER_ROUND = 4
 _CPU = Path("/proc/cpuinfo")
-# Instructions that multiply int8 and add up in int32, by their names in _CPU: on x86-64 and on ARM.
+# x86-64 and ARM instructions that multiply int8 and accumulate in int32, as _CPU names them.
 _INT8 = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one step of a bundle; ratio: its smallest time over that of the first bundle.
+    """Milliseconds per step of one bundle; ratio: its smallest time over that of the first bundle.
 
-    engine_ms, engine_ratio: smallest time and ratio of the engine alone, without host edges, checks and conversions.
+    engine_ms, engine_ratio: smallest time and ratio of the engine alone, without host edges, checks or conversions.
     """
 
     bundle: str
@@ -49,7 +49,7 @@ class Timing:
 
 
 class _TimedEngine:
-    """An engine that notes the seconds of every run in ``times``."""
+    """An engine that records the seconds of every run in ``times``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -64,7 +64,7 @@ class _TimedEngine:
 
 
 class _TimedBundle:
-    """A bundle that is stepped over the frames of its golden clip. times, engine_times: seconds of each step."""
+    """A bundle stepped over the frames of its golden clip. times, engine_times: seconds of each step."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -91,7 +91,7 @@ class _TimedBundle:
 
 
 def bench(folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: int | None = 1) -> list[Timing]:
-    """Timings of the bundles in the order given, over the frames of their golden clips. Raises what ``load`` raises."""
+    """Time the bundles on the frames of their golden clips, in the order given. Raises what ``load`` raises."""
     streams = [_TimedBundle(load(folder, threads=threads)) for folder in folders]
     for stream in streams:
         stream.warm_up()
@@ -118,12 +118,12 @@ def bench(folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: 
 
 
 def model_bytes(bundle: Bundle) -> int:
-    """Size of what the engine loads, without golden clip and manifest."""
+    """Bytes that the engine loads: the bundle without its golden clip and manifest."""
     return sum(int(bundle.manifest["files"][name]["bytes"]) for name in bundle.model_files)
 
 
 def machine() -> str:
-    """The CPU in words: its name, its int8 dot product instructions, how many threads it runs at a time."""
+    """The CPU in words: its name, its int8 dot product instructions and its number of hardware threads."""
     try:
         text = _CPU.read_text()
     except OSError:  # not Linux
@@ -142,7 +142,7 @@ def machine() -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge bench``."""
-    parser.add_argument("bundles", nargs="+", help="bundle folders; the first is what the others are compared with")
+    parser.add_argument("bundles", nargs="+", help="bundle folders; the others are compared with the first")
     rounds = f"rounds, each with {STEPS_PER_ROUND} steps of every bundle (default: 50)"
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help=rounds)
     options.add_threads(parser)
@@ -150,7 +150,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table with a row per bundle."""
+    """Print a table with one row per bundle."""
     options.check_least("--rounds", args.rounds, 1)
     options.check_least("--threads", args.threads, 1)
     timings = bench(args.bundles, args.rounds, args.threads)

@@ -38,7 +38,7 @@ class Bundle:
     """A checked bundle. ``manifest`` is the parsed manifest.json; the other fields are its parts, typed.
 
     state_precision, io: see ``lcr_edge.contract``. boundary: (scale, zero point) of each int8 tensor by name; empty
-    unless io is "int8". fit: how camera frames are brought to the model's size, a name of ``frames.FITS``.
+    unless io is "int8". fit: how camera frames are resized for the model, a name in ``frames.FITS``.
     """
 
     folder: Path
@@ -58,12 +58,12 @@ class Bundle:
     outputs: tuple[TensorSpec, ...]
 
     def producer(self, package: str) -> str:
-        """Version of a package that made the bundle, "unknown" when the manifest does not tell."""
+        """Version of a package that made the bundle, "unknown" if the manifest does not say."""
         return str(self.manifest["producer"].get(package, "unknown"))
 
 
 def file_record(path: Path) -> dict[str, Any]:
-    """``{"sha256": hex digest, "bytes": size}`` of one file, as the manifest's table ``files`` holds it."""
+    """``{"sha256": hex digest, "bytes": size}`` of one file, as in the manifest's table ``files``."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -75,14 +75,14 @@ def file_record(path: Path) -> dict[str, Any]:
 def seal(manifest: Mapping[str, Any]) -> bytes:
     """The bytes of manifest.json with ``manifest_sha256`` filled in.
 
-    The value is the sha256 of these very bytes with 64 zeros in its place, so that any changed byte is noticed.
+    The value is the sha256 of these same bytes with 64 zeros in its place, so any changed byte is noticed.
     A ``manifest_sha256`` already in ``manifest`` is replaced. Raises ValueError for NaN or Inf (not JSON).
     """
     content = {key: value for key, value in manifest.items() if key != _SEAL}
     content[_SEAL] = _BLANK
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    # The seal is the last key, so the last blank is its own even if another value should be 64 zeros too.
+    # The seal is the last key, so the last blank is the seal's even if another value is 64 zeros too.
     head, tail = text.rsplit(_BLANK, 1)
     return (head + digest + tail).encode()
 
@@ -90,7 +90,7 @@ def seal(manifest: Mapping[str, Any]) -> bytes:
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read and check a bundle folder: version, digests, sizes, names and shapes. Nothing is unpickled or executed.
 
-    Raises BundleError; its message names the file and the way out.
+    Raises BundleError; its message names the file and the fix.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -108,7 +108,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise BundleError(f"{path.parent} holds no {MANIFEST}: not a bundle, or copied in part; {REEXPORT}") from None
+        raise BundleError(f"{path.parent} has no {MANIFEST}: not a bundle, or partly copied; {REEXPORT}") from None
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     try:
@@ -117,17 +117,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is not JSON: damaged or edited; {REEXPORT}") from None
     version = manifest.get("contract_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(f"{path} names no contract version: not a manifest of lcr_edge, or damaged; {REEXPORT}")
-    # Before the seal: a future version may seal in another way, and its user should read "upgrade".
+        raise BundleError(f"{path} has no contract version: not an lcr_edge manifest, or damaged; {REEXPORT}")
+    # Checked before the seal: a future version may seal differently, and its user should be told to upgrade.
     if version != CONTRACT_VERSION:
         way_out = "upgrade lcr-edge on this device" if version > CONTRACT_VERSION else "export it again"
-        raise BundleError(f"{path}: contract version {version}; this lcr_edge speaks {CONTRACT_VERSION}: {way_out}")
+        raise BundleError(f"{path}: contract version {version}; this lcr_edge supports {CONTRACT_VERSION}: {way_out}")
     value = manifest.get(_SEAL)
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise BundleError(f"{path} is not sealed ({_SEAL} is missing or damaged); {REEXPORT}")
     head, _, tail = raw.rpartition(value.encode())
     if hashlib.sha256(head + _BLANK.encode() + tail).hexdigest() != value:
-        raise BundleError(f"{path} was changed after the export (its own digest differs); {REEXPORT}")
+        raise BundleError(f"{path} was changed after the export (its digest differs); {REEXPORT}")
     return dict(manifest)
 
 
@@ -142,11 +142,11 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     state_mode = _choice(manifest, "state_mode", STATE_MODES, where)
     if state_mode not in ENGINES[target].state_modes:
         raise BundleError(f"{where}: bundles for {target} cannot keep their state inside; {REEXPORT}")
-    # Bundles that were made before these two existed are float.
+    # Bundles made before these two fields existed are float.
     state_precision = _choice({"state_precision": "fp32", **manifest}, "state_precision", tuple(STATE_DTYPES), where)
     io = _choice({"io": "float", **manifest}, "io", IO_MODES, where)
     if (state_precision == "int8") != (io == "int8"):
-        raise BundleError(f"{where}: io is {io!r}, its states are {state_precision!r}; {REEXPORT}")
+        raise BundleError(f"{where}: io is {io!r}, but the states are {state_precision!r}; {REEXPORT}")
     tables = [*_field(manifest, "inputs", list, where), *_field(manifest, "outputs", list, where)]
     boundary = read_boundary(tables, where) if io == "int8" else {}
     inputs = input_specs(config, edges, state_mode, state_precision, boundary)
@@ -162,7 +162,7 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     fps = frame.get("train_fps")
     if wrong or isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
         raise BundleError(f"{where}: frame does not fit the config ({', '.join(wrong) or 'train_fps'}); {REEXPORT}")
-    # Bundles that were made before this entry existed are letterboxed.
+    # Bundles made before this entry existed are letterboxed.
     fit = _choice({"fit": DEFAULT_FIT, **frame}, "fit", tuple(FITS), where)
     model_files = _field(manifest, "model_files", list, where)
     files = _field(manifest, "files", dict, where)
@@ -206,10 +206,10 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     missing, extra = sorted(set(files) - found), sorted(found - set(files))
     if missing:
-        raise BundleError(f"bundle {folder} lacks {', '.join(missing)}; {REEXPORT}")
+        raise BundleError(f"bundle {folder} is missing {', '.join(missing)}; {REEXPORT}")
     if extra:
         raise BundleError(
-            f"bundle {folder} holds files that its manifest does not know: {', '.join(extra)}; remove them"
+            f"bundle {folder} has files that its manifest does not list: {', '.join(extra)}; remove them"
         )
     for name, record in files.items():
         path = folder / name

@@ -1,4 +1,4 @@
-"""What selftest and verify judge a bundle by: the promises of lcr_edge.tolerances, and whether its states are used."""
+"""How selftest and verify judge a bundle: the promises of lcr_edge.tolerances, and whether its states are used."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ ONE_STEP, STREAM = "one step", "stream"
 class Check:
     """One promised figure.
 
-    kind: "error", "ratio", "share" or "points"; a share is promised at least, the others at most. met: None where it
-    could not be judged; then ``remark`` says why, else by how much it was missed or kept. allowed: what keeps the
-    promise too, where the figure alone would be too strict; empty elsewhere. sentence: says what was missed.
+    kind: "error", "ratio", "share" or "points"; for a share the promise is a minimum, for the others a maximum. met:
+    None if it could not be judged. remark: why it could not, or else the margin by which it was missed or met.
+    allowed: what also meets the promise where the figure alone would be too strict, otherwise empty. sentence: says
+    what was missed.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Check:
         return _FORMATS[self.kind](figure)
 
     def bound(self) -> str:
-        """What is promised, as text: "1.00e-05 at most"."""
+        """The promise as text: "1.00e-05 at most"."""
         least = "least" if self.kind == "share" else "most"
         return f"{self.shown(self.promised)} at {least}{', or ' if self.allowed else ''}{self.allowed}"
 
@@ -54,7 +55,7 @@ class Check:
         return f"{verdict:7}{self.name:50}{shown:>12}  promised {self.bound()}{remark}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, but for NaN and Inf."""
+        """JSON values, except that NaN and Inf are kept as floats."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -75,22 +76,22 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 
 
 def promised(model: Model) -> Promise:
-    """What the bundle promises. BundleError for a precision that this lcr_edge does not know."""
+    """What the bundle promises. Raises BundleError for a precision that this lcr_edge does not know."""
     promise = promise_of(model.bundle.precision, model.bundle.state_precision)
     if promise is None:
         raise BundleError(
-            f"precision {model.bundle.precision!r} has no promise in this lcr_edge ({', '.join(PROMISES)}): upgrade it"
+            f"this lcr_edge has no promise for precision {model.bundle.precision!r} ({', '.join(PROMISES)}): upgrade it"
         )
     return promise
 
 
 def failures_of(checks: Sequence[Check]) -> tuple[str, ...]:
-    """The sentences of the missed ones."""
+    """The sentences of the missed checks."""
     return tuple(check.sentence for check in checks if check.met is False)
 
 
 def mode_checks(promise: Promise, one_step: Phases, stream: Phases) -> Iterator[Check]:
-    """What a promise says of the two modes of stepping: from the reference's states, and feeding back its own."""
+    """A promise's checks in both modes of stepping: from the reference's states, and with its own fed back."""
     for mode, phases, allowed in ((ONE_STEP, one_step, promise.step_abs), (STREAM, stream, promise.stream_abs)):
         if allowed is not None:
             yield from (max_error(mode, name, tally, allowed) for name, tally in phases.everything().tensors.items())
@@ -122,32 +123,32 @@ def relative_error(mode: str, tensor: str, tally: Tally, promised: float, settle
 
 
 def same_class(mode: str, agreed: int, frames: int, promise: Promise) -> Check:
-    """In how many of the frames (from ``promise.settled`` on) the class is the reference's."""
+    """Share of the frames (from ``promise.settled`` on) whose class matches the reference's."""
     share = agreed / frames
     met = share >= promise.top1 or frames - agreed <= promise.flips
-    # In a clip this short, the frames that may differ are a larger share than the promise leaves.
+    # In a clip this short, the frames that may differ are a larger share than the promise allows.
     short = (frames - promise.flips) / frames < promise.top1
     allowed = f"all but {promise.flips} of {frames} frames" if short and promise.flips else ""
     since = f" from frame {promise.settled} on" if promise.settled else ""
     points = 100 * (promise.top1 - share)
     remark = f"{points:.2f} points below" if not met else f"{frames - agreed} of {frames} frames differ"
     sentence = (
-        f"{mode}: the class is the reference's in {share:.2%} of the frames{since}, promised {promise.top1:.1%}"
+        f"{mode}: the class matches the reference in {share:.2%} of the frames{since}, promised {promise.top1:.1%}"
         f"{', or ' if allowed else ''}{allowed} ({frames - agreed} of {frames} frames differ)"
     )
     return Check(f"{mode}: same class{since}", "share", promise.top1, share, met, remark, sentence, allowed)
 
 
 def drift(mode: str, early: float | None, late: float | None, promised: float, streams: int) -> Check:
-    """Growth of the rms logit error: ``late`` over ``early``; None where no stream was long enough."""
+    """Growth of the rms logit error: ``late`` over ``early``, which are None if no stream was long enough."""
     name = f"{mode}: logit error, frames {LATE[0]}-{LATE[1]} / {EARLY[0]}-{EARLY[1]}"
     if early is None or late is None:
-        return Check(name, "ratio", promised, None, None, f"not judged: it takes {LATE[1]} frames")
+        return Check(name, "ratio", promised, None, None, f"not judged: needs {LATE[1]} frames")
     measured = 1.0 if early == late == 0 else late / early if early else math.inf
     met, times = _at_most(measured, promised)
     sentence = (
-        f"{mode}: the logits' rms error grows {measured:.2f} times from frames {EARLY[0]}-{EARLY[1]} to frames "
-        f"{LATE[0]}-{LATE[1]}, promised {promised:.1f} at most"
+        f"{mode}: the logits' rms error grows by a factor of {measured:.2f} from frames {EARLY[0]}-{EARLY[1]} to "
+        f"frames {LATE[0]}-{LATE[1]}, promised {promised:.1f} at most"
     )
     return Check(name, "ratio", promised, measured, met, f"{times}, {streams} stream{'s' * (streams > 1)}", sentence)
 
@@ -164,12 +165,12 @@ def points_lost(float_top1: float, bundle_top1: float, clips: int, promised: flo
 
 
 def _at_most(measured: float, promised: float) -> tuple[bool, str]:
-    # "<=" is also false of NaN.
+    # "<=" is also false for NaN.
     return measured <= promised, f"{measured / promised:.{1 if measured > promised else 2}f} times"
 
 
 class StateUse:
-    """Whether a model computes both of its states, and reads both of them: no bundle may do without."""
+    """Whether a model computes both of its states and reads both of them, as every bundle must."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -178,10 +179,10 @@ class StateUse:
         self._steps = 0
 
     def add(self, frame: Frame, before: State, logits: Floats, after: State) -> None:
-        """Look at a step that was made: ``model.step(frame, before)`` gave (logits, after). Raises StateError.
+        """Record a step: ``model.step(frame, before)`` gave (logits, after). Raises StateError.
 
-        The first step must start from the initial state. From the second on, the step is made again with one state
-        blanked at a time, until both were seen to make a difference.
+        The first step must start from the initial state. From the second on, the step is repeated with one state
+        zeroed at a time, until both have been seen to make a difference.
         """
         pairs = zip(STATE_NAMES, (before.h, before.c), (after.h, after.c))
         self._unchanged |= {name for name, then, now in pairs if np.array_equal(then, now)}
@@ -194,7 +195,7 @@ class StateUse:
         unread = sorted(self._unread) if self._steps > 1 else []
         return [
             *(f"{name} did not change in a step: it is not computed" for name in sorted(self._unchanged)),
-            *(f"{name} fed to a step makes no difference: the model does not read it" for name in unread),
+            *(f"feeding {name} to a step makes no difference: the model does not read it" for name in unread),
         ]
 
     def _is_read(self, name: str, frame: Frame, before: State, logits: Floats, after: State) -> bool:
@@ -206,7 +207,7 @@ class StateUse:
 
 
 def finite(value: Any) -> Any:
-    """A JSON value with NaN and Inf, which JSON lacks, as strings: in nested dictionaries, lists and tuples."""
+    """A JSON value whose NaN and Inf, which JSON lacks, become strings, also in nested dicts, lists and tuples."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

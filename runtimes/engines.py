@@ -1,4 +1,4 @@
-"""The table of engines: one row for each target that a bundle can be made for. Readable with numpy alone.
+"""The table of engines: one row per target that a bundle can be made for. Importing it needs numpy only.
 
 This is the only list of target names. The loader, the checks of a manifest and the export table all read it.
 """
@@ -17,9 +17,9 @@ _EXPLICIT = STATE_MODES[:1]
 class EngineRow:
     """What runs the bundles of one target.
 
-    name: the target's. module, cls: where ``runtimes.api.Engine`` is implemented; imported when a bundle asks for it.
-    package: what pip calls the engine. extra: of lcr-edge, brings it. state_modes: where the engine can keep the
-    states, of ``contract.STATE_MODES``; "internal" takes a ``runtimes.api.StatefulEngine``.
+    name: the target's. module, cls: where ``runtimes.api.Engine`` is implemented; imported when a bundle needs it.
+    package: the engine's name for pip. extra: the lcr-edge extra that installs it. state_modes: where the engine can
+    keep the states, from ``contract.STATE_MODES``; "internal" requires a ``runtimes.api.StatefulEngine``.
     """
 
     name: str
@@ -30,7 +30,7 @@ class EngineRow:
     state_modes: tuple[str, ...] = _EXPLICIT
 
     def missing(self) -> MissingExtraError:
-        """The error to raise where the package is not installed."""
+        """The error to raise if the package is not installed."""
         return MissingExtraError(self.package, self.extra, f"Running a bundle for {self.name}")
 
 

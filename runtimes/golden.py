@@ -1,4 +1,4 @@
-"""The golden clip of a bundle: some frames and what the float PyTorch cell answered, the device's selftest."""
+"""A bundle's golden clip: some frames and the float PyTorch cell's answers, for the selftest on the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOLDEN = "golden.npz"
 
 @dataclass(frozen=True)
 class Golden:
-    """A short clip and what the float PyTorch cell answered, starting from zero states.
+    """A short clip and the float PyTorch cell's answers, starting from zero states.
 
     frames uint8 [T, H, W, 3]; edges uint8 [T, H, W] in {0, 1}; logits float32 [T, classes];
     state_h, state_c float32 [T, L, N+1, C]: the states after each step.
@@ -51,9 +51,9 @@ class Golden:
 
 
 def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
-    """The bundle's golden clip, or another one for the same checkpoint that ``lcr-edge verify --save-golden`` wrote.
+    """The bundle's golden clip, or another for the same checkpoint, written by ``lcr-edge verify --save-golden``.
 
-    Raises BundleError when it is missing or its arrays do not fit the config.
+    Raises BundleError if it is missing or its arrays do not fit the config.
     """
     path = bundle.folder / GOLDEN if path is None else path
     config = bundle.config
@@ -76,7 +76,7 @@ def read_golden(bundle: Bundle, path: Path | None = None) -> Golden:
         array = arrays[name]
         if str(array.dtype) != dtype or array.shape != (steps, *shape) or steps < 2:
             raise BundleError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}, wanted {dtype} [T >= 2, "
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, expected {dtype} [T >= 2, "
                 f"{', '.join(map(str, shape))}]; {REEXPORT}"
             )
     return Golden(**arrays)

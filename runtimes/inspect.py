@@ -1,7 +1,8 @@
 """Print parameters, FLOPs per frame and per clip, and state bytes of a config or a bundle.
 
-Needs no torch. A multiply-add counts as two FLOPs. Matrix products count, and the WKV in its linear form: one update of
-a [d, d] state and one read per token and direction. Norms, activations and edge extraction are left out, as is usual.
+Needs no torch. A multiply-add counts as two FLOPs. Matrix products are counted, and the WKV in its linear form: one
+update of a [d, d] state and one read per token and direction. Norms, activations and edge extraction are left out, as
+is usual.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lcr_edge.options import add_json, text_stream, write_json
 from lcr_edge.runtimes.bundle import read_bundle
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-# Fields that only the manifests of int8 bundles have.
+# Fields found only in the manifests of int8 bundles.
 _OF_INT8 = ("quant", "activations", "calibration_digest", "float_layers")
 
 
@@ -49,7 +50,7 @@ def count_flops(config: Config) -> int:
 
 
 def describe(config: Config, state_precision: str = "fp32") -> dict[str, Any]:
-    """All figures of a config as plain values. state_precision: precision of the states between two steps."""
+    """All figures of a config as plain values. state_precision: precision of the states between steps."""
     return {
         "config": config.name,
         "frame": list(config.frame_shape),
@@ -72,11 +73,11 @@ def describe(config: Config, state_precision: str = "fp32") -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge inspect``."""
-    parser.add_argument("what", metavar="WHAT", help=f"a config ({', '.join(CONFIGS)}) or the folder of a bundle")
+    parser.add_argument("what", metavar="WHAT", help=f"a config ({', '.join(CONFIGS)}) or a bundle folder")
     parser.add_argument(
-        "--variant", default="default", metavar="NAME", help=f"of a config: {' or '.join(VARIANTS)} (default: default)"
+        "--variant", default="default", metavar="NAME", help=f"variant of a config: {' or '.join(VARIANTS)} (default: default)"
     )
-    parser.add_argument("--classes", type=int, metavar="N", help="classes of a config (default: 27)")
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes of a config (default: 27)")
     add_json(parser)
 
 
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         facts["contract_version"] = manifest["contract_version"]
         facts["files"] = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     else:
-        raise UsageError(f"{args.what!r} is neither a config ({', '.join(CONFIGS)}) nor the folder of a bundle")
+        raise UsageError(f"{args.what!r} is neither a config ({', '.join(CONFIGS)}) nor a bundle folder")
     for key, value in facts.items():
         print(f"{key.replace('_', ' '):26} {_readable(key, value)}", file=text_stream(args.json))
     write_json(args.json, facts)

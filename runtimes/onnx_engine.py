@@ -35,7 +35,7 @@ class OnnxEngine:
             )
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads or 0
-        # A step is one chain of small operators: a second pool of threads for parallel branches only costs.
+        # A step is one chain of small operators: a second thread pool for parallel branches only costs time.
         settings.inter_op_num_threads = 1
         settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         settings.log_severity_level = 3
@@ -45,14 +45,14 @@ class OnnxEngine:
         except Exception as error:
             raise BundleError(
                 f"{self.name} cannot load {path}: {_first_line(error)}; the bundle was made with onnxruntime "
-                f"{bundle.producer('onnxruntime')}: upgrade this one or export again"
+                f"{bundle.producer('onnxruntime')}: upgrade this one, or export again"
             ) from error
         self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
         self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """One step; onnxruntime reads the arrays in place and allocates the results anew."""
+        """One step; onnxruntime reads the arrays in place and allocates new results."""
         results: list[npt.NDArray[Any]] = self._session.run(self._output_names, dict(feeds))
         return {name: np.asarray(array) for name, array in zip(self._output_names, results)}
 

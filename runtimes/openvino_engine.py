@@ -16,15 +16,15 @@ from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
 
 Array = npt.NDArray[Any]
-# OpenVINO's property and the name of the bundle's runtime hint for it.
+# OpenVINO's property; the bundle's runtime hint has the same name.
 _GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
 class OpenVinoEngine:
     """One compiled model on the CPU device and one infer request (two when the model keeps its state inside).
 
-    OpenVINO's default arithmetic on many CPUs is bf16 or f16, whose error a fed-back state compounds: the hint is
-    always set. Raises MissingExtraError and BundleError (model too new, state variables that do not fit).
+    OpenVINO's default arithmetic on many CPUs is bf16 or f16, whose error compounds in a fed-back state, so the hint
+    is always set. Raises MissingExtraError and BundleError (model too new, state variables that do not fit).
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
@@ -47,7 +47,7 @@ class OpenVinoEngine:
         except Exception as error:
             raise BundleError(
                 f"{self.name} cannot load {path}: {_last_line(error)}; the bundle was made with openvino "
-                f"{bundle.producer('openvino')}: upgrade this one or export again"
+                f"{bundle.producer('openvino')}: upgrade this one, or export again"
             ) from error
         self.inputs = _specs(compiled.inputs, [spec.name for spec in bundle.inputs])
         self.outputs = _specs(compiled.outputs, [spec.name for spec in bundle.outputs])
@@ -60,7 +60,7 @@ class OpenVinoEngine:
             self._stream = compiled.create_infer_request()
             self._stream.reset_state()
         elif self._request.query_state():
-            raise BundleError(f"{path} keeps a state inside, its manifest says explicit; export the bundle again")
+            raise BundleError(f"{path} keeps a state inside, but its manifest says explicit; export the bundle again")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One step from the states in ``feeds``."""
@@ -75,11 +75,11 @@ class OpenVinoEngine:
         return results
 
     def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One step from the states that a request of its own keeps inside: logits only."""
+        """One step from the states kept inside a separate request: logits only."""
         return self._infer(self._stream, feeds)
 
     def reset_stream(self) -> None:
-        """That request's states back to zeros."""
+        """Set that request's states back to zeros."""
         self._stream.reset_state()
 
     def _infer(self, request: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -89,9 +89,9 @@ class OpenVinoEngine:
 
 
 def _dynamic_quantisation(bundle: Bundle) -> dict[str, int]:
-    """The property that says whether compressed weights meet inputs in int8 (and how many share a scale) or in float.
+    """The property that says whether compressed weights multiply inputs in int8 (and how many share a scale) or float.
 
-    Without it the CPU device chooses int8, so that a bundle of int8 weights alone has to name 0.
+    Without it the CPU device chooses int8, so a weight-only bundle has to give 0.
     """
     hints = bundle.manifest.get("runtime_hints")
     size = hints.get(_GROUP_SIZE) if isinstance(hints, dict) else None
@@ -117,7 +117,7 @@ def _specs(ports: Any, wanted: list[str]) -> tuple[TensorSpec, ...]:
 
 
 def _variables(request: Any, path: str, shape: tuple[int, ...]) -> list[Any]:
-    """The state variables in contract order, known by their names' beginnings: state_h..., state_c..."""
+    """The state variables in contract order, found by the start of their names: state_h..., state_c..."""
     found = request.query_state()
     ordered = []
     for prefix in STATE_NAMES:
@@ -125,7 +125,7 @@ def _variables(request: Any, path: str, shape: tuple[int, ...]) -> list[Any]:
         if len(matches) != 1 or len(found) != len(STATE_NAMES) or tuple(matches[0].state.shape) != shape:
             have = ", ".join(f"{variable.name} {list(variable.state.shape)}" for variable in found) or "none"
             raise BundleError(
-                f"{path}: state variables are {have}; wanted one {prefix}... {list(shape)} each of "
+                f"{path}: state variables are {have}; expected one {prefix}... {list(shape)} for each of "
                 f"{', '.join(STATE_NAMES)}, beside {LOGITS}; export the bundle again"
             )
         ordered.append(matches[0])
@@ -133,6 +133,6 @@ def _variables(request: Any, path: str, shape: tuple[int, ...]) -> list[Any]:
 
 
 def _last_line(error: Exception) -> str:
-    # OpenVINO's messages start with source positions; what went wrong stands at the end.
+    # OpenVINO's messages start with source positions; the cause comes last.
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

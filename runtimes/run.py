@@ -1,4 +1,4 @@
-"""``lcr-edge run BUNDLE --source ...``: a bundle on a video file, a camera or a stream."""
+"""``lcr-edge run BUNDLE --source ...``: run a bundle on a video file, a camera or a stream."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from lcr_edge.errors import OutputError
 from lcr_edge.runtimes.api import Floats, Model, clip_decision, load
 from lcr_edge.runtimes.video import Tick, VideoSource, resample
 
-# The decision at the end covers at most this many of the last steps, so that a camera may run for months.
+# The final decision covers at most this many of the last steps, so that a camera can run for months.
 _MAX_KEPT = 100_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge run``."""
-    parser.add_argument("bundle", help="bundle folder, as export wrote it")
+    parser.add_argument("bundle", help="bundle folder written by export")
     parser.add_argument("--source", required=True, metavar="FILE|INDEX|URL", help="video file, camera number or URL")
     options.add_frames(parser, "stop after N steps (default: at the end of the source)")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print per step (default: 3)")
     options.add_threads(parser, None)
-    options.add_json(parser, "also write JSON lines as the run goes on: one object per step, the summary as the last")
+    options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
 
 
 @dataclass
 class _Totals:
-    """What a run has seen: the logits since the last reset, and counts."""
+    """What a run has seen so far: the logits since the last reset, and counts."""
 
     logits: list[Floats] = field(default_factory=list)
     steps: int = 0
@@ -44,9 +44,9 @@ class _Totals:
 
 
 class _JsonLines:
-    """What ``--json`` asks for: lines on stdout ("-"), in a file or device, or nowhere (None). Raises OutputError.
+    """The lines of ``--json``: on stdout ("-"), in a file or device, or nowhere (None). Raises OutputError.
 
-    Unlike other results these are not written whole or not at all: a reader may follow them while the run goes on.
+    Unlike other results they are written as they come, not all or nothing, so that a reader can follow the run.
     """
 
     def __init__(self, destination: str | None) -> None:
@@ -61,7 +61,7 @@ class _JsonLines:
             raise self._failed(error) from error
 
     def write(self, record: dict[str, Any]) -> None:
-        """One line, at once. Raises BrokenPipeError where the reader has gone."""
+        """Write one line and flush it. Raises BrokenPipeError if the reader has gone."""
         if self._file is None:
             return
         try:
@@ -83,14 +83,14 @@ class _JsonLines:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Step the source to its end, to ``--frames`` or to Ctrl-C (a normal end: status 0)."""
+    """Step the source until it ends, to ``--frames``, or until Ctrl-C (a normal end: status 0)."""
     for name in ("frames", "top", "threads"):
         options.check_least(f"--{name}", getattr(args, name), 1)
     model = load(args.bundle, threads=args.threads)
     try:
         with VideoSource(args.source) as source, contextlib.closing(_JsonLines(args.json)) as lines:
             totals = _Totals()
-            # Ctrl-C is how a camera run ends: what was seen until then is summed up.
+            # Ctrl-C is how a camera run ends: summarise what was seen up to then.
             with contextlib.suppress(KeyboardInterrupt):
                 _step_all(model, source, totals, lines, args)
             _summarise(model, source, totals, lines, options.text_stream(args.json))

@@ -1,8 +1,8 @@
-"""``lcr-edge selftest BUNDLE``: a bundle against its own golden clip, on the device, without torch.
+"""``lcr-edge selftest BUNDLE``: check a bundle against its own golden clip, on the device, without torch.
 
 The clip's expected logits and states come from the float PyTorch cell. Each step is checked from the reference state
-(teacher-forced) and with the bundle's own state fed back (free-running), by the promises of lcr_edge.tolerances. The
-growth of an int8 bundle's error is not judged: it shows in hundreds of frames, not in a golden clip.
+(teacher-forced) and with the bundle's own state fed back (free-running), against the promises of lcr_edge.tolerances.
+The growth of an int8 bundle's error is not judged: it takes hundreds of frames to show, more than a golden clip has.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from lcr_edge.runtimes.tallies import Line, Phases
 
 @dataclass(frozen=True)
 class SelftestReport:
-    """What was measured. ``failures`` holds one sentence per missed promise; empty means passed.
+    """What was measured. ``failures`` has one sentence per missed promise; empty means passed.
 
     step_error, stream_error: max abs error of logits, state_h, state_c over the clip, teacher-forced and
-    free-running; step_relative, stream_relative: rms error / standard deviation of the reference, over the frames that
-    averages of this precision count. top1: share of those frames, free-running, with the reference's class. checks:
-    each promise with what was measured. latency_ms: median of one step. seconds: the whole selftest took.
+    free-running. step_relative, stream_relative: rms error / standard deviation of the reference, over the frames that
+    averages count at this precision. top1: share of those frames, free-running, with the reference's class. checks:
+    each promise with what was measured. latency_ms: median time per step. seconds: duration of the whole selftest.
     """
 
     bundle: str
@@ -62,12 +62,12 @@ class SelftestReport:
 def selftest(
     bundle: str | os.PathLike[str] | Model, threads: int | None = None, golden_file: Path | None = None
 ) -> SelftestReport:
-    """Step the golden clip and compare. ``threads`` counts only when ``bundle`` is a path.
+    """Step the golden clip and compare. ``threads`` is used only if ``bundle`` is a path.
 
     golden_file: another clip with the reference's answers, from ``lcr-edge verify --save-golden``.
 
-    Does not raise on a missed promise (see ``failures``); raises ParityError for a state with NaN or Inf, BundleError
-    when the clip or the precision's promise is missing, and what :func:`lcr_edge.runtimes.load` raises.
+    Does not raise on a missed promise (see ``failures``). Raises ParityError for a state with NaN or Inf, BundleError
+    if the clip or the precision's promise is missing, and what :func:`lcr_edge.runtimes.load` raises.
     """
     started = time.perf_counter()
     model = bundle if isinstance(bundle, Model) else load(bundle, threads=threads)
@@ -84,7 +84,7 @@ def selftest(
         unused = _teacher_forced(model, golden, one_step)
         latencies = _free_running(model, golden, stream)
     except StateError as error:
-        raise ParityError(f"selftest failed: {model.bundle.folder} makes a state that is unusable: {error}") from error
+        raise ParityError(f"selftest failed: {model.bundle.folder} produces an unusable state: {error}") from error
     checks = tuple(mode_checks(promise, one_step, stream))
     return SelftestReport(
         bundle=str(model.bundle.folder),
@@ -104,7 +104,7 @@ def selftest(
 
 
 def _teacher_forced(model: Model, golden: Golden, tally: Phases) -> list[str]:
-    """Tally each step from the reference's state. Returns a sentence per state that the model does not use."""
+    """Tally each step from the reference's state. Returns one sentence per state that the model does not use."""
     use = StateUse(model)
     state = model.initial_state()
     for t, frame in enumerate(golden.frames):
@@ -124,7 +124,7 @@ def _free_running(model: Model, golden: Golden, tally: Phases) -> list[float]:
     for t, frame in enumerate(golden.frames):
         begin = time.perf_counter()
         logits, state = model.step(frame, state)
-        # Where the engine can keep the states, its own feedback is what a device runs; it shows in the logits only.
+        # If the engine keeps the states, a device runs with that feedback; only its logits can be seen.
         streamed = logits
         if internal:
             begin = time.perf_counter()
@@ -145,7 +145,7 @@ def _edge_failures(model: Model, golden: Golden) -> list[str]:
     for t, frame in enumerate(golden.frames):
         pixels = int((host_edges(frame) != golden.edges[t]).sum())
         if pixels:
-            return [f"edges: {pixels} pixels of frame {t} differ from the reference: install another OpenCV or none"]
+            return [f"edges: {pixels} pixels of frame {t} differ from the reference: install another OpenCV, or none"]
     return []
 
 
@@ -159,23 +159,23 @@ def _relative(line: Line) -> dict[str, float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge selftest``."""
-    parser.add_argument("bundle", help="bundle folder, as export wrote it")
+    parser.add_argument("bundle", help="bundle folder written by export")
     parser.add_argument("--golden", type=Path, metavar="FILE", help="another clip, from lcr-edge verify --save-golden")
     options.add_threads(parser, None)
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report. Raises ParityError (exit 1) when a promise is missed."""
+    """Print the report. Raises ParityError (exit 1) if a promise is missed."""
     return check_and_print(args.bundle, args.threads, args.golden, args.json)
 
 
 def check_and_print(
     bundle: str | os.PathLike[str], threads: int | None = None, golden: Path | None = None, json: str | None = None
 ) -> int:
-    """The whole command: :func:`selftest`, the report as text, and as JSON where ``json`` (a file, or "-") says.
+    """The whole command: :func:`selftest`, the report as text, and as JSON to ``json`` (a file, or "-").
 
-    Returns 0. Raises ParityError when a promise is missed, after everything is written, and what :func:`selftest` and
+    Returns 0. Raises ParityError if a promise is missed, after everything is written, and what :func:`selftest` and
     ``options.write_json`` raise.
     """
     options.check_least("--threads", threads, 1)
@@ -190,7 +190,7 @@ def check_and_print(
 
 
 def print_report(report: SelftestReport, out: IO[str] | None = None) -> None:
-    """Print what was measured, by default to stdout: errors per tensor and mode, then a line per promise."""
+    """Print what was measured, by default to stdout: errors per tensor and mode, then one line per promise."""
     head = f"{report.bundle} on {report.engine}: {report.frames} golden frames, {report.latency_ms:.2f} ms per step"
     print(head, f"{'':10}{'one step':>24}{'stream':>24}", sep="\n", file=out)
     for name in report.step_error:

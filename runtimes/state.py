@@ -1,4 +1,4 @@
-"""The memory of a stream, and what its numbers mean in each of the dtypes that the step contract knows."""
+"""The memory of a stream, and what its numbers mean in each dtype of the step contract."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(eq=False)
 class State:
-    """The memory of one stream: ``h`` and ``c`` [L, N+1, C]. Zeros at a stream's start. One per camera.
+    """The memory of one stream: ``h`` and ``c`` [L, N+1, C]. Zeros at the start of a stream. One per camera.
 
-    Their dtype is that of the model's states: float32, float16 or int8. What an int8 state means only its own model
-    knows: see :meth:`Model.state_values`.
+    Their dtype is that of the model's states: float32, float16 or int8. Only its own model knows what an int8 state
+    means: see :meth:`Model.state_values`.
     """
 
     h: Array
@@ -57,7 +57,7 @@ class State:
             raise StateError(f"state file {path} cannot be read ({error}); start from model.initial_state()") from error
         if version != CONTRACT_VERSION:
             raise StateError(
-                f"state file {path} is of contract version {version}, this lcr_edge speaks {CONTRACT_VERSION}; "
+                f"state file {path} has contract version {version}, this lcr_edge supports {CONTRACT_VERSION}; "
                 "start from model.initial_state()"
             )
         return cls(h, c)
@@ -65,7 +65,7 @@ class State:
 
 @dataclass(frozen=True)
 class StateFormat:
-    """How one model writes its states. scalings: (scale, zero point) of h and c, for int8 alone."""
+    """How one model stores its states. scalings: (scale, zero point) of h and c, for int8 only."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -100,13 +100,13 @@ class StateFormat:
                     f"the values of {name} are {found}; give floats {list(self.shape)}, or use model.initial_state()"
                 )
             if not np.isfinite(array).all():
-                raise StateError(f"the values of {name} hold NaN or Inf: use model.initial_state()")
+                raise StateError(f"the values of {name} contain NaN or Inf: use model.initial_state()")
         if self.scalings:
             return State(_quantised(h, self.scalings[0]), _quantised(c, self.scalings[1]))
         return State(_narrowed(h, self.dtype), _narrowed(c, self.dtype))
 
     def check(self, state: State) -> None:
-        """StateError unless both arrays have the shape and dtype and hold neither NaN nor Inf."""
+        """Raise StateError unless both arrays have the shape and dtype and contain neither NaN nor Inf."""
         for name in ("h", "c"):
             array = getattr(state, name, None)
             if not isinstance(array, np.ndarray):
@@ -117,7 +117,7 @@ class StateFormat:
                     f"{list(self.shape)}; {self._way_out(array)}"
                 )
             if not _finite(array):
-                raise StateError(f"state {name} holds NaN or Inf; this stream is lost: use model.initial_state()")
+                raise StateError(f"state {name} contains NaN or Inf; this stream is lost: use model.initial_state()")
 
     def _way_out(self, array: Array) -> str:
         if array.shape == self.shape and array.dtype.kind == "f":
@@ -138,20 +138,20 @@ def _quantised(values: Array, scaling: tuple[float, int]) -> npt.NDArray[np.int8
 
 
 def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
-    # Rounding alone would make Inf of values beyond the dtype's largest.
+    # Rounding alone would turn values beyond the dtype's largest into Inf.
     limit = float(np.finfo(dtype).max)
     return values.astype(np.float64).clip(-limit, limit).astype(dtype)
 
 
 def _finite(array: Array) -> bool:
-    """Whether a state holds neither NaN nor Inf, by the cheapest full read that its dtype allows."""
+    """Whether a state is free of NaN and Inf, by the cheapest full read that its dtype allows."""
     if array.dtype == np.int8:
         return True
     if array.dtype == np.float16:
-        # Arithmetic on float16 is slow, on its bits it is not: NaN and Inf have all bits of the exponent set.
+        # float16 arithmetic is slow, integer arithmetic on its bits is not: NaN and Inf have every exponent bit set.
         bits = np.ascontiguousarray(array).view(np.uint16) & np.uint16(0x7FFF)
         return bool(bits.max() < 0x7C00)
-    # NaN and Inf survive a sum; only a suspicious one is looked at again.
+    # NaN and Inf survive a sum; only a suspicious sum needs a second look.
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(array.sum())
     return bool(np.isfinite(total) or np.isfinite(array).all())

@@ -1,4 +1,4 @@
-"""Errors summed up over frames, so that no frame need be kept: what selftest and verify both count with."""
+"""Running sums of errors over frames, so that no frame has to be kept; used by both selftest and verify."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERYTHING = "all"  # the name of the line over all frames
 
 @dataclass
 class Tally:
-    """Errors of one tensor over some frames, summed up so that no frame need be kept."""
+    """Errors of one tensor over some frames, as running sums so that no frame has to be kept."""
 
     max_abs: float = 0.0
     squared_error: float = 0.0
@@ -63,7 +63,7 @@ class Tally:
 
 @dataclass
 class Line:
-    """One phase in one mode: a tally per tensor, and how often the class was that of the reference."""
+    """One phase in one mode: one tally per tensor, and how often the class matched the reference."""
 
     tensors: dict[str, Tally] = dataclasses.field(default_factory=lambda: {name: Tally() for name in TENSORS})
     frames: int = 0
@@ -94,10 +94,10 @@ class Line:
 
 
 class Phases:
-    """A mode of stepping (one step, or a stream): a :class:`Line` per phase of its streams.
+    """A mode of stepping (one step, or a stream): one :class:`Line` per phase of its streams.
 
-    starts: first frames of the phases, rising from 0. settled: one of them; averages are judged from it on.
-    Raises ValueError where no phase starts at ``settled``.
+    starts: first frames of the phases, rising from 0. settled: one of them; averages are judged from there on.
+    Raises ValueError if no phase starts at ``settled``.
     """
 
     def __init__(self, starts: tuple[int, ...], settled: int) -> None:
@@ -112,11 +112,11 @@ class Phases:
         return self._lines.setdefault(self._phase(frame), Line()).add(found, wanted)
 
     def add_logits(self, frame: int, found: Floats, wanted: Floats) -> None:
-        """Count other logits of a frame that was added: they say nothing about the states."""
+        """Count further logits for a frame already added: they say nothing about the states."""
         self._lines[self._phase(frame)].tensors[LOGITS].add(found, wanted)
 
     def judged(self) -> Line:
-        """The line over the frames that averages count, those from ``settled`` on."""
+        """The line over the frames that averages count: those from ``settled`` on."""
         return self._joined(self._settled)
 
     def everything(self) -> Line:
@@ -124,7 +124,7 @@ class Phases:
         return self._joined(0)
 
     def lines(self) -> dict[str, Line]:
-        """Phase -> line, in order; then the judged frames where those are not all; then all."""
+        """Phase -> line, in order; then the judged frames if those are not all; then all frames."""
         named = {name: self._lines[first] for first, name in self._phases if first in self._lines}
         if self._settled:
             named[f"from {self._settled}"] = self.judged()
@@ -149,5 +149,5 @@ def _span(first: int, end: int | None) -> str:
 
 
 def classes_agree(found: Triple, wanted: Triple) -> bool:
-    """Whether the largest logit is that of the reference."""
+    """Whether the largest logit is the same one as in the reference."""
     return bool(found[0].argmax() == wanted[0].argmax())

@@ -34,18 +34,18 @@ class TfliteEngine:
         path = bundle.folder / bundle.model_files[0]
         try:
             interpreter = interpreter_class(model_path=str(path), num_threads=options.threads)
-            # Here, not at the first step: an operator that this interpreter cannot prepare is a model it cannot load.
+            # Here, not at the first step: if the interpreter cannot prepare an operator, it cannot load the model.
             interpreter.allocate_tensors()
             signatures = interpreter.get_signature_list()
             self._runner = interpreter.get_signature_runner(_SIGNATURE) if _SIGNATURE in signatures else None
         except Exception as error:
             raise BundleError(
                 f"{self.name} cannot load {path}: {_first_line(error)}; the bundle was made with ai-edge-litert "
-                f"{bundle.producer('ai-edge-litert')}: upgrade the interpreter or export again"
+                f"{bundle.producer('ai-edge-litert')}: upgrade the interpreter, or export again"
             ) from error
         if self._runner is None:
             raise BundleError(f"{path} has no signature {_SIGNATURE!r}, only {sorted(signatures)}; export it again")
-        # A signature is a table by name without an order of its own: the contract's order is taken where names agree.
+        # A signature is a table by name and has no order: where names agree, the contract's order is used.
         self.inputs = _specs(self._runner.get_input_details(), [spec.name for spec in bundle.inputs])
         self.outputs = _specs(self._runner.get_output_details(), [spec.name for spec in bundle.outputs])
         _check_scales((*self.inputs, *self.outputs), bundle.boundary, str(path))
@@ -63,15 +63,15 @@ def _find_interpreter() -> tuple[Any, str, str]:
             continue
         version = _version(package)
         if module == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
-            # It imports, and fails only later with a message that does not say why.
+            # It imports, but fails later with a message that does not say why.
             raise BundleError(
-                f"{package} {version} was built for numpy 1, this is numpy {np.__version__}: "
+                f"{package} {version} was built for numpy 1, but this is numpy {np.__version__}: "
                 'pip install "numpy<2", or install ai-edge-litert beside it'
             )
         try:
             return importlib.import_module(f"{module}.interpreter").Interpreter, package, version
         except ImportError as error:
-            raise BundleError(f"{package} {version} does not import ({error}): reinstall it") from error
+            raise BundleError(f"{package} {version} cannot be imported ({error}): reinstall it") from error
     raise ENGINES["tflite"].missing()
 
 
@@ -96,15 +96,15 @@ def _specs(details: Mapping[str, Any], wanted: list[str]) -> tuple[TensorSpec, .
 
 
 def _check_scales(specs: tuple[TensorSpec, ...], boundary: Boundary, path: str) -> None:
-    """BundleError unless int8 tensors have the scales of the manifest, which turn their numbers into values."""
+    """Raise BundleError unless int8 tensors have the manifest's scales, which turn their numbers into values."""
     for spec in specs:
         wanted = boundary.get(spec.name)
         if spec.dtype != "int8" or wanted is None or spec.quantised is None:
             continue
-        # The file holds float32.
+        # The file stores float32.
         if (np.float32(spec.quantised[0]), spec.quantised[1]) != (np.float32(wanted[0]), wanted[1]):
             raise BundleError(
-                f"{path}: {spec.name} has scale and zero point {spec.quantised}, its manifest says {wanted}; "
+                f"{path}: {spec.name} has scale and zero point {spec.quantised}, but its manifest says {wanted}; "
                 "export the bundle again"
             )
 

@@ -16,7 +16,7 @@ from lcr_edge.errors import MissingExtraError, UsageError, VideoError
 from lcr_edge.frames import Frame
 
 MAX_GAP_S = 1.0
-# Container timestamps are rounded to 1 ms or coarser; a frame this much too early still belongs to its tick.
+# Container timestamps are rounded to 1 ms or coarser; a frame early by this much still belongs to its tick.
 _ROUNDING_S = 2e-3
 
 
@@ -33,7 +33,7 @@ class TimedFrame:
 class Tick:
     """One frame for the network.
 
-    gap: why the stream was cut before it, None when it was not. missed: ticks of a live source left out before it.
+    gap: why the stream was cut before it, None if it was not. missed: ticks of a live source skipped before it.
     """
 
     timed: TimedFrame
@@ -42,11 +42,11 @@ class Tick:
 
 
 class VideoSource:
-    """An opened source; iterate over it once for its frames, close it or use ``with``.
+    """An opened source. Iterate over it once for its frames; close it or use ``with``.
 
-    source: a path, a camera number ("0") or a URL. Files are timed by their container's timestamps, by their frame
-    rate where those do not move; cameras and live streams by the wall clock when a frame arrives.
-    Raises VideoError (missing, empty, corrupt, no such camera) and MissingExtraError, while iterating too.
+    source: a path, a camera number ("0") or a URL. Files are timed by their container's timestamps, or by their frame
+    rate if those do not advance; cameras and live streams by the wall clock when a frame arrives.
+    Raises VideoError (missing, empty, corrupt, no such camera), also while iterating, and MissingExtraError.
     """
 
     def __init__(self, source: str) -> None:
@@ -57,7 +57,7 @@ class VideoSource:
         is_url = "://" in source
         if not self._is_camera and not is_url:
             _check_file(Path(source))
-        # FFmpeg's own complaints would stand between the lines of the output; the error below says it once.
+        # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         try:
             self._cv2: Any = importlib.import_module("cv2")
@@ -79,7 +79,7 @@ class VideoSource:
 
     def _cannot_open(self, is_url: bool) -> str:
         if self._is_camera:
-            return f"there is no camera {self.source}, or another program holds it; try another number"
+            return f"there is no camera {self.source}, or another program is using it; try another number"
         if is_url:
             return f"cannot open {self.source}; check the address, the network and the password in it"
         return f"{self.source} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
@@ -111,14 +111,14 @@ class VideoSource:
             yield TimedFrame(self._cv2.cvtColor(picture, code), time_s, self.seen - 1)
         self.ended = True
         if not self.seen:
-            what = "gives no picture; check its cable and permissions" if self.live else "holds no frame that decodes"
+            what = "gives no picture; check its cable and permissions" if self.live else "has no frame that decodes"
             raise VideoError(f"{self.source} {what}" + ("" if self.live else ": empty or corrupt; re-encode it"))
 
     def shortfall(self) -> str | None:
-        """A sentence when a file ended well before the number of frames that it announces, else None."""
+        """A sentence if a file ended well before the number of frames that it declares, else None."""
         if self.live or not self.ended or self.seen >= 0.9 * self.frame_count:
             return None
-        return f"{self.source} announces {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
+        return f"{self.source} declares {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
 
 
 def _check_file(path: Path) -> None:
@@ -145,7 +145,7 @@ def _wall_clock() -> Callable[[float], float]:
 
 
 def _file_clock(fps: float, source: str) -> Callable[[float], float]:
-    """Seconds of each frame in turn, from the container's; from ``fps`` when those do not move at the second frame."""
+    """Seconds of each frame in turn: the container's, or by ``fps`` if those have not advanced at the second frame."""
     index = 0
     first = 0.0
     counting = False
@@ -165,13 +165,13 @@ def _file_clock(fps: float, source: str) -> Callable[[float], float]:
 
 
 def resample(frames: Iterable[TimedFrame], fps: float, *, live: bool = False) -> Iterator[Tick]:
-    """The frames for a network trained at ``fps`` frames per second, in the order of their time.
+    """The frames for a network trained at ``fps`` frames per second, in order of time.
 
-    A tick passes every 1/fps seconds from the first frame on; each takes the first frame that is not earlier. So a
-    faster source is thinned, and a slower one repeats frames where several ticks have passed. A ``live`` source never
-    repeats: a device that steps slower than fps would fall behind without end; its missed ticks are counted instead.
-    When time jumps by more than MAX_GAP_S or runs backwards, ticks start anew at that frame, and its ``gap`` tells
-    the caller to reset its state. Raises UsageError when fps is not positive.
+    There is a tick every 1/fps seconds from the first frame on; each takes the first frame that is not earlier. So a
+    faster source is thinned, and a slower one repeats frames if several ticks have passed. A ``live`` source never
+    repeats: a device that steps slower than fps would fall further and further behind; missed ticks are counted
+    instead. If time jumps by more than MAX_GAP_S or runs backwards, ticks restart at that frame, and its ``gap`` tells
+    the caller to reset its state. Raises UsageError if fps is not positive.
     """
     if not 0 < fps < math.inf:
         raise UsageError(f"fps must be positive, got {fps!r}")
@@ -186,7 +186,7 @@ def resample(frames: Iterable[TimedFrame], fps: float, *, live: bool = False) ->
         if previous is None or gap:
             start, ticks = timed.time_s, 0
         previous = timed.time_s
-        # Ticks are counted, not added up: a stream of hours must not drift.
+        # Ticks are counted, not summed: a stream that lasts hours must not drift.
         due = math.floor((timed.time_s - start + _ROUNDING_S) * fps) + 1 - ticks
         ticks += due
         if live and due:

@@ -1,3 +1,3 @@
-"""What int8 costs: layers by name, trials on the real engine, sensitivity."""
+"""The accuracy cost of int8: layers by name, trials on the real engine, sensitivity."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What int8 costs by kind of layers: for the page of an export, and for --keep-float auto."""
+"""The accuracy cost of int8 per kind of layer, for an export's report page and for --keep-float auto."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lcr_edge.export.verify.clips import stream
 from lcr_edge.export.verify.reference import roll
 from lcr_edge.progress import step
 
-COST_FRAMES = 200  # over which kinds of layers are compared
+COST_FRAMES = 200  # frames over which kinds of layers are compared
 
 
 class Costs:
-    """Trials and costs of one network's int8 requests, each made once.
+    """Trials and costs of one network's int8 requests, each computed once.
 
-    samples: gives the checkpoint's; called when they are needed. threads: CPU threads of the engine.
+    samples: returns the checkpoint's samples; called when they are needed. threads: CPU threads of the engine.
     """
 
     def __init__(self, checkpoint: Checkpoint, samples: Callable[[], Samples], threads: int = 1) -> None:
@@ -32,14 +32,14 @@ class Costs:
     def trials(self, request: Request) -> Trials:
         """Trials of an int8 request. Raises what ``samples`` raises."""
         if request not in self._trials:
-            with step(f"{request.name}: what the layers read"):
+            with step(f"{request.name}: observing layer inputs"):
                 self._trials[request] = Trials(self.checkpoint, self._samples(), request, self.threads)
         return self._trials[request]
 
     def of(self, request: Request) -> tuple[tuple[str, float], ...]:
-        """What quantising each kind of layers alone costs over COST_FRAMES rendered frames, the costliest first:
-        (kind, rms error / std in the stream, of logits or state, whichever is largest). Takes a conversion for each
-        kind. Empty for what has no layers to choose from."""
+        """The cost of quantising each kind of layer alone over COST_FRAMES rendered frames, costliest first: (kind,
+        rms error / std in the stream, of logits or states, whichever is largest). Takes one conversion per kind.
+        Empty if the request has no layers to choose from."""
         if request.precision != "int8" or request.io == "int8":
             return ()
         if request not in self._found:

@@ -1,4 +1,4 @@
-"""Layers by name: which match a pattern, which usually compute in float, and of which kind each is."""
+"""Layers by name: which match a pattern, which compute in float by default, and the kind of each."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def matching(pattern: str, names: Collection[str]) -> tuple[str, ...]:
     parts = [part.strip() for part in pattern.split(",")]
     for part in parts:
         if not fnmatch.filter(names, part):
-            raise UsageError(f"{part!r} matches no layer; the layers are {', '.join(names)}")
+            raise UsageError(f"{part!r} matches no layer; choose from {', '.join(names)}")
     return tuple(name for name in names if any(fnmatch.fnmatchcase(name, part) for part in parts))
 
 
 def in_float(names: Collection[str], quant: str, pattern: str | None = None) -> tuple[str, ...]:
-    """The names of products that compute in float: those that match, see :func:`matching`; without a pattern those
-    that are usual for the quant."""
+    """The names of products that compute in float: those that match, see :func:`matching`; without a pattern, the
+    default for the quant."""
     if pattern is None:
         pattern = FLOAT_BY_DEFAULT if quant == "static" else "none"
     return matching(pattern, names)
 
 
 def kinds_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The names by their kind, which is a pattern for --keep-float: "layers.0.rg" is of "layers.*.rg"."""
+    """The names by kind, which is a pattern for --keep-float: "layers.0.rg" has the kind "layers.*.rg"."""
     kinds: dict[str, tuple[str, ...]] = {}
     for name in names:
         kind = re.sub(r"\.\d+", ".*", name)

@@ -1,7 +1,7 @@
-"""Measure what quantising each layer of the step alone costs on a stream, and what narrower states cost.
+"""Measure the accuracy cost on a stream of quantising each layer of the step alone, and of narrower states.
 
-There is a row for each layer (the others stay float), for each state that is kept as fp16 or int8 between frames (the
-step stays float), for all layers at once, and for the usual recipe. ``export --keep-float`` leaves layers in float.
+There is one row for each layer (the others stay float), for each state kept as fp16 or int8 between frames (the step
+stays float), for all layers at once, and for the default recipe. ``export --keep-float`` leaves layers in float.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _NARROW = ("fp16", "int8")
 
 @dataclass(frozen=True)
 class Row:
-    """What one change costs.
+    """The cost of one change.
 
-    what: a layer, a kind of layers (a pattern), a state and its precision, or a recipe. kind: LAYER, STATE or RECIPE.
+    what: a layer, a kind of layer (a pattern), a state and its precision, or a recipe. kind: LAYER, STATE or RECIPE.
     weight_bytes: size of the quantised weights with their scales. mac_share: their share of the step's multiply-adds,
     in [0, 1]. Both are None for a state.
     """
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All rows, the costliest first. engine: where they were measured. clip: where the ``frames`` frames came from."""
+    """All rows, costliest first. engine: where they were measured. clip: where the ``frames`` frames came from."""
 
     rows: tuple[Row, ...]
     engine: str
@@ -83,8 +83,8 @@ class Sensitivity:
     calibration_digest: str
 
     def together(self) -> list[float]:
-        """What quantising all layers would cost if their errors were independent: the root of the sum of squares of
-        the single layers' errors in the stream, for logits and both states."""
+        """The cost of quantising all layers if their errors were independent: the root of the sum of squares of the
+        single layers' errors in the stream, for logits and both states."""
         single = [row.cost.stream_errors() for row in self.rows if row.kind == LAYER]
         return [math.sqrt(sum(value * value for value in column)) for column in zip(*single)]
 
@@ -134,9 +134,9 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure every row. The reference, in float64 (``export.verify.reference``), is computed once and kept in memory.
 
-    request: for int8 with float io. clip: a video file, by default rendered gestures. kinds: quantise the layers of a
-    kind ("layers.*.rg") together, which takes fewer conversions. Progress goes to stderr. Raises UsageError for too
-    few frames, VideoError, CalibrationError, MissingExtraError.
+    request: int8 with float io. clip: a video file, by default rendered gestures. kinds: quantise all layers of a kind
+    ("layers.*.rg") together, which takes fewer conversions. Progress goes to stderr. Raises UsageError for too few
+    frames, VideoError, CalibrationError, MissingExtraError.
     """
     from lcr_edge.export.int8.layers import kinds_of, matching
     from lcr_edge.export.int8.trials import Trials, measure, state_format, step_of, with_rounded
@@ -148,7 +148,7 @@ def sensitivity(
     clips.check_count(frames, settled + 1)
     with step(f"{request.name}: reference over {frames} frames"):
         reference = roll(checkpoint.model, clips.stream(clip, request.config, checkpoint.fit, frames))
-    with step(f"{request.name}: what the layers read"):
+    with step(f"{request.name}: observing layer inputs"):
         trials = Trials(checkpoint, samples, request, threads)
     names = tuple(trials.cell.linears())
     groups = kinds_of(names) if kinds else {name: (name,) for name in names}
@@ -187,7 +187,7 @@ class _Sizes:
 
         self._macs, self._total = multiply_adds(trials.cell), total
         shapes = {name: linear.weight.shape for name, linear in trials.cell.linears().items()}
-        # One byte for each weight, one float32 scale for each output channel.
+        # One byte per weight, one float32 scale per output channel.
         self._bytes = {name: shape[0] * (shape[1] + 4) for name, shape in shapes.items()}
 
     def of(self, layers: Collection[str]) -> tuple[int, float]:
@@ -199,7 +199,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--target", metavar="NAME", help=f"one of {', '.join(TARGETS)}")
     add_frames(parser, "frames to step, as one stream without reset", FRAMES)
-    parser.add_argument("--clip", metavar="FILE", help="a video; a short one is played forward and backward in turn")
+    parser.add_argument("--clip", metavar="FILE", help="a video; a short one is played forwards and backwards in turn")
     parser.add_argument(
         "--quant", metavar="MODE", help=f"one of {', '.join(QUANT_MODES)} (default: what export uses for the target)"
     )
@@ -210,7 +210,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kinds",
         action="store_true",
         help="quantise all layers of a kind at once instead of each layer alone: fewer rows, each of which takes a "
-        "conversion of some seconds",
+        "conversion of several seconds",
     )
     calibration.add_arguments(parser)
     add_seed(parser, "where the choice of calibration clips and samples starts", default=None)
@@ -220,7 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print the table. Raises LcrError subclasses; files are whole or not there."""
+    """Measure and print the table. Raises LcrError subclasses; files are written completely or not at all."""
     _check(args)
     from lcr_edge import checkpoint
 
@@ -251,7 +251,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Find what is wrong with the call before torch is imported. Raises UsageError, MissingExtraError."""
+    """Check the arguments before torch is imported. Raises UsageError, MissingExtraError."""
     if args.target is None:
         raise UsageError(f"--target is missing; choose one of {', '.join(TARGETS)}")
     check_choice("target", args.target, tuple(TARGETS))

@@ -1,6 +1,6 @@
-"""Trials for int8: steps of which only some layers are quantised, on the target's real engine, and what that costs.
+"""Int8 trials: steps with only some layers quantised, on the target's real engine, and what that costs.
 
-A trial is a whole conversion. Nothing of it is kept: its files lie in a temporary folder.
+A trial is a whole conversion. Nothing of it is kept: its files are in a temporary folder.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ StepOf = Callable[[U8, Floats, Floats], Triple]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a changed step does to a stream. one_step, stream: from the reference's state and from its own, over all
-    frames from ``settled`` on; lost: its own state stopped being finite."""
+    """The effect of a changed step on a stream. one_step, stream: from the reference's state and from its own, over
+    all frames from ``settled`` on; lost: its own state stopped being finite."""
 
     one_step: Line
     stream: Line
@@ -55,7 +55,7 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """The largest rms error / std of logits and states in the stream; Inf where the stream was lost."""
+        """The largest rms error / std of logits and states in the stream; Inf if the stream was lost."""
         worst = max(self.stream_errors())
         return math.inf if self.lost or not math.isfinite(worst) else worst
 
@@ -73,7 +73,7 @@ class Cost:
 
 
 def relative(line: Line) -> list[float]:
-    """rms error / std of logits and both states; Inf where there is a NaN or nothing to count."""
+    """rms error / std of logits and both states; Inf if there is a NaN or nothing to count."""
     errors = [tally.relative if tally.count else math.inf for tally in line.tensors.values()]
     return [math.inf if math.isnan(value) else value for value in errors]
 
@@ -84,7 +84,7 @@ def agreement(line: Line) -> float:
 
 
 class Trials:
-    """Steps of one network, converted as a request says but for the layers that are quantised.
+    """Steps of one network, converted as a request says except for the choice of quantised layers.
 
     request: for int8. samples: the checkpoint's. threads: CPU threads of the engine.
     """
@@ -95,15 +95,15 @@ class Trials:
         self.request = request
         self.threads = threads
         self.cell = StepCell(checkpoint.model).eval()
-        # Looked at once: it takes longer than to round a layer.
+        # Observed once: it takes longer than rounding a layer.
         self._seen = observe(self.cell, samples)
 
     @contextlib.contextmanager
     def quantised(self, layers: Collection[str] | None = None, float_layers: Collection[str] = ()) -> Iterator[Model]:
-        """The step with these layers quantised, by default all; all others are not even equalised.
+        """The step with these layers quantised, by default all; the others are not even equalised.
 
-        float_layers: of them, those that compute in float, see ``calibration.quant_plan``.
-        Raises as ``Exporter.export``.
+        float_layers: those among them that compute in float, see ``calibration.quant_plan``.
+        Raises what ``Exporter.export`` raises.
         """
         chosen = self.request.quant, self.request.activations
         prepared = prepare(self.cell, self.samples, *chosen, float_layers, layers, self._seen)
@@ -111,7 +111,7 @@ class Trials:
             yield model
 
     def cost(self, reference: Golden, title: str, layers: Collection[str], float_layers: Collection[str] = ()) -> Cost:
-        """:func:`measure` of :meth:`quantised`, from the frame on that int8 promises count from. title: for stderr."""
+        """:func:`measure` of :meth:`quantised`, over the frames that int8 promises count. title: for stderr."""
         with step(f"{self.request.name}: {title}"), self.quantised(layers, float_layers) as model:
             return measure(step_of(model), reference, PROMISES["int8"].settled)
 
@@ -134,7 +134,7 @@ class Trials:
 
 
 def step_of(model: Model) -> StepOf:
-    """A bundle's step on float32 states, whatever its own are."""
+    """A bundle's step on float32 states, whatever dtype its own have."""
 
     def stepped(frame: U8, h: Floats, c: Floats) -> Triple:
         logits, after = model.step(frame, model.state_of(h, c))
@@ -144,7 +144,7 @@ def step_of(model: Model) -> StepOf:
 
 
 def with_rounded(whole: StepOf, form: StateFormat, state: str) -> StepOf:
-    """The step with one of its states, "state_h" or "state_c", kept between frames as ``form`` writes it."""
+    """The step with one of its states, "state_h" or "state_c", kept between frames as ``form`` stores it."""
     place = STATE_NAMES.index(state)
 
     def narrow(h: Floats, c: Floats) -> tuple[Floats, Floats]:
@@ -159,7 +159,7 @@ def with_rounded(whole: StepOf, form: StateFormat, state: str) -> StepOf:
 
 
 def state_format(samples: Samples, precision: str) -> StateFormat:
-    """How states of a precision are written: int8 with one scale and zero point a state, which cover the samples."""
+    """How states of a precision are stored: int8 with one scale and zero point per state, which cover the samples."""
     scalings = []
     for name in STATE_NAMES if precision == "int8" else ():
         values = getattr(samples, name)
@@ -170,7 +170,7 @@ def state_format(samples: Samples, precision: str) -> StateFormat:
 
 
 def measure(stepped: StepOf, reference: Golden, settled: int) -> Cost:
-    """Step beside a rollout of more than ``settled`` frames, from its states and, in a stream, from the step's own."""
+    """Step along a rollout of more than ``settled`` frames, from its states and, as a stream, from the step's own."""
     one_step, stream = Line(), Line()
     zeros = np.zeros_like(reference.state_h[0]), np.zeros_like(reference.state_c[0])
     before, own = zeros, zeros
@@ -178,7 +178,7 @@ def measure(stepped: StepOf, reference: Golden, settled: int) -> Cost:
         wanted = (reference.logits[t], reference.state_h[t], reference.state_c[t])
         try:
             found, streamed = stepped(frame, *before), stepped(frame, *own)
-        except StateError:  # NaN or Inf came out of the step before
+        except StateError:  # the previous step produced NaN or Inf
             return Cost(one_step, stream, lost=True)
         if t >= settled:
             one_step.add(found, wanted)
@@ -188,7 +188,7 @@ def measure(stepped: StepOf, reference: Golden, settled: int) -> Cost:
 
 
 def multiply_adds(cell: StepCell) -> dict[str, int]:
-    """Multiply-adds of each product in one step, by its name."""
+    """Multiply-adds of each product in one step, by name."""
     found: dict[str, int] = {}
 
     def watch(name: str, linear: nn.Linear) -> torch.utils.hooks.RemovableHandle:

@@ -1,4 +1,4 @@
-"""What a converter is given, and what it gives back."""
+"""What a converter receives and what it returns."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precisio
 
 
 class Source:
-    """A step cell to convert, and what converters have made of it so far.
+    """A step cell to convert, and what converters have made from it so far.
 
-    Whoever converts one cell several times keeps its source: then what takes long and is the same for several bundles,
-    such as the ONNX trace, is made once. The cell must not change in between.
+    Keep the source to convert one cell several times: slow results that several bundles share, such as the ONNX trace,
+    are then made once. The cell must not change in between.
     """
 
     def __init__(self, cell: StepCell) -> None:
@@ -30,9 +30,9 @@ class Source:
         self._made: dict[tuple[str, str, str], bytes] = {}
 
     def once(self, what: str, request: Request, make: Callable[[], bytes]) -> bytes:
-        """What ``make`` gives, from memory if it was made before for the request's edges and state precision.
+        """The result of ``make``, from memory if it was made before for the request's edges and state precision.
 
-        what: a name for it. It must depend on nothing else of the request.
+        what: a name for it. It must not depend on anything else in the request.
         """
         key = what, request.edges, request.state_precision
         if key not in self._made:
@@ -44,8 +44,8 @@ class Source:
 class Job:
     """One conversion.
 
-    source: the cell, for int8 as it was prepared with the plan. request: what to make of it. folder: where the files
-    of ``request.row.files`` go. plan: which layers become int8 and how; None for float and for ``--io int8``. samples:
+    source: the cell; for int8, as prepared with the plan. request: the bundle to make. folder: where the files of
+    ``request.row.files`` go. plan: which layers become int8 and how; None for float and for ``--io int8``. samples:
     what the network saw on calibration clips; None unless the precision is int8.
     """
 
@@ -61,16 +61,16 @@ class Job:
         return self.folder / self.request.row.files[0]
 
     def step(self) -> nn.Module:
-        """The module to convert: takes :meth:`example_inputs`, gives what the contract says, in contract order."""
+        """The module to convert: it takes :meth:`example_inputs` and returns the contract's outputs in order."""
         cell: nn.Module = self.source.cell
         if self.request.edges == "host":
             cell = HostEdgeCell(self.source.cell).eval()
         return with_state_precision(cell, self.request.state_precision)
 
     def example_inputs(self) -> dict[str, Tensor]:
-        """Zeros of what the step takes, by name, in contract order.
+        """Zeros for the step's inputs, by name, in contract order.
 
-        Float32 in place of int8 states: the converter quantises the boundary.
+        int8 states are float32 here: the converter quantises the boundary.
         """
         precision = "fp32" if self.request.state_precision == "int8" else self.request.state_precision
         specs = input_specs(self.request.config, self.request.edges, state_precision=precision)
@@ -79,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converter tells about the model that it wrote. operators: op types that the model needs. boundary: for
+    """What a converter says about the model it wrote. operators: op types that the model needs. boundary: for
     ``--io int8``, (scale, zero point) of logits and states by tensor name."""
 
     operators: list[str]

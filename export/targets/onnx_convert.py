@@ -15,7 +15,7 @@ from lcr_edge.export.targets import onnx_int8
 from lcr_edge.export.targets.job import Converted, Job
 
 OPSET = 18
-# Where a node came from in the network; everything else that the exporter notes holds paths of this machine.
+# Where a node came from in the network; the exporter's other metadata contains paths on this machine.
 _KEPT_METADATA = "pkg.torch.onnx.name_scopes"
 
 
@@ -53,10 +53,10 @@ def _trace(job: Job) -> onnx.ModelProto:
     model: onnx.ModelProto = program.model_proto
     versions = {entry.domain: entry.version for entry in model.opset_import}
     found = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
-    # The exporter only warns when it cannot keep to what it was asked for.
+    # The exporter only warns if it cannot do what was asked.
     if versions != {"": OPSET} or found != (list(inputs), outputs):
         raise LcrError(
-            f"torch.onnx.export wrote opsets {versions} and tensors {found}, wanted opset {OPSET} and "
+            f"torch.onnx.export wrote opsets {versions} and tensors {found}, expected opset {OPSET} and "
             f"{(list(inputs), outputs)}; install the versions of constraints.txt"
         )
     for node in model.graph.node:

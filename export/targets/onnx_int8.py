@@ -1,16 +1,16 @@
-"""Int8 of the ONNX step: the float model of ``onnx_convert`` with the layers of a plan quantised, all else as it is.
+"""The int8 ONNX step: the float model of ``onnx_convert`` with a plan's layers quantised and the rest unchanged.
 
-What each mode writes was chosen by looking at the graph that onnxruntime makes of it and by timing it:
+What each mode writes was chosen by timing it and by looking at the graph that onnxruntime makes of it:
 
 - static: QuantizeLinear and DequantizeLinear on the input of a Gemm, DequantizeLinear on its int8 weight, nothing on
-  its output. onnxruntime makes one integer kernel (QGemm) of that. It does so only when the weight has a zero point,
-  although zero is the default, and when the bias, if there is one, is int32. So the bias goes into an Add behind, in
-  float: TensorRT knows no int32 bias, and a channel of small weights cannot overflow it. The Add costs lcr_nano 2 %.
-- dynamic: onnxruntime's own quantize_dynamic, which transposes weights and makes a MatMul and an Add of every Gemm.
-- weight-only: Cast and Mul behind the int8 weight. They are folded when a session loads, so that steps cost as much as
-  in float; a DequantizeLinear in their place would run at every step.
+  its output. onnxruntime fuses that into one integer kernel (QGemm), but only if the weight has a zero point, although
+  zero is the default, and if the bias, if there is one, is int32. So the bias goes into a float Add after it: TensorRT
+  does not support int32 biases, and a channel of small weights cannot overflow it. The Add costs lcr_nano 2 %.
+- dynamic: onnxruntime's own quantize_dynamic, which transposes weights and turns every Gemm into a MatMul and an Add.
+- weight-only: Cast and Mul after the int8 weight. They are folded when a session loads, so steps cost as much as in
+  float; a DequantizeLinear in their place would run at every step.
 
-Weights lie on a symmetric grid of each output channel: w = q * scale, scale = max|w| / 127, q in -127..127.
+Weights are on a symmetric grid per output channel: w = q * scale, scale = max|w| / 127, q in -127..127.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ F32 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int8]
 
 _TINY = float(np.finfo(np.float32).tiny)
-# A Gemm of these attributes is x W^T + b; absent ones have other defaults.
+# A Gemm with these attributes is x W^T + b; absent ones have other defaults.
 _GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
 _GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
@@ -40,8 +40,8 @@ _GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 def quantise(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     """A checked int8 copy of the float32 step ``model``, of either edge mode, with its inputs, outputs and opset.
 
-    The same model and plan give the same bytes. Names of tensors stay, notes on where nodes came from go. Raises
-    UsageError for an unknown mode, layers that the model has not, and, in static mode, layers without a usable range.
+    The same model and plan give the same bytes. Tensor names stay; notes on where nodes came from are dropped. Raises
+    UsageError for an unknown mode, layers that the model lacks, and, in static mode, layers without a usable range.
     """
     if plan.mode not in QUANT_MODES:
         raise UsageError(f"unknown quant: {plan.mode!r}; choose one of {', '.join(QUANT_MODES)}")
@@ -62,7 +62,7 @@ def quantise(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
 
 
 def quantise_weight(weight: F32) -> tuple[I8, F32]:
-    """float32 [out, in] to int8 [out, in] in -127..127 and the scales, float32 [out], above 0. Zeros stay zeros."""
+    """float32 [out, in] to int8 [out, in] in -127..127 and scales, float32 [out], above 0. Zeros stay zeros."""
     scale = np.abs(weight).max(axis=1) / np.float32(127)
     scale = np.where(scale < _TINY, 1.0, scale).astype(np.float32)
     q = np.clip(np.rint(weight / scale[:, None]), -127, 127).astype(np.int8)
@@ -85,7 +85,7 @@ def _layers(graph: onnx.GraphProto) -> dict[str, NodeProto]:
 
 
 def _rewrite(graph: onnx.GraphProto, chosen: dict[str, str], plan: Plan) -> None:
-    """Static and weight-only: put the quantised form in the place of each chosen Gemm."""
+    """Static and weight-only: replace each chosen Gemm by its quantised form."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[NodeProto] = []
     for node in graph.node:
@@ -130,9 +130,9 @@ def _dynamic(model: onnx.ModelProto, chosen: dict[str, str]) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    # It first makes a MatMul of this name, and an Add, of every Gemm.
+    # It first turns every Gemm into a MatMul with this name and an Add.
     products = [f"{node.name}_MatMul" for node in model.graph.node if node.output[0] in chosen]
-    # Without this mark it logs the advice to run a preparation that would store tables twice.
+    # Without this mark it logs advice to run a preprocessing that would store tables twice.
     add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory(prefix="lcr_edge_") as folder:
         path = Path(folder, "model.onnx")
@@ -144,7 +144,7 @@ def _dynamic(model: onnx.ModelProto, chosen: dict[str, str]) -> onnx.ModelProto:
 
 
 def _input_grid(plan: Plan, layer: str) -> list[Any]:
-    """Scale and zero point of a layer's input, as scalars of the dtypes that QuantizeLinear wants."""
+    """Scale and zero point of a layer's input, as scalars of the dtypes that QuantizeLinear needs."""
     if layer not in plan.ranges:
         raise UsageError(f"the plan has no range for the input of layer {layer}: calibrate again")
     low, high = plan.ranges[layer]
@@ -161,7 +161,7 @@ def _constants(graph: onnx.GraphProto, prefix: str, **arrays: npt.NDArray[Any]) 
 
 
 def _compact(model: onnx.ModelProto) -> None:
-    """Drop notes and shapes that can be inferred; keep one of each constant, and none that nothing reads."""
+    """Drop notes and inferable shapes; keep one copy of each constant, and none that is not read."""
     graph = model.graph
     for node in graph.node:
         node.ClearField("metadata_props")
@@ -172,8 +172,8 @@ def _compact(model: onnx.ModelProto) -> None:
     kept_as: dict[str, str] = {}
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
-        # Not zero points: "session.x64quantprecision" makes unsigned weights when a session loads and stops at one that
-        # two weights share. CPUs with AVX2 but without VNNI need it, their sums of two int8 products saturate.
+        # Not zero points: "session.x64quantprecision" makes weights unsigned when a session loads and fails on one that
+        # two weights share. CPUs with AVX2 but no VNNI need it because their sums of two int8 products saturate.
         if array.dtype in (np.int8, np.uint8):
             continue
         kept_as[tensor.name] = first.setdefault((array.dtype.str, array.shape, array.tobytes()), tensor.name)
@@ -184,7 +184,7 @@ def _compact(model: onnx.ModelProto) -> None:
 
 
 def _replace(field: Any, entries: list[Any]) -> None:
-    """Set a repeated protobuf field; the entries may be its own, so they are copied before it is cleared."""
+    """Set a repeated protobuf field. The entries may be its own, so they are copied before it is cleared."""
     copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
     del field[:]
     field.extend(copies)

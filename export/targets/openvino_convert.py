@@ -1,4 +1,4 @@
-"""The step cell as OpenVINO IR, by way of ONNX (the direct way from PyTorch loses tensor names and static shapes)."""
+"""The step cell as OpenVINO IR, via ONNX (converting directly from PyTorch loses tensor names and static shapes)."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def convert(job: Job) -> Converted:
 
 
 def _halve(model: Any) -> None:
-    """Store the matrices of products as float16 with a conversion behind.
+    """Store the matrices of products as float16, each followed by a conversion.
 
-    OpenVINO's own ``compress_to_fp16`` would take the decay tables along, whose range float16 does not hold.
+    OpenVINO's own ``compress_to_fp16`` would also convert the decay tables, whose range exceeds float16.
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Constant" or not node.get_friendly_name().endswith(".weight"):
@@ -60,12 +60,12 @@ def _check_names(model: Any, request: Request) -> None:
     static = all(port.get_partial_shape().is_static for port in ports)
     if not static or len(wanted) != len(found) or any(name not in names for name, names in zip(wanted, found)):
         raise LcrError(
-            f"OpenVINO changed the tensors to {found}, wanted {wanted}; install the openvino of constraints.txt"
+            f"OpenVINO changed the tensors to {found}, expected {wanted}; install the openvino of constraints.txt"
         )
 
 
 def _stateful(model: Any, request: Request) -> Any:
-    """The same model with ReadValue and Assign in place of the state tensors, of their dtype; zeros at the start of
+    """The same model with ReadValue and Assign in place of the state tensors, with their dtype; zeros at the start of
     a stream."""
     sinks = []
     shape = request.config.state_shape

@@ -1,18 +1,18 @@
-"""Int8 of the OpenVINO step: the float model as read from ONNX, with the layers of a plan quantised.
+"""The int8 OpenVINO step: the float model as read from ONNX, with a plan's layers quantised.
 
-- static: FakeQuantize on the input of a MatMul, Convert and Multiply behind its int8 weight. OpenVINO's low precision
-  transformations make one integer product of that when the model is compiled. nncf's quantize writes the same pattern
-  but finds the ranges by itself; here they come from the plan.
-- dynamic and weight-only: Convert and Multiply behind the int8 weight, nothing else. The CPU device keeps such weights
-  compressed. Whether it quantises the inputs on the fly is decided by the property DYNAMIC_QUANTIZATION_GROUP_SIZE,
-  which the bundle's runtime_hints hold: 0 for weight-only. Without it the device chooses, and chooses dynamic.
-- layers of a static or dynamic plan that compute in float: Convert and Divide behind the int8 weight. That property is
-  the whole model's, so compressed weights would meet inputs in int8 all the same; a Divide is not taken for a
-  compressed weight, and the device makes floats of it when it loads the model.
+- static: FakeQuantize on the input of a MatMul, Convert and Multiply after its int8 weight. OpenVINO's low precision
+  transformations fuse that into one integer product when the model is compiled. nncf's quantize writes the same
+  pattern but finds the ranges itself; here they come from the plan.
+- dynamic and weight-only: Convert and Multiply after the int8 weight, nothing else. The CPU device keeps such weights
+  compressed. The property DYNAMIC_QUANTIZATION_GROUP_SIZE decides whether it quantises the inputs on the fly; it is in
+  the bundle's runtime_hints: 0 for weight-only. Without it the device chooses dynamic.
+- layers of a static or dynamic plan that compute in float: Convert and Divide after the int8 weight. The property
+  applies to the whole model, so compressed weights would still multiply int8 inputs. A Divide is not recognised as a
+  compressed weight, and the device turns it into floats when it loads the model.
 
-The model is made smaller besides: nodes that do nothing go, equal constants are stored once, a decay table that is
-another one with the tokens in reverse order is made of that one, inner names become numbers. The results of the parts
-that stay float do not change by a bit.
+The model is also made smaller: nodes that do nothing are removed, equal constants are stored once, a decay table that
+is another one with the tokens reversed is computed from it, and inner names become numbers. The results of the parts
+that stay float are bit-identical.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lcr_edge.files import write_atomically
 F32 = npt.NDArray[np.float32]
 
 _WEIGHT = ".weight"
-# Smaller tables are not worth a Gather of their own.
+# Smaller tables are not worth a Gather.
 _MIRROR_BYTES = 4096
 _TOKEN_AXIS = -2
 _TINY = float(np.finfo(np.float32).tiny)
@@ -48,9 +48,9 @@ _LEVELS = {"u8": (256, 0, 255), "s8": (255, -127, 127)}
 def quantise(model: ov.Model, plan: Plan) -> ov.Model:
     """An int8 copy of the float32 step ``model``, of either edge mode, with its inputs and outputs.
 
-    model: explicit states, weights as constants named after their layers, as the ONNX reader makes it; left alone. The
-    same model and plan give the same result. Raises UsageError for an unknown mode, layers that the model has not, and,
-    in static mode, layers without a usable range.
+    model: explicit states, weights as constants named after their layers, as the ONNX reader makes it; not modified.
+    The same model and plan give the same result. Raises UsageError for an unknown mode, layers that the model lacks,
+    and, in static mode, layers without a usable range.
     """
     if plan.mode not in QUANT_MODES:
         raise UsageError(f"unknown quant: {plan.mode!r}; choose one of {', '.join(QUANT_MODES)}")
@@ -63,7 +63,7 @@ def quantise(model: ov.Model, plan: Plan) -> ov.Model:
         raise UsageError(f"the model has no layer {', '.join(unknown)}; choose from {', '.join(layers)}")
     folding = Manager()
     folding.register_pass(ConstantFolding())
-    folding.run_passes(result)  # before the int8 weights come, which it would turn into float again
+    folding.run_passes(result)  # before the int8 weights are added, which it would turn back into float
     _drop_idle(result)
     for name in plan.layers:
         product = layers[name]
@@ -80,10 +80,10 @@ def quantise(model: ov.Model, plan: Plan) -> ov.Model:
 
 
 def save(model: ov.Model, path: Path) -> None:
-    """Write ``path`` (.xml, without indentation) and the .bin file beside it, then read them as a check.
+    """Write ``path`` (.xml, without indentation) and the .bin file beside it, then read them back as a check.
 
-    The same model gives the same bytes. Each file is written beside its place and renamed. Raises OutputError, and
-    LcrError when OpenVINO reads another model than it was given.
+    The same model gives the same bytes. Each file is written to a temporary name and renamed. Raises OutputError, and
+    LcrError if OpenVINO reads back a different model.
     """
     with tempfile.TemporaryDirectory(prefix=".lcr_edge_", dir=path.parent) as folder:
         raw = Path(folder, path.name)
@@ -95,7 +95,7 @@ def save(model: ov.Model, path: Path) -> None:
         write_atomically(path.with_suffix(".bin"), raw.with_suffix(".bin").read_bytes())
     write_atomically(path, b'<?xml version="1.0"?>' + ElementTree.tostring(tree, encoding="utf-8"))
     if _signature(ov.Core().read_model(str(path))) != _signature(model):
-        raise LcrError(f"OpenVINO reads {path} as another model; install the openvino of constraints.txt")
+        raise LcrError(f"OpenVINO reads {path} as a different model; install the openvino of constraints.txt")
 
 
 def _layers(model: Any) -> dict[str, Any]:
@@ -116,13 +116,13 @@ def _layers(model: Any) -> dict[str, Any]:
 
 
 def _compressed(weight: F32) -> Any:
-    """float32 [out, in] as an int8 constant times a scale for each output channel."""
+    """float32 [out, in] as an int8 constant times one scale per output channel."""
     q, scale = quantise_weight(weight)
     return ops.multiply(ops.convert(ops.constant(q), "f32"), ops.constant(scale[:, None])).output(0)
 
 
 def _unfolding(weight: F32) -> Any:
-    """The same by a division, which the CPU device does once when it loads the model."""
+    """The same with a division, which the CPU device does once when it loads the model."""
     q, scale = quantise_weight(weight)
     return ops.divide(ops.convert(ops.constant(q), "f32"), ops.constant(1 / scale[:, None])).output(0)
 
@@ -142,7 +142,7 @@ def _rounded(value: Any, plan: Plan, layer: str) -> Any:
 
 
 def _drop_idle(model: Any) -> None:
-    """Take out multiplications by one and additions of zero, which stand for attributes of ONNX and empty biases."""
+    """Remove multiplications by one and additions of zero, which come from ONNX attributes and empty biases."""
     for node in model.get_ordered_ops():
         one = {"Multiply": 1.0, "Add": 0.0}.get(node.get_type_name())
         if one is None or _is_boundary(node):
@@ -156,7 +156,7 @@ def _drop_idle(model: Any) -> None:
 
 
 def _constants(model: Any) -> Iterator[tuple[Any, Any]]:
-    """Every constant with its values, an array of any dtype and shape, in the order of execution."""
+    """Every constant with its values, an array of any dtype and shape, in execution order."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant":
             yield node, node.data
@@ -171,7 +171,7 @@ def _share_constants(model: Any) -> None:
 
 
 def _share_mirrored(model: Any) -> None:
-    """Make a table from another one that holds the same rows in reverse order; compiling folds it back."""
+    """Compute a table from another one that has the same rows in reverse order; compiling folds it back."""
     seen: dict[tuple[tuple[int, ...], bytes], Any] = {}
     for node, data in list(_constants(model)):
         if data.dtype != np.float32 or data.ndim < 2 or data.nbytes < _MIRROR_BYTES:
@@ -185,7 +185,7 @@ def _share_mirrored(model: Any) -> None:
 
 
 def _rename(model: Any) -> None:
-    """Number the inner nodes and take the names from their tensors."""
+    """Number the inner nodes and remove the names of their tensors."""
     for number, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() in ("Parameter", "Result") or _is_boundary(node):
             continue
@@ -195,7 +195,7 @@ def _rename(model: Any) -> None:
 
 
 def _is_boundary(node: Any) -> bool:
-    """Whether a result of the model is read from it."""
+    """Whether the node feeds one of the model's results."""
     return any(
         reader.get_node().get_type_name() == "Result" for out in node.outputs() for reader in out.get_target_inputs()
     )

@@ -1,4 +1,4 @@
-"""What is asked for: one bundle. Needs no torch."""
+"""A request for one bundle. Needs no torch."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Request:
         check_choice("state precision", self.state_precision, STATE_PRECISIONS)
         check_choice(f"io for {self.target}", self.io, row.io_modes)
         if (self.io == "int8") != (self.state_precision == "int8"):
-            raise UsageError("int8 states come with --io int8, and only with it")
+            raise UsageError("int8 states need --io int8, and --io int8 needs int8 states: give both or neither")
         if self.io == "int8" and (self.precision, self.quant) != ("int8", "static"):
-            raise UsageError("--io int8 needs --precision int8 and --quant static: give these, or leave --io out")
+            raise UsageError("--io int8 needs --precision int8 and --quant static: give both, or leave --io out")
         if self.io == "int8" and self.edges == "graph":
-            raise UsageError("an integer-only model cannot find edges itself: export with --edges host")
+            raise UsageError("an integer-only model cannot compute edges itself: export with --edges host")
 
     @property
     def row(self) -> Target:

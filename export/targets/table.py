@@ -1,6 +1,6 @@
-"""The table of export targets: one row each, readable without torch.
+"""The table of export targets: one row each, importable without torch.
 
-A row holds all that export knows of a target. CONTRIBUTING.md, "Add a target", says what else a new one takes.
+A row holds everything export knows about a target. CONTRIBUTING.md, "Add a target", says what else a new one needs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ PRECISIONS = ("fp32", "fp16", "int8")
 DEFAULT_PRECISION = "fp32"
 DEFAULT_QUANT = "static"
 # Products that compute in float in static int8 unless told otherwise. The input of attend, a gate times a norm, has
-# tails that 256 steps cannot hold, and is a twentieth of the work; classify alone costs the logits a third of what all
-# others together do, and is one row. Measured with ``lcr-edge sensitivity``.
+# tails too long for 256 steps, and attend is a twentieth of the work. classify alone costs the logits a third of what
+# all the others together do, and is one row. Measured with ``lcr-edge sensitivity``.
 FLOAT_BY_DEFAULT = "layers.*.attend,classify"
-# How the states cross the step's boundary: --state-precision fp32 or fp16; "int8" comes with --io int8 alone.
+# How the states cross the step's boundary: --state-precision fp32 or fp16; "int8" comes only with --io int8.
 STATE_PRECISIONS = ("fp32", "fp16", "int8")
 DEFAULT_STATE_PRECISION = "fp32"
 # "int8": every tensor of the model is an integer, for NPUs and microcontrollers.
 DEFAULT_IO = "float"
-# Edges inside the graph cost more than the whole rest of lcr_nano's step (ARCHITECTURE.md has the figures).
+# Edges inside the graph cost more than the rest of lcr_nano's step (ARCHITECTURE.md has the figures).
 DEFAULT_EDGES = "host"
 DEFAULT_STATE_MODE = "explicit"
 
@@ -41,10 +41,10 @@ class Target:
     """What one target can do and needs.
 
     engine: its row in the runtimes' table, which names the target and says where the states can be. converter: a module
-    with ``convert(job: Job) -> Converted``. files: what the converter writes; the first one is what an engine opens.
+    with ``convert(job: Job) -> Converted``. files: what the converter writes; the engine opens the first one.
     packages: (import name, package name) pairs that the export needs, beyond what every export needs; int8_packages:
-    what int8 needs in addition. The manifest records their versions. extra: the extra of lcr-edge that brings them.
-    io_modes: of ``contract.IO_MODES``. default_quant: for int8. hints: the manifest's runtime hints; int8_hints: what
+    what int8 needs in addition. The manifest records their versions. extra: the lcr-edge extra that installs them.
+    io_modes: from ``contract.IO_MODES``. default_quant: for int8. hints: the manifest's runtime hints; int8_hints: what
     int8 adds to them, by quant.
     """
 
@@ -67,7 +67,7 @@ class Target:
 
     @property
     def state_modes(self) -> tuple[str, ...]:
-        """Where the states may be, of ``contract.STATE_MODES``."""
+        """Where the states may be, from ``contract.STATE_MODES``."""
         return self.engine.state_modes
 
     def missing(self, *, int8: bool = False) -> list[str]:
@@ -94,7 +94,7 @@ TARGETS: dict[str, Target] = {
             (*_ONNX, ("openvino", "openvino")),
             "demo",
             hints={"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"},
-            # OpenVINO quantises what layers with int8 weights read, in groups of so many, unless told not to (0).
+            # OpenVINO quantises the inputs of layers with int8 weights in groups of this size, or not at all (0).
             int8_hints={
                 "dynamic": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32},
                 "weight-only": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
@@ -117,13 +117,13 @@ TARGETS: dict[str, Target] = {
 
 
 def require(target: Target, *, int8: bool = False) -> None:
-    """MissingExtraError for the first package of the target, with int8 if asked, that is not installed."""
+    """Raise MissingExtraError for the target's first package, with int8 if asked, that is not installed."""
     for package in target.missing(int8=int8):
         raise MissingExtraError(package, target.extra, f"Exporting to {target.name}")
 
 
 def producers() -> tuple[str, ...]:
-    """Packages whose versions a manifest records, where they are installed: torch, and those of all targets."""
+    """Packages whose versions a manifest records if they are installed: torch, and those of all targets."""
     pairs = [pair for row in TARGETS.values() for pair in (*row.packages, *row.int8_packages)]
     return tuple(dict.fromkeys(["torch", *(package for _, package in pairs)]))
 

@@ -20,7 +20,7 @@ from lcr_edge.model.step_cell import StepCell, with_joined_factors
 
 
 class _Named(nn.Module):
-    """Results by name: the signature takes its tensor names from keyword arguments and from this dict."""
+    """Returns results by name: the signature takes its tensor names from the keyword arguments and this dict."""
 
     def __init__(self, cell: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class _Named(nn.Module):
 
 
 def convert(job: Job) -> Converted:
-    """Write model.tflite, of builtin operators. For ``--io int8`` ai-edge-quantizer finds the ranges on the samples."""
+    """Write model.tflite, with builtin operators. For ``--io int8`` ai-edge-quantizer takes ranges from the samples."""
     path, plan = job.path, job.plan
     path.write_bytes(job.source.once("tflite" if plan is None else "tflite int8", job.request, lambda: _floats(job)))
     if job.request.precision == "fp16":
@@ -54,7 +54,7 @@ def convert(job: Job) -> Converted:
 
 
 def _floats(job: Job) -> bytes:
-    """The float32 model. One that a plan will quantise has its norms in the order that keeps weights on their grid."""
+    """The float32 model. If a plan will quantise it, its norms are ordered to keep the weights on their grid."""
     step = job.step() if job.plan is None else with_joined_factors(job.step())
     names = tuple(spec.name for spec in output_specs(job.request.config))
     edge_model: Any = litert_torch.convert(_Named(step, names).eval(), sample_kwargs=job.example_inputs())
@@ -65,7 +65,7 @@ def _floats(job: Job) -> bytes:
 
 
 def _check_weights(path: Path, cell: StepCell) -> None:
-    """LcrError unless the file holds the weights of every product as they were prepared, on their int8 grid."""
+    """Raise LcrError unless the file has every product's weights as they were prepared, on their int8 grid."""
     model = tflite_file.read(path.read_bytes())
     layers = tflite_int8.name_layers(model)
     for name, linear in cell.linears().items():
@@ -79,7 +79,7 @@ def _check_weights(path: Path, cell: StepCell) -> None:
 
 
 def _halved(path: Path) -> bytes:
-    """The model with the matrices of its FULLY_CONNECTED operators stored as float16, the arithmetic in float32."""
+    """The model with its FULLY_CONNECTED matrices stored as float16 and arithmetic in float32."""
     qtyping, quantizer, managers, algorithms = (
         importlib.import_module(f"ai_edge_quantizer.{name}")
         for name in ("qtyping", "quantizer", "recipe_manager", "algorithm_manager")

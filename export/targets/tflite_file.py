@@ -20,17 +20,17 @@ def read(content: bytes) -> Any:
         raise LcrError("this is not a TFLite model: export the float model again")
     model = tools.read_model_from_bytearray(bytearray(content))
     if len(model.subgraphs) != 1 or len(model.signatureDefs or ()) != 1:
-        raise LcrError("this TFLite model has several subgraphs or signatures, a step has one: export it again")
+        raise LcrError("this TFLite model has several subgraphs or signatures, but a step has one: export it again")
     return model
 
 
 def write(model: Any) -> bytes:
-    """The bytes of a model, without metadata, unused tensors and buffers, or a second copy of equal buffers."""
+    """The bytes of a model, without metadata, unused tensors and buffers, or duplicate buffers."""
     tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
     schema = schema_of()
     model.metadata = model.metadataBuffer = None
     _drop_tensors(model)
-    buffers: list[Any] = [schema.BufferT()]  # the first is empty, of tensors that are computed
+    buffers: list[Any] = [schema.BufferT()]  # the first is empty, for tensors that are computed
     place: dict[bytes, int] = {}
     for tensor in model.subgraphs[0].tensors:
         data = model.buffers[tensor.buffer].data
@@ -66,7 +66,7 @@ def signature_tensors(model: Any) -> list[tuple[str, int]]:
 
 
 def restore_names(model: Any, before: list[tuple[str, int]]) -> Any:
-    """Give the signature's tensors their names back: a quantiser that puts an operator behind an output renames it."""
+    """Restore the names of the signature's tensors: a quantiser that adds an operator after an output renames it."""
     tensors, taken = model.subgraphs[0].tensors, {name.encode() for name, _ in before}
     now = [index for _, index in signature_tensors(model)]
     for index, tensor in enumerate(tensors):
@@ -96,7 +96,7 @@ def array(model: Any, index: int) -> npt.NDArray[np.float32]:
 
 
 def new_tensor(model: Any, name: str, shape: list[int], kind: int, grid: Grid | None = None) -> int:
-    """Index of a new tensor that is computed. grid: scale and zero point of whole numbers."""
+    """Index of a new tensor that is computed. grid: scale and zero point for integers."""
     schema = schema_of()
     quantised = None if grid is None else schema.QuantizationParametersT(scale=[grid[0]], zeroPoint=[grid[1]])
     tensors = model.subgraphs[0].tensors
@@ -114,7 +114,7 @@ def new_constant(model: Any, name: str, values: npt.NDArray[np.float32]) -> int:
 
 
 def new_operator(model: Any, name: str, inputs: list[int], outputs: list[int]) -> Any:
-    """A builtin operator of default options, by the schema's name for them ("Mul"), in no graph yet."""
+    """A builtin operator with default options, by the schema's name ("Mul"), not yet in a graph."""
     schema = schema_of()
     kind, options = getattr(schema.BuiltinOptions, f"{name}Options"), getattr(schema, f"{name}OptionsT")()
     return schema.OperatorT(
@@ -123,7 +123,7 @@ def new_operator(model: Any, name: str, inputs: list[int], outputs: list[int]) -
 
 
 def code_of(model: Any, kind: int) -> int:
-    """Place of a builtin operator in the model's table, where it is added if need be."""
+    """Index of a builtin operator in the model's table, to which it is added if needed."""
     schema = schema_of()
     for place in range(len(model.operatorCodes)):
         if builtin(model, schema.OperatorT(place)) == kind:

@@ -1,18 +1,18 @@
-"""The TFLite step in int8: the model of ``tflite_convert`` with the layers of a plan quantised by ai-edge-quantizer.
+"""The int8 TFLite step: the model of ``tflite_convert`` with a plan's layers quantised by ai-edge-quantizer.
 
-What becomes of the FULLY_CONNECTED operator of a layer, by mode:
+What happens to a layer's FULLY_CONNECTED operator, by mode:
 
-- static: it reads, multiplies and writes int8. Its input is quantised with the plan's range, its output with a range
-  of its own: no TFLite kernel takes int8 in and gives float out. A DEQUANTIZE follows, all else stays float. The layer
-  that writes the logits is dynamic all the same: 8 bits for the logits cost more accuracy than those of all other
+- static: it reads, multiplies and writes int8. Its input is quantised with the plan's range, its output with a separate
+  range: no TFLite kernel takes int8 in and gives float out. A DEQUANTIZE follows; everything else stays float. The
+  layer that writes the logits is still dynamic: 8 bits for the logits cost more accuracy than 8 bits for all other
   outputs together (packaged network, one step: 3.2 % of their standard deviation against 1.1 %).
 - dynamic: float in and out, int8 inside; the engine finds a scale for each token at every step, from float. In the
-  file the weights have scale 1 and a MUL behind the operator has the scale of each channel: tflite-runtime takes the
-  first channel's scale for all of them, without a word. Costs ai-edge-litert about 2 % of a step.
+  file the weights have scale 1 and a MUL after the operator applies each channel's scale: tflite-runtime silently uses
+  the first channel's scale for all of them. Costs ai-edge-litert about 2 % of a step.
 - weight-only: a DEQUANTIZE on the int8 weight, float arithmetic.
 
-Weights lie on a symmetric grid of each output channel: w = q * scale, scale = max|w| / 127, q in -127..127. Activations
-"u8" are int8 in the file: the grid of the plan, zero point and all, shifted down by 128.
+Weights are on a symmetric grid per output channel: w = q * scale, scale = max|w| / 127, q in -127..127. Activations
+"u8" are int8 in the file: the plan's grid, including its zero point, shifted down by 128.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from lcr_edge.export.targets.tflite_file import (
 
 Ranges = Mapping[str, "tuple[float, float]"]
 
-# A bias is an int32 of steps input scale * weight scale; beyond this it would leave no room for the sum.
+# A bias is int32 in steps of input scale * weight scale; beyond this it would leave no room for the sum.
 _BIAS_STEPS = 2.0**30
-# Parts of a tensor's name that tell the layer: the modules it was traced through, each CLASS_ATTRIBUTE.
+# Parts of a tensor's name that identify the layer: the modules it was traced through, each CLASS_ATTRIBUTE.
 _LINEAR = re.compile(r"torch\.nn\.modules\.linear\.Linear_(\w+)")
 _LAYER = re.compile(r"\._LayerCell_(\d+)/")
 _EMBED = re.compile(r"\._PatchCell_embed/")
@@ -55,8 +55,8 @@ def quantise(path: Path, plan: Plan, outputs: Ranges | None = None) -> bytes:
     """The int8 form of the float32 model at ``path``, as the bytes of a .tflite file; the same input, the same bytes.
 
     outputs: (smallest, largest) value of each layer's output, bias included, for static mode; the plan's by default.
-    Values beyond are clipped; that of the logits is not needed. Signature, names and dtypes of inputs and outputs stay.
-    Raises UsageError for an unknown mode, layers that the model has not and ranges that are missing or no numbers,
+    Values outside are clipped; the logits need none. Signature, names and dtypes of inputs and outputs stay the same.
+    Raises UsageError for an unknown mode, layers that the model lacks and ranges that are missing or not numbers,
     LcrError for a file that is not a float32 step model.
     """
     if plan.mode not in QUANT_MODES:
@@ -83,7 +83,7 @@ def quantise(path: Path, plan: Plan, outputs: Ranges | None = None) -> bytes:
         statistics = _statistics(model, static, plan, plan.outputs if outputs is None else outputs)
     tensors = model.subgraphs[0].tensors
     recipe = _recipe(plan, {text(tensors[chosen[name].outputs[0]]): mode for name, mode in modes.items()})
-    # Its inner names come from names that we gave: they are short.
+    # Its inner names derive from the names given here, which are short.
     result = restore_names(read(run_quantizer(write(model), recipe, statistics)), signature_tensors(model))
     _scale_behind(result, {f"{name}.weight" for name, mode in modes.items() if mode == "dynamic"})
     return write(result)
@@ -93,7 +93,7 @@ def name_layers(model: Any) -> dict[str, Any]:
     """FULLY_CONNECTED operators by the layers' names in ``StepCell``, in the order of a step. Renames tensors.
 
     The input, weight, bias and output of a layer become NAME.in, NAME.weight, NAME.bias and NAME, other tensors
-    numbers; those of the signature keep theirs. Raises LcrError where a name is found twice.
+    numbers; the signature's tensors keep their names. Raises LcrError if a name is found twice.
     """
     graph, kept = model.subgraphs[0], {index for _, index in signature_tensors(model)}
     schema = schema_of()
@@ -124,7 +124,7 @@ def name_layers(model: Any) -> dict[str, Any]:
 
 
 def run_quantizer(content: bytes, recipe: Any, statistics: Mapping[str, Any]) -> bytes:
-    """ai-edge-quantizer on a model. statistics: {tensor name: {"min": array, "max": array}}, or none."""
+    """Run ai-edge-quantizer on a model. statistics: {tensor name: {"min": array, "max": array}}, or none."""
     quantizer = importlib.import_module("ai_edge_quantizer.quantizer")
     runner = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
     result = runner.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
@@ -132,7 +132,7 @@ def run_quantizer(content: bytes, recipe: Any, statistics: Mapping[str, Any]) ->
 
 
 def usable_range(ranges: Ranges, layer: str, what: str) -> tuple[float, float]:
-    """The range of a layer, float64, containing zero and not empty. Raises UsageError."""
+    """A layer's range, float64, non-empty and containing zero. Raises UsageError."""
     if layer not in ranges:
         raise UsageError(f"there is no range for the {what} of layer {layer}: calibrate again")
     low, high = (float(value) for value in ranges[layer])
@@ -143,7 +143,7 @@ def usable_range(ranges: Ranges, layer: str, what: str) -> tuple[float, float]:
 
 
 def _layer_name(weight: str) -> str | None:
-    """The layer of a weight tensor, None where it is not a linear layer's: the edge graph has products too."""
+    """The layer of a weight tensor, None if it is not a linear layer's: the edge graph has products too."""
     found = _LINEAR.search(weight)
     if found is None:
         return None
@@ -154,9 +154,9 @@ def _layer_name(weight: str) -> str | None:
 
 
 def _separate_inputs(model: Any, layers: Mapping[str, Any], plan: Plan) -> None:
-    """Give layers that read the same tensor with other ranges a copy of it each: a range belongs to a tensor.
+    """Give layers that read the same tensor with different ranges a copy each: a range belongs to a tensor.
 
-    Keys and values of all layers read one tensor where they come from the edges alone and nothing was equalised.
+    The keys and values of all layers read one tensor if they come from the edges alone and nothing was equalised.
     """
     ranges: dict[int, tuple[float, float]] = {}
     for name, operator in layers.items():
@@ -166,7 +166,7 @@ def _separate_inputs(model: Any, layers: Mapping[str, Any], plan: Plan) -> None:
 
 
 def _copied(model: Any, reader: Any, name: str) -> int:
-    """Index of a new tensor with the values of the reader's input, made by a RESHAPE to the shape it has."""
+    """Index of a new tensor with the values of the reader's input, made by a RESHAPE to the same shape."""
     schema = schema_of()
     graph = model.subgraphs[0]
     # Every step reshapes: the operator is in the model's table.
@@ -199,7 +199,7 @@ def _statistics(model: Any, layers: Mapping[str, Any], plan: Plan, outputs: Rang
             found[text(tensors[index])] = {"min": np.full(ones, ends[0]), "max": np.full(ones, ends[1])}
         largest = np.abs(array(model, operator.inputs[1])).max(axis=1, keepdims=True)
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-            # The bias has no scale of its own: a channel of weights near zero would leave it too few steps.
+            # The bias has no scale of its own: a channel with weights near zero would leave it too few steps.
             step = (max(-read_range[0], read_range[1]) if plan.activations == "s8" else np.ptp(read_range) / 2) / 127
             needed = 127 * np.abs(array(model, operator.inputs[2])) / (step * _BIAS_STEPS)
             largest = np.maximum(largest, needed[:, None].astype(np.float32))
@@ -208,7 +208,7 @@ def _statistics(model: Any, layers: Mapping[str, Any], plan: Plan, outputs: Rang
 
 
 def _scale_behind(model: Any, weights: set[str]) -> None:
-    """Move the scales of these weights, by tensor name, from the tensor into a MUL behind its operator, in place."""
+    """Move the scales of these weights, by tensor name, from the tensor into a MUL after its operator, in place."""
     graph, operators = model.subgraphs[0], []
     for operator in graph.operators:
         operators.append(operator)

@@ -1,10 +1,11 @@
-"""A TFLite step of integers only, for NPUs and microcontrollers: ``--io int8``.
+"""An integer-only TFLite step for NPUs and microcontrollers: ``--io int8``.
 
-Frame and edges are uint8, states and logits int8. A state has one grid, coming in and going out, so that feeding it
-back is a copy. Weights are int8 per output channel; between the products lies int16 (with int64 biases) or int8.
+Frame and edges are uint8, states and logits int8. A state has the same grid as input and as output, so that feeding it
+back is a copy. Weights are int8 per output channel; between the products the values are int16 (with int64 biases) or
+int8.
 
-The float model has to be made with small chunks of tokens, ``StepCell(model, chunk=INTEGER_CHUNK)``, for factors that a
-grid can hold.
+The float model has to be made with small chunks of tokens, ``StepCell(model, chunk=INTEGER_CHUNK)``, so that its
+factors fit a grid.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from lcr_edge.export.targets.tflite_file import (
 from lcr_edge.export.targets.tflite_int8 import Ranges, name_layers, run_quantizer
 
 INNER = ("int16", "int8")
-# Steps of bytes that enter, exact on either grid: 1 in int8, powers of two in int16.
+# Step sizes of the input bytes, exact on either grid: 1 in int8, powers of two in int16.
 _BYTES = {"int8": {FRAME: 1.0, EDGE: 1.0}, "int16": {FRAME: 2.0**-7, EDGE: 2.0**-14}}
 _SIGNATURE = "serving_default"
 
@@ -48,16 +49,16 @@ def quantise_full(
 ) -> tuple[bytes, dict[str, Grid]]:
     """The integer form of the float32 model at ``path``: .tflite bytes, and (scale, zero point) of logits and states.
 
-    feeds: inputs of single steps by tensor name, of streams that have run for a while; all ranges come from them.
-    states: (smallest, largest) value for "state_h" and "state_c" where the feeds' own ranges are not wanted. inner: one
-    of INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, no feeds, or ranges that hold
-    no numbers, and LcrError where a float tensor would remain.
+    feeds: inputs of single steps by tensor name, from streams that have run for a while; all ranges come from them.
+    states: (smallest, largest) value for "state_h" and "state_c" if the feeds' own ranges are not wanted. inner: one of
+    INNER. The same input gives the same bytes. Raises UsageError for an unknown inner, no feeds, or ranges that are not
+    numbers, and LcrError if a float tensor would remain.
     """
     if inner not in INNER:
         raise UsageError(f"unknown integers inside: {inner!r}; choose one of {', '.join(INNER)}")
     floats = [{name: np.asarray(value, np.float32) for name, value in feed.items()} for feed in feeds]
     if not floats:
-        raise UsageError("an integer-only model needs calibration samples: give some")
+        raise UsageError("an integer-only model needs calibration samples: give at least one")
     model = read(path.read_bytes())
     name_layers(model)
     _float_inputs(model)
@@ -76,7 +77,7 @@ def quantise_full(
 
 
 def _float_inputs(model: Any) -> None:
-    """Let frame and edges enter as float32 and drop the CASTs: the quantiser knows no bytes."""
+    """Make frame and edges float32 inputs and drop the CASTs: the quantiser does not support bytes."""
     schema = schema_of()
     graph, kept = model.subgraphs[0], []
     for operator in graph.operators:
@@ -93,7 +94,7 @@ def _float_inputs(model: Any) -> None:
 
 
 def _split_squares(model: Any) -> None:
-    """SQUARED_DIFFERENCE as SUB and MUL: it has no int16 kernel."""
+    """Replace SQUARED_DIFFERENCE, which has no int16 kernel, by SUB and MUL."""
     schema = schema_of()
     graph, operators = model.subgraphs[0], []
     for operator in graph.operators:
@@ -120,7 +121,7 @@ def _recipe(inner: str) -> Any:
 
 
 def _calibrate(content: bytes, feeds: list[dict[str, npt.NDArray[np.float32]]], recipe: Any) -> dict[str, Any]:
-    """Smallest and largest value of every tensor over all feeds, as the quantiser wants them."""
+    """Smallest and largest value of every tensor over all feeds, in the quantiser's format."""
     calibrator, statistics = (
         importlib.import_module(f"ai_edge_quantizer.{name}") for name in ("calibrator", "utils.qsv_utils")
     )
@@ -156,7 +157,7 @@ def _hull(statistics: list[Any]) -> tuple[float, float]:
 
 
 def _grid(name: str, low: float, high: float) -> Grid:
-    """Scale and zero point in -128..127 of a range, which is widened to contain zero."""
+    """Scale and zero point, in -128..127, of a range, which is widened to contain zero."""
     if not (np.isfinite([low, high]).all() and low <= high):
         raise UsageError(f"the range of {name} is ({low}, {high}), not a range of numbers: calibrate again")
     low, high = min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST_RANGE)
@@ -170,10 +171,10 @@ def _set(statistics: dict[str, Any], name: str, ends: tuple[float, float]) -> No
 
 
 def _clip_selected(model: Any, statistics: dict[str, Any]) -> None:
-    """Give what a SELECT_V2 chooses from the range of what it chose: the unwanted triangle of a WKV score saturates."""
+    """Give a SELECT_V2's sources the range of its result: the unwanted triangle of a WKV score saturates."""
     kinds, graph = schema_of().BuiltinOperator, model.subgraphs[0]
     bounds: dict[int, tuple[float, float]] = {}
-    # From the end: a selection may choose from another one, or from a product in another shape.
+    # From the end: a selection may read another one, or a reshaped product.
     for operator in reversed(graph.operators):
         kind, result = builtin(model, operator), operator.outputs[0]
         if kind == kinds.SELECT_V2:
@@ -187,9 +188,9 @@ def _clip_selected(model: Any, statistics: dict[str, Any]) -> None:
 
 
 def _set_tables(result: Any, model: Any, inner: str) -> None:
-    """Give the tables that a BATCH_MATMUL reads the type of what it multiplies them with, and one scale each.
+    """Give the tables that a BATCH_MATMUL reads the type of its other operand, and one scale each.
 
-    The kernel ignores all scales of an int8 table but the first, and takes no int8 on the left of int16.
+    The kernel ignores all scales of an int8 table but the first, and does not take int8 on the left of int16.
     """
     schema = schema_of()
     graph, floats = result.subgraphs[0], model.subgraphs[0].tensors
@@ -210,7 +211,7 @@ def _set_tables(result: Any, model: Any, inner: str) -> None:
 
 
 def _set_boundary(model: Any, grids: Mapping[str, Grid]) -> None:
-    """Put QUANTIZE operators between the tensors of the contract, 8 bits each, and those that the quantiser left."""
+    """Put QUANTIZE operators between the contract's 8-bit tensors and those that the quantiser left."""
     schema = schema_of()
     kinds, graph, signature = schema.TensorType, model.subgraphs[0], model.signatureDefs[0]
     for entry in signature.inputs:
@@ -236,7 +237,7 @@ def _set_boundary(model: Any, grids: Mapping[str, Grid]) -> None:
 
 
 def _renamed(model: Any, inside: int, kind: int, grid: Grid) -> int:
-    """Index of a tensor of this type and grid with the name of the tensor ``inside``: itself if it is that already."""
+    """Index of a tensor of this type and grid, named like the tensor ``inside``: ``inside`` itself if it already fits."""
     tensor = model.subgraphs[0].tensors[inside]
     found = tensor.quantization
     if tensor.type == kind and (np.float32(found.scale[0]), int(found.zeroPoint[0])) == (np.float32(grid[0]), grid[1]):
