@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -61,13 +60,11 @@ class _JsonLines:
             raise self._failed(error) from error
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write one line and flush it. Raises BrokenPipeError if the reader has gone."""
+        """Write one line and flush it. Raises OutputError."""
         if self._file is None:
             return
         try:
             print(json.dumps(record, ensure_ascii=False), file=self._file, flush=True)
-        except BrokenPipeError:
-            raise
         except OSError as error:
             raise self._failed(error) from error
 
@@ -87,16 +84,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ("frames", "top", "threads"):
         options.check_least(f"--{name}", getattr(args, name), 1)
     model = load(args.bundle, threads=args.threads)
-    try:
-        with VideoSource(args.source) as source, contextlib.closing(_JsonLines(args.json)) as lines:
-            totals = _Totals()
-            # Ctrl-C is how a camera run ends: summarise what was seen up to then.
-            with contextlib.suppress(KeyboardInterrupt):
-                _step_all(model, source, totals, lines, args)
-            _summarise(model, source, totals, lines, options.text_stream(args.json))
-    except BrokenPipeError:
-        # The reader (head, a closed terminal) has gone. Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with VideoSource(args.source) as source, contextlib.closing(_JsonLines(args.json)) as lines:
+        totals = _Totals()
+        # Ctrl-C is how a camera run ends: summarise what was seen up to then.
+        with contextlib.suppress(KeyboardInterrupt):
+            _step_all(model, source, totals, lines, args)
+        _summarise(model, source, totals, lines, options.text_stream(args.json))
     return 0
 
 

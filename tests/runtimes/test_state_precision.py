@@ -290,7 +290,7 @@ def test_bench_and_inspect_take_any_states(
     folder = make_bundle(tmp_path / "bundle", "onnx", state_precision=state_precision)
     assert main(["bench", str(folder), "--rounds", "1"]) == 0
     capsys.readouterr()
-    assert main(["inspect", str(folder), "--json"]) == 0
+    assert main(["inspect", str(folder), "--json", "-"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["state_dtype"] == STATE_DTYPES[state_precision]
     assert facts["state_bytes"] == 2 * np.dtype(facts["state_dtype"]).itemsize * int(np.prod(CONFIG.state_shape))
