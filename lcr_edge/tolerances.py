@@ -1,4 +1,4 @@
-"""The one table of numerical promises (docs/verify.md, "What is promised"). Tests contain no tolerances of their own."""
+"""The one table of numerical promises (docs/verify.md, "What is promised"). Tests define no tolerances."""
 
 from __future__ import annotations
 

@@ -208,9 +208,7 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     if missing:
         raise BundleError(f"bundle {folder} is missing {', '.join(missing)}; {REEXPORT}")
     if extra:
-        raise BundleError(
-            f"bundle {folder} has files that its manifest does not list: {', '.join(extra)}; remove them"
-        )
+        raise BundleError(f"bundle {folder} has files that its manifest does not list: {', '.join(extra)}; remove them")
     for name, record in files.items():
         path = folder / name
         if not path.is_file():

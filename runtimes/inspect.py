@@ -75,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge inspect``."""
     parser.add_argument("what", metavar="WHAT", help=f"a config ({', '.join(CONFIGS)}) or a bundle folder")
     parser.add_argument(
-        "--variant", default="default", metavar="NAME", help=f"variant of a config: {' or '.join(VARIANTS)} (default: default)"
+        "--variant",
+        default="default",
+        metavar="NAME",
+        help=f"variant of a config: {' or '.join(VARIANTS)} (default: default)",
     )
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes of a config (default: 27)")
     add_json(parser)
