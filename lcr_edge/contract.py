@@ -1,14 +1,14 @@
 """The step contract, version 1: what goes in and out of one step, in every format and language.
 
-Torch-free; shared by the exporters that promise it and by the runtimes that check it.
+Torch-free; shared by the exporters, which promise it, and the runtimes, which check it.
 
 Frame and edges are bytes in every bundle. The states cross the boundary in one of three dtypes, which the manifest
 names (``state_precision``); whatever the dtype, the arithmetic inside is that of the bundle's precision:
 
 - fp32: float32, the default;
 - fp16: float16, half the memory and traffic of every stream's state;
-- int8: int8, of a model of integers only (``io`` "int8"); its logits are int8 too. An int8 tensor q means
-  ``scale * (q - zero_point)``; the manifest holds both numbers, and a state has the same pair going in and coming out.
+- int8: int8, for an integer-only model (``io`` "int8"); its logits are int8 too. An int8 tensor q means
+  ``scale * (q - zero_point)``; the manifest has both numbers, and they are the same for a state's input and output.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STATE_NAMES = ("state_h", "state_c")
 STATES_IN = tuple(f"{name}_in" for name in STATE_NAMES)
 STATES_OUT = tuple(f"{name}_out" for name in STATE_NAMES)
 
-# (scale, zero point) by tensor name, of int8 tensors.
+# (scale, zero point) of int8 tensors, by tensor name.
 Boundary = Mapping[str, "tuple[float, int]"]
 
 
@@ -40,8 +40,7 @@ Boundary = Mapping[str, "tuple[float, int]"]
 class TensorSpec:
     """Name, numpy dtype name and static shape of one tensor at the step's boundary.
 
-    quantised: (scale, zero point) of an int8 tensor where they are known. Not part of equality: most engines do not
-    tell them.
+    quantised: (scale, zero point) of an int8 tensor if known. Not part of equality: most engines do not report them.
     """
 
     name: str
@@ -70,7 +69,7 @@ def input_specs(
 def output_specs(
     config: Config, state_mode: str = "explicit", state_precision: str = "fp32", boundary: Boundary | None = None
 ) -> tuple[TensorSpec, ...]:
-    """Outputs in contract order: logits, state_h_out, state_c_out. Logits are float32, beside int8 states int8."""
+    """Outputs in contract order: logits, state_h_out, state_c_out. Logits are float32, or int8 if the states are."""
     boundary = boundary or {}
     dtype = "int8" if state_precision == "int8" else "float32"
     logits = TensorSpec(LOGITS, dtype, (1, config.classes), boundary.get(LOGITS))

@@ -18,7 +18,7 @@ class UsageError(LcrError):
 
 
 class MissingExtraError(LcrError):
-    """A package of an optional extra is not installed. The message holds the exact pip line."""
+    """A package of an optional extra is not installed. The message has the exact pip command."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         self.package = package
@@ -30,7 +30,7 @@ class MissingExtraError(LcrError):
 
 
 class CheckpointError(LcrError):
-    """A checkpoint file that cannot be used: missing, truncated, of another config, not safetensors, with NaN."""
+    """A checkpoint file that cannot be used: missing, truncated, for another config, not safetensors, with NaN."""
 
 
 class BundleError(LcrError):
@@ -38,11 +38,11 @@ class BundleError(LcrError):
 
 
 class FrameError(LcrError, ValueError):
-    """A frame of wrong shape, dtype or channel order."""
+    """A frame with the wrong shape, dtype or channel order."""
 
 
 class StateError(LcrError, ValueError):
-    """A recurrent state of wrong shape or dtype, or with NaN or Inf in it."""
+    """A recurrent state with the wrong shape or dtype, or with NaN or Inf in it."""
 
 
 class VideoError(LcrError):

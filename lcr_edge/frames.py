@@ -1,10 +1,10 @@
-"""Camera frames of any size to the network's frame size: the same two functions in training and on the device.
+"""Fits camera frames of any size to the network's frame size, with the same two functions in training and on device.
 
-Which of the two a network takes is decided when it is trained (``lcr-edge train --fit``). Its checkpoint and the
-manifests of its bundles carry the name, and everything that reads frames for it obeys: training, calibration,
+Which of the two a network uses is decided when it is trained (``lcr-edge train --fit``). Its checkpoint and the
+manifests of its bundles carry the name, and everything that reads frames for it follows: training, calibration,
 ``evaluate``, ``verify`` and ``Model.fit`` on the device.
 
-Torch-free. OpenCV does the resizing when it is installed; a numpy version, equal within one grey level, otherwise.
+Torch-free. OpenCV does the resizing if it is installed, otherwise a numpy version that agrees within one grey level.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def letterbox(frame: Frame, height: int, width: int) -> Frame:
     """The whole frame, aspect ratio kept, centred on black.
 
     frame: uint8 [h, w, 3] of any size, RGB or BGR (channels are left alone). Returns a new uint8
-    [height, width, 3]. Where the free rows or columns are odd in number, the extra one is below or right.
+    [height, width, 3]. If the number of free rows or columns is odd, the extra one is at the bottom or right.
     Raises FrameError for another dtype or layout, UsageError for a size below 1.
     """
     height, width = _check(frame, height, width)
@@ -54,7 +54,7 @@ def center_crop(frame: Frame, height: int, width: int) -> Frame:
     return _resize(frame[top : top + cut_height, left : left + cut_width], height, width)
 
 
-# By the name that checkpoints and manifests hold; those that hold none are letterboxed.
+# By the name in checkpoints and manifests; those without a name are letterboxed.
 FITS: dict[str, Fit] = {"letterbox": letterbox, "crop": center_crop}
 DEFAULT_FIT = "letterbox"
 

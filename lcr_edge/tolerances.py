@@ -1,4 +1,4 @@
-"""The one table of numerical promises (docs/verify.md, "What is promised"). Tests hold no literals of their own."""
+"""The one table of numerical promises (docs/verify.md, "What is promised"). Tests define no tolerances."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Promise:
-    """What a bundle of one precision promises against the float PyTorch cell. None: not promised.
+    """What a bundle of one precision promises relative to the float PyTorch cell. None: not promised.
 
-    Frames are counted from 0, the first after the state was zero.
+    Frames are counted from 0, the first frame after a zero state.
 
     top1: smallest share of free-running frames, from frame ``settled`` on, whose top-1 class equals the reference's, in
-        [0, 1]. flips: so many frames may always differ, because a clip of a few frames cannot show a share like 0.98.
+        [0, 1]. flips: this many frames may always differ, because a few frames cannot show a share like 0.98.
     step_abs: max abs error of logits and of every state after one step from the reference state.
     stream_abs: the same after each of 500 free-running frames, the bundle feeding its own state back.
     step_relative: rms error / standard deviation of the reference, of logits and of every state, after one step from
         the reference state, over all frames from ``settled`` on.
-    drift: rms logit error of free-running streams at the frames LATE over that at the frames EARLY.
+    drift: rms logit error of free-running streams over the frames LATE, divided by that over the frames EARLY.
     clip_points: percentage points by which the clip top-1 on held-out rendered gestures may be below float's.
     """
 
@@ -37,22 +37,22 @@ PROMISES: dict[str, Promise] = {
     "int8": Promise(top1=0.98, flips=1, settled=4, step_relative=0.10, drift=1.5, clip_points=0.5),
 }
 
-# First frame and frame after the last of the two windows that drift compares.
+# The two windows that drift compares: first frame, and frame after the last.
 EARLY, LATE = (40, 50), (400, 500)
-# Rendered streams whose errors are pooled for it: one alone, with ten frames in EARLY, gives 0.5 to 1.9 where eight
-# give 0.9 to 1.1 (quantised lcr_nano, whose error does not grow).
+# Rendered streams whose errors are pooled for drift: a single one, with ten frames in EARLY, gives 0.5 to 1.9, while
+# eight give 0.9 to 1.1 (quantised lcr_nano, whose error does not grow).
 DRIFT_STREAMS = 8
-# Held-out rendered clips of each class on which decisions are compared, and frames of the longest rendered stream.
+# Held-out rendered clips per class on which decisions are compared, and frames of the longest rendered stream.
 CLIPS_PER_CLASS = 20
 STREAM_FRAMES = 2000
-# Clip top-1 in per cent from which a network counts as one that knows the gestures, so that losing some means anything.
+# Clip top-1 in per cent from which a network counts as trained on the gestures, so that a loss means something.
 LEARNT = 50.0
 
 
 def promise_of(precision: str, state_precision: str = "fp32") -> Promise | None:
     """The promise of a bundle, None for a precision that this lcr_edge does not know.
 
-    A float32 bundle whose states cross the boundary as float16 rounds like float16, and promises what that does.
+    A float32 bundle whose states cross the boundary as float16 rounds like float16, and makes the fp16 promise.
     """
     return PROMISES.get("fp16" if (precision, state_precision) == ("fp32", "fp16") else precision)
 
@@ -76,14 +76,14 @@ class ModelPromise:
 
 PACKAGED = ModelPromise(clip_top1=95.0, stream_loss=2.0)
 
-# Clips that were written by a lossy codec and read again: mean absolute difference to the original, of 255.
+# Clips written by a lossy codec and read back: mean absolute difference from the original, out of 255.
 DECODED = 12.0
-# A joint against the middle of the bright spot drawn at it, after crop and enlargement by interpolation: pixels.
+# Distance of a joint from the centre of the bright spot drawn at it, after crop and interpolated enlargement: pixels.
 JOINT_PIXELS = 1.0
 # A training step with half of the patches dropped, against one with all of them, on the same CPU in one run.
 TUBE_MASK_SPEEDUP = 1.5
 
-# What a network mapped from Vision-RWKV computes against their formulas on the same tensors, float64, absolute.
+# A network mapped from Vision-RWKV against the Vision-RWKV formulas on the same tensors, float64, absolute.
 VRWKV = 1e-10
 
 # The CUDA WKV kernel against the float64 reference on the same (rounded) inputs, output and every gradient: largest
@@ -94,7 +94,7 @@ WKV_CHUNKS = 1e-5
 # Two training processes against one with the joined batch in float32: max abs difference over rms, of a tensor.
 TWO_PROCESSES = 1e-3
 # Error of a product whose weights were rounded to the nearest grid points, over that with errors made to cancel, on
-# inputs that go together: at least.
+# correlated inputs: at least.
 ROUNDING_GAIN = 2.0
 # Stream error of int8 calibrated with zero states only, over that with rolled states, same layers: at least, by mode.
 # Dynamic mode has no ranges to get wrong, only the rounding of its weights.

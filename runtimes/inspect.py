@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variant",
         default="default",
         metavar="NAME",
-        help=f"one of {', '.join(VARIANTS)} (default: default)",
+        help=f"variant of a config: {' or '.join(VARIANTS)} (default: default)",
     )
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes of a config (default: 27)")
     add_json(parser)

@@ -237,7 +237,7 @@ def _set_boundary(model: Any, grids: Mapping[str, Grid]) -> None:
 
 
 def _renamed(model: Any, inside: int, kind: int, grid: Grid) -> int:
-    """Index of a tensor of this type and grid, named like ``inside``: that tensor itself if it fits already."""
+    """Index of a tensor of this type and grid, named like the tensor ``inside``: ``inside`` itself if it fits."""
     tensor = model.subgraphs[0].tensors[inside]
     found = tensor.quantization
     if tensor.type == kind and (np.float32(found.scale[0]), int(found.zeroPoint[0])) == (np.float32(grid[0]), grid[1]):

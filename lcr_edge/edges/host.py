@@ -1,12 +1,12 @@
-"""Canny edges with an Otsu threshold on the host: OpenCV when it is installed, else numpy, pixel for pixel the same.
+"""Canny edges with an Otsu threshold on the host: OpenCV if it is installed, else numpy, identical pixel for pixel.
 
     gray = (9798 R + 19235 G + 3735 B + 16384) >> 15        (OpenCV's RGB to gray)
     high = Otsu's threshold of gray, low = floor(high / 2)
     edge = Canny(gray, low, high), aperture 3, magnitude |gx| + |gy|
 
 Otsu's threshold (Otsu 1979) is the first level t with the largest between-class variance. It is found here from exact
-integer sums, not by ``cv2.threshold``: that one rounds along its loop, so on a histogram with a gap, where a whole
-range of levels ties, its pick depends on rounding noise. Elsewhere both are equal.
+integer sums, not by ``cv2.threshold``: that rounds along its loop, so on a histogram with a gap, where a whole range of
+levels ties, its choice depends on rounding noise. Otherwise both are equal.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ TAN_22 = 13573  # tan(22.5 degrees) * 2**15, rounded as OpenCV does
 
 
 def host_edges(frame: U8) -> U8:
-    """The edge map of one frame: uint8 [H, W, 3] RGB to uint8 [H, W] in {0, 1}. FrameError for another input."""
+    """The edge map of one frame: uint8 [H, W, 3] RGB to uint8 [H, W] in {0, 1}. Raises FrameError for other input."""
     return cv2_edges(frame) if _cv2_installed() else numpy_edges(frame)
 
 
 def cv2_edges(frame: U8) -> U8:
-    """:func:`host_edges` by OpenCV. MissingExtraError without it, FrameError for another input."""
+    """:func:`host_edges` with OpenCV. Raises MissingExtraError without it, FrameError for other input."""
     _check(frame)
     try:
         import cv2
@@ -49,7 +49,7 @@ def cv2_edges(frame: U8) -> U8:
 
 
 def numpy_edges(frame: U8) -> U8:
-    """:func:`host_edges` by numpy alone. FrameError for another input."""
+    """:func:`host_edges` with numpy alone. Raises FrameError for other input."""
     _check(frame)
     gray = _gray(frame)
     high = otsu_threshold(np.bincount(gray.reshape(-1), minlength=256))
@@ -136,8 +136,8 @@ def _thin(gx: I32, gy: I32, low: int, high: int) -> tuple[Mask, Mask]:
 def _hysteresis(strong: Mask, weak: Mask) -> Mask:
     """All weak pixels that an 8-connected path of weak pixels joins to a strong one. bool [H, W].
 
-    Only the pixels reached last can reach more, so each round looks at their neighbours alone; the rounds end when
-    nothing new is reached, after at most H * W of them.
+    Only the pixels reached last can reach more, so each round looks only at their neighbours. The rounds end when
+    nothing new is reached, after at most H * W rounds.
     """
     height, width = weak.shape
     stride = width + 2

@@ -1,1 +1,1 @@
-"""Compute kernels, each beside its readable reference."""
+"""Compute kernels, each with its readable reference."""

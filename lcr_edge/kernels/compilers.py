@@ -16,7 +16,7 @@ def cache_folder() -> Path:
 
 
 def find_nvcc() -> str | None:
-    """The path of nvcc: of CUDA_HOME or CUDA_PATH, else of PATH, else of /usr/local/cuda; None where there is none."""
+    """The path of nvcc from CUDA_HOME or CUDA_PATH, else PATH, else /usr/local/cuda; None if there is none."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     for home in homes:
         found = shutil.which("nvcc", path=str(Path(home) / "bin"))
@@ -26,6 +26,6 @@ def find_nvcc() -> str | None:
 
 
 def find_cxx() -> str | None:
-    """The path of a C++ compiler, $CXX, g++, c++ or clang++; None where there is none."""
+    """The path of a C++ compiler: $CXX, g++, c++ or clang++; None if there is none."""
     names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
     return next((found for found in map(shutil.which, filter(None, names)) if found), None)

@@ -18,7 +18,7 @@ SMALLEST_CHUNK = 4
 
 
 class Layer(nn.Module):
-    """The equations of one layer; H, C are this layer's states of the previous frame, x the output of the layer below.
+    """The equations of one layer; H, C are its states after the previous frame, x the output of the layer below.
 
     R, G = LN([x ; H]) W_r, LN([x ; H]) W_g                        rotary positions on R
     K, V = LN(z) W_k, LN(z) W_v       z = x + e or e               rotary positions on K
@@ -49,14 +49,14 @@ class Layer(nn.Module):
         self.forget_bias = nn.Parameter(torch.ones(dim))
 
     def log_decay(self) -> Tensor:
-        """log w = -exp(decay), float64 [h, d]: it is multiplied by up to N and exponentiated, which float32 feels."""
+        """log w = -exp(decay), float64 [h, d]: it is multiplied by up to N and exponentiated, too much for float32."""
         return -torch.exp(self.decay.double())
 
     def tables(self, tokens: int) -> WkvTables | Tensor:
-        """What the WKV needs of this layer's present decays: tables, or log w itself, float64 [h, d].
+        """What the WKV needs from this layer's current decays: tables, or log w itself, float64 [h, d].
 
-        Where the decays are too fast for tables, and on a GPU: its kernel needs none, and looking at the decays to make
-        them would make the GPU wait.
+        log w itself if the decays are too fast for tables, and on a GPU: its kernel needs no tables, and reading the
+        decays to make them would make the GPU wait.
         """
         log_w = self.log_decay()
         if log_w.is_cuda or not is_safe(log_w, SMALLEST_CHUNK):

@@ -22,13 +22,13 @@ PROBE = 1e-2
 
 
 class Features(NamedTuple):
-    """What the layers make of a clip: input of the heads, and what training needs besides."""
+    """What the layers compute from a clip: the input of the heads, and what else training needs."""
 
     hidden: Tensor  # H of the last layer after every frame, [B, T, N+1, C]
     cells: Tensor  # C of the last layer after every frame, [B, T, N+1, C]
     state: State  # H, C of all layers after the last frame, each [B, L, N+1, C]
     excess: Tensor  # scalar: how far values inside the layers exceed their soft limit; zero except in training mode
-    expansion: Tensor  # scalar: how much the layers blow up small changes of their state; zero unless probed
+    expansion: Tensor  # scalar: how much the layers amplify small changes of their state; zero unless probed
 
 
 class LCR(nn.Module):
@@ -62,7 +62,7 @@ class LCR(nn.Module):
         self.register_buffer("sin", sin.float(), persistent=False)
 
     def initial_state(self, batch: int = 1, tokens: int | None = None) -> State:
-        """Zeros: the state of a stream before its first frame, each [B, L, N+1, C]; tokens: N + 1 if not all."""
+        """Zeros: a stream's state before its first frame, each [B, L, N+1, C]. tokens: in place of N+1, if not all."""
         layers, every, dim = self.config.state_shape
         zeros = self.cos.new_zeros(batch, layers, every if tokens is None else tokens, dim)
         return zeros, zeros.clone()
@@ -114,8 +114,8 @@ class LCR(nn.Module):
     def forward(self, clip: Tensor, state: State | None = None, edges: Tensor | None = None) -> tuple[Tensor, State]:
         """T frames of B streams: clip [B, T, H, W, 3] -> logits [B, T, classes] of every frame, state after the last.
 
-        Equal to T calls of :meth:`step`, but layer by layer: keys and values do not depend on the state, so those of
-        all frames of a layer are computed at once, and only what meets the state runs frame by frame.
+        Equal to T calls of :meth:`step`, but layer by layer: keys and values do not depend on the state, so a layer
+        computes them for all frames at once, and only what depends on the state runs frame by frame.
         """
         features = self.features(clip, state, edges)
         return self.head(features.hidden, features.cells), features.state
@@ -142,7 +142,7 @@ class LCR(nn.Module):
         h_in, c_in = self.initial_state(batch, count) if state is None else state
         if torch.is_grad_enabled():  # the same for first and later frames, so that a compiled layer is compiled once
             h_in, c_in = (x if x.requires_grad else x.detach().requires_grad_() for x in (h_in, c_in))
-        # Time first, so that the part of one frame is contiguous: quick to read, and alike in clips of any length.
+        # Time first, so that the part of one frame is contiguous: quick to read, and the same in clips of any length.
         frames_first = clip.transpose(0, 1).flatten(0, 1)
         edges_first = None if edges is None else edges.transpose(0, 1).flatten(0, 1)
         rotary, rotary_all = (self.cos, self.sin), (self.cos, self.sin)

@@ -1,4 +1,4 @@
-"""LayerNorms that do not blow rounding errors up."""
+"""LayerNorms that do not amplify rounding errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MOMENTUM = 0.05
 class SteadyNorm(nn.Module):
     """LayerNorm over the last axis, (x - mean) / sqrt(var + eps), with an eps that fits the inputs' own scale.
 
-    Where the variance of a token is far below the usual, its numbers are sums that nearly cancel, and a LayerNorm with
-    a tiny epsilon turns the rounding errors of those sums into visible ones: engines would disagree. Here eps is
+    If a token's variance is far below the usual, its numbers are sums that nearly cancel, and a LayerNorm with a tiny
+    epsilon makes the rounding errors of those sums visible: engines would disagree. Here eps is
     ``SHARE`` of the squared mean standard deviation, a running average from training that is stored with the weights.
 
     width: length of the normalised axis. channels: length of weight and bias, applied after :meth:`normalise`.

@@ -2,7 +2,7 @@
 
 :class:`StepCell` computes what :meth:`lcr_edge.model.network.LCR.step` computes, from constants folded in float64:
 
-- pixel normalisation goes into the patch embedding, each LayerNorm's scale and shift into the projection behind it,
+- pixel normalisation goes into the patch embedding, each LayerNorm's scale and shift into the projection after it,
   the forget gate's bias into the edge prompts;
 - R and G are one matrix product, so are K and V, and so are the prompts of all layers;
 - decay tables are constants, dense or in chunks of tokens, whichever is faster and safe in float32.
@@ -48,9 +48,9 @@ class StepCell(nn.Module):
     edge_row: Tensor
     frame_row: Tensor
     head_scale: Tensor | None
-    # Of the states at the boundary; None: that of the arithmetic. See with_state_precision.
+    # Dtype of the states at the boundary; None: that of the arithmetic. See with_state_precision.
     state_dtype: torch.dtype | None = None
-    # Whether a norm's factors meet its rows before its values. See with_joined_factors.
+    # Whether a norm's channel factors multiply its row factors first, then its values. See with_joined_factors.
     joined: bool = False
 
     def __init__(self, model: LCR, *, dtype: torch.dtype = torch.float32, chunk: int | None = None) -> None:
@@ -74,10 +74,10 @@ class StepCell(nn.Module):
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
 
     def equalise(self, name: str, scale: Tensor) -> bool:
-        """Divide input channel j of the product ``name`` by scale[j] > 0, and multiply its weights: the same results.
+        """Divide input channel j of the product ``name`` by scale[j] > 0 and multiply its weights: the same results.
 
-        The division goes where it costs nothing: into the norm before the product, or the product before that. False
-        where there is no such place (embeddings, prompts): then nothing was changed.
+        The division goes where it costs nothing: into the norm before the product, or the product before that. Returns
+        False if there is no such place (embeddings, prompts): then nothing was changed.
         """
         scale = scale.double()
         owner, _, short = name.rpartition(".")
@@ -164,8 +164,8 @@ def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
 def with_joined_factors(cell: nn.Module) -> nn.Module:
     """A copy that computes equalised norms as (x - mean) * (factor of the row * factors of the channels).
 
-    The usual order, factors of the channels last, is lost in TFLite: its converter moves a constant factor in front of
-    a product into the weights, which undoes :meth:`StepCell.equalise` and takes them off their int8 grid.
+    The usual order, channel factors last, does not survive TFLite: its converter moves a constant factor in front of a
+    product into the weights, which undoes :meth:`StepCell.equalise` and takes them off their int8 grid.
     """
     result = copy.deepcopy(cell)
     for module in result.modules():
@@ -177,8 +177,8 @@ def with_joined_factors(cell: nn.Module) -> nn.Module:
 class _PatchCell(nn.Module):
     """Pixels 0..255 of the frame's patches to normalised tokens.
 
-    A sum over all pixels of a patch loses digits, in each engine others. So each patch is centred, its mean enters by
-    itself, and one product sums up a quarter of the pixels: TFLite, which adds one after the other, gains most.
+    A sum over all pixels of a patch loses digits, different ones in each engine. So each patch is centred, its mean
+    enters separately, and each product sums a quarter of the pixels. TFLite, which adds sequentially, gains most.
     """
 
     sums: Tensor

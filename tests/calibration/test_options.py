@@ -74,7 +74,7 @@ def test_a_cache_is_written_once_and_then_read(
     [
         ("--calibration-clips 7", "clips must be at least 8, got 7"),
         ("--calibration-samples 3", "samples must be from 4 to 1728, .* got 3"),
-        ("--calibration-clips 8 --calibration-samples 129", "from 4 to 128, the frames of 8 clips, got 129"),
+        ("--calibration-clips 8 --calibration-samples 129", "from 4 to 128, the frames in 8 clips, got 129"),
         ("--seed -1", "--seed must be from 0 to"),
         ("--calibration-cache .", "is not a file"),
         ("--calibration-cache missing/samples.npz", "cannot write to the folder missing"),

@@ -107,5 +107,5 @@ def test_ranges_hold_all_that_was_read_and_written() -> None:
 def test_a_product_that_reads_nan_is_named() -> None:
     state = _samples().state_h.copy()
     state[3, 1] = np.nan
-    with pytest.raises(CalibrationError, match=r"layers\.1\.rg reads NaN or Inf"):
+    with pytest.raises(CalibrationError, match=r"layers\.1\.rg receives NaN or Inf"):
         observe(_cell(), dataclasses.replace(_samples(), state_h=state))

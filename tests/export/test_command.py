@@ -110,7 +110,7 @@ def test_a_missing_converter_names_the_pip_line() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--keep-float", "attention"], "'attention' matches no layer; the layers are"),
+        (["--keep-float", "attention"], "'attention' matches no layer; choose from"),
         (["--keep-float", "auto", "--quant", "weight-only"], "--keep-float auto needs"),
     ],
 )

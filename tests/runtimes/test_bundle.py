@@ -101,7 +101,7 @@ def test_files_missing_or_unknown(bundle: Path) -> None:
     refused(bundle, "notes.txt", "remove")
     (bundle / "notes.txt").unlink()
     shutil.move(bundle / "model.onnx", bundle.parent / "model.onnx")
-    refused(bundle, "model.onnx", "lacks")
+    refused(bundle, "model.onnx", "is missing")
     (bundle / "model.onnx").mkdir()
     refused(bundle, "model.onnx", "not a file")
     (bundle / MANIFEST).unlink()
@@ -122,7 +122,7 @@ def test_manifests_that_are_none(bundle: Path, text: str) -> None:
 
 def test_contract_versions(bundle: Path) -> None:
     reseal(bundle, contract_version=7)
-    refused(bundle, "contract version 7; this lcr_edge speaks 1", "upgrade")
+    refused(bundle, "contract version 7; this lcr_edge supports 1", "upgrade")
     reseal(bundle, contract_version=0)
     refused(bundle, "contract version 0", "export it again")
     for value in ("1", 1.0, True, None):
@@ -167,7 +167,7 @@ def test_manifest_tensors_renamed_or_swapped(bundle: Path, key: str) -> None:
     table = json.loads((bundle / MANIFEST).read_text())[key]
     changes: dict[str, Any] = {key: [table[0], table[2], table[1]]}
     reseal(bundle, **changes)
-    refused(bundle, key, "step contract wants state_h")
+    refused(bundle, key, "step contract expects state_h")
     changes[key] = [{**table[0], "name": "picture"}, *table[1:]]
     reseal(bundle, **changes)
     refused(bundle, "picture")
@@ -183,8 +183,8 @@ def test_manifest_tensors_renamed_or_swapped(bundle: Path, key: str) -> None:
         ({"state_h_in": "hidden"}, "hidden"),
         ({"frame": "input_1"}, "input_1"),
         ({"logits": "scores"}, "scores"),
-        (SWAPPED, "step contract wants state_h_in"),
-        ({"state_h_out": "x", "state_c_out": "state_h_out", "x": "state_c_out"}, "step contract wants state_h_out"),
+        (SWAPPED, "step contract expects state_h_in"),
+        ({"state_h_out": "x", "state_c_out": "state_h_out", "x": "state_c_out"}, "step contract expects state_h_out"),
     ],
 )
 def test_model_tensors_renamed_or_swapped(tmp_path: Path, target: str, rename: dict[str, str], hint: str) -> None:

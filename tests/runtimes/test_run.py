@@ -153,7 +153,7 @@ def test_a_damaged_video_ends_with_a_warning(tmp_path: Path, bundle: Path, capsy
     assert main(["run", str(bundle), "--source", str(path)]) == 0
     captured = capsys.readouterr()
     assert "clip: " in captured.out
-    assert "announces 40 frames" in captured.err
+    assert "declares 40 frames" in captured.err
 
 
 def test_cameras_and_addresses_that_do_not_answer() -> None:

@@ -212,7 +212,7 @@ def test_a_model_with_other_states_than_its_manifest_is_refused(
     for name, data in model_bytes(target, "graph", "explicit", other).items():
         (folder / name).write_bytes(data)
     reseal(folder)
-    with pytest.raises(BundleError, match="step contract wants") as caught:
+    with pytest.raises(BundleError, match="step contract expects") as caught:
         load(folder)
     assert STATE_DTYPES[other] in str(caught.value)
 
@@ -231,7 +231,7 @@ def _row(folder: Path, table: str, name: str, **changes: Any) -> None:
         ("outputs", "logits", {"zero_point": 0.5}, "logits is int8 and needs"),
         ("inputs", "state_h_in", {"scale": 0.0}, "state_h_in is int8 and needs a scale"),
         ("inputs", "state_h_in", {"scale": -0.1}, "needs a scale"),
-        ("inputs", "state_c_in", {"zero_point": 300}, "beyond int8"),
+        ("inputs", "state_c_in", {"zero_point": 300}, "outside int8"),
         ("outputs", "state_c_out", {"zero_point": 3}, "change its meaning"),
         ("outputs", "state_h_out", {"scale": 0.5}, "change its meaning"),
     ],
@@ -250,7 +250,7 @@ def test_a_model_with_other_scales_than_its_manifest_is_refused(tmp_path: Path) 
     folder = make_bundle(tmp_path / "bundle", "tflite", state_precision="int8")
     load(folder)
     _row(folder, "outputs", "logits", scale=0.25)
-    with pytest.raises(BundleError, match=r"logits has scale and zero point \(0.125, 2\), its manifest says"):
+    with pytest.raises(BundleError, match=r"logits has scale and zero point \(0.125, 2\), but its manifest says"):
         load(folder)
 
 
@@ -259,8 +259,8 @@ def test_a_model_with_other_scales_than_its_manifest_is_refused(tmp_path: Path) 
     [
         ("fp16", {"state_precision": "fp8"}, "fp32, fp16, int8"),
         ("fp16", {"state_precision": "fp32"}, "float16"),
-        ("fp16", {"io": "int8"}, "'int8', its states are 'fp16'"),
-        ("int8", {"io": "float"}, "'float', its states are 'int8'"),
+        ("fp16", {"io": "int8"}, "'int8', but the states are 'fp16'"),
+        ("int8", {"io": "float"}, "'float', but the states are 'int8'"),
         ("int8", {"io": "int4"}, "float, int8"),
     ],
 )

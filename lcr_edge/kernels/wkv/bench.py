@@ -1,10 +1,10 @@
-"""Time the WKV kernel against the portable form, torch.compile of it and flash-linear-attention, on a CUDA GPU.
+"""Time the WKV kernel on a CUDA GPU against the portable form, plain and compiled, and flash-linear-attention.
 
     python -m lcr_edge.kernels.wkv.bench [--json FILE|-]
 
 Bytes are the fewest that must move: forward reads r, k, v and writes y; backward reads those three and dy and writes
-three gradients. They are compared with a device-to-device copy timed in the same run. ``--device cpu`` times the
-portable form alone, with the CPU's clock.
+three gradients. They are compared with a device-to-device copy timed in the same run. ``--device cpu`` times only the
+portable form, with the CPU's clock.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def make_inputs(shape: tuple[int, int, int, int], dtype: torch.dtype, device: to
 
 
 def forms(device: torch.device, log_w: Tensor, tokens: int, compiled: bool) -> dict[str, Form]:
-    """What is timed, by name; each takes r, k, v, log_w, u."""
+    """The forms to time, by name; each takes r, k, v, log_w, u."""
     chunk = choose_chunk(log_w, tokens)
 
     def portable(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _fla() -> Form | None:
 def time_shape(
     shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, rounds: int, compiled: bool
 ) -> list[dict[str, Any]]:
-    """One row for each form: median ms of forward, and of forward with backward; bytes per second of each."""
+    """One row per form: median ms of forward, and of forward with backward; bytes per second of each."""
     numbers = shape[0] * shape[1] * shape[2] * shape[3] * dtype.itemsize
     count = max(1, min(8, ROTATED_BYTES // (4 * numbers)))
     sets = [make_inputs(shape, dtype, device) for _ in range(count)]
@@ -181,7 +181,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", action="append", choices=DTYPES, help="may be given several times (default: float32, bfloat16)"
     )
-    parser.add_argument("--rounds", type=int, default=50, metavar="N", help="timed calls of each form (default: 50)")
+    parser.add_argument("--rounds", type=int, default=50, metavar="N", help="timed calls per form (default: 50)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     add_json(parser)
 
@@ -217,7 +217,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name} is unknown to torch; give cuda, cuda:N or cpu") from error
+        raise UsageError(f"torch does not know --device {name}; give cuda, cuda:N or cpu") from error
 
 
 def _shape(text: str) -> tuple[int, int, int, int]:

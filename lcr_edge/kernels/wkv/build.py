@@ -1,4 +1,4 @@
-"""Compile wkv.cu at first use, or say why that cannot be done.
+"""Compile wkv.cu at first use, or say why that is not possible.
 
 Two ways, tried in this order:
 
@@ -70,7 +70,7 @@ def load(dtype: torch.dtype, dim: int, index: int) -> Kernels:
     if dtype not in IO_OF_DTYPE or dim not in DIMS:
         names = ", ".join(str(known).split(".")[-1] for known in IO_OF_DTYPE)
         raise KernelUnavailableError(
-            f"it has {names} and head sizes {', '.join(map(str, DIMS))}, not {str(dtype).split('.')[-1]} and {dim}"
+            f"it supports {names} and head sizes {', '.join(map(str, DIMS))}, not {str(dtype).split('.')[-1]} and {dim}"
         )
     with _lock:
         found = _load(dtype, dim, index, os.environ.get("LCR_EDGE_WKV", "auto"))
@@ -84,7 +84,7 @@ def _load(dtype: torch.dtype, dim: int, index: int, asked: str) -> NvrtcKernels 
     if asked == "portable":
         return "LCR_EDGE_WKV=portable asks for the portable form"
     if asked not in ("auto", *WAYS):
-        return f"LCR_EDGE_WKV={asked} is none of auto, {', '.join(WAYS)}, portable"
+        return f"LCR_EDGE_WKV={asked} is not one of auto, {', '.join(WAYS)}, portable"
     if not torch.version.cuda:
         return "this build of torch has no CUDA"
     makers: dict[str, Callable[[torch.dtype, int, int], NvrtcKernels | LibraryKernels]]
@@ -180,7 +180,7 @@ class LibraryKernels:
 
 
 def nvcc_kernels(dtype: torch.dtype, dim: int, index: int) -> LibraryKernels:
-    """The kernel compiled by nvcc for the GPU ``index``, from the cache folder where it is there."""
+    """The kernel compiled by nvcc for the GPU ``index``, from the cache folder if it is already there."""
     nvcc = find_nvcc()
     if nvcc is None:
         raise KernelUnavailableError(
@@ -230,7 +230,7 @@ def compile_library(command: Sequence[str], name: str, folder: Path) -> Path:
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailableError(f"{command[0]} did not end within {COMPILE_SECONDS} s") from error
     except OutputError as error:
-        raise KernelUnavailableError(f"{error}. Or set LCR_EDGE_CACHE to a folder of yours") from error
+        raise KernelUnavailableError(f"{error}. Or set LCR_EDGE_CACHE to a folder that you can write to") from error
     return path
 
 

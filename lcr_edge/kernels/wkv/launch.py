@@ -19,7 +19,7 @@ ENTRIES = ("wkv_columns", "wkv_rows", "wkv_rows_tangent", "wkv_columns_state", "
 IO_OF_DTYPE = {torch.float32: "Float32", torch.bfloat16: "BFloat16", torch.float16: "Float16"}
 DIMS = (16, 32, 64)
 
-# Warps a multiprocessor should hold at least before tokens are cut into chunks; fewest tokens a chunk is worth.
+# Tokens are cut into chunks if a multiprocessor would have fewer warps than this; fewest tokens worth a chunk.
 WARPS_WANTED = 8
 MIN_CHUNK_TOKENS = 16
 MAX_CHUNKS = 64
@@ -74,7 +74,7 @@ def empty_tokens_first(r: Tensor) -> Tensor:
 
 
 def choose_chunks(streams: int, tokens: int, dim: int, multiprocessors: int) -> int:
-    """Into how many chunks to cut N tokens so that B h streams fill the multiprocessors; 1 where they do already.
+    """How many chunks to cut N tokens into so that B h streams fill the multiprocessors; 1 if they already do.
 
     Cutting costs a second launch and two thirds more arithmetic, so 2 chunks would not pay.
     """
@@ -132,7 +132,7 @@ class _Sweeps:
         self.log_w, self.u = log_w.contiguous(), u.contiguous()
         batch, heads, tokens, width = r.shape
         if width not in DIMS:
-            raise UsageError(f"wkv: the kernel has head sizes {DIMS}, not {width}")
+            raise UsageError(f"wkv: the kernel supports head sizes {DIMS}, not {width}")
         self.streams = batch * heads
         if chunks is None:
             chunks = choose_chunks(self.streams, tokens, width, kernels.multiprocessors)
@@ -142,7 +142,7 @@ class _Sweeps:
         self.nothing = self.log_w
 
     def states(self, entry: str, vec: Tensor, own: Tensor) -> Tensor | None:
-        """What each chunk by itself leaves behind; None where one chunk is all."""
+        """The state that each chunk alone leaves; None if there is only one chunk."""
         if self.chunks == 1:
             return None
         width = self.like.shape[3]

@@ -34,7 +34,7 @@ CHUNK = 33
 
 
 class WkvTables(NamedTuple):
-    """All that depends on the decays only, for N tokens in n chunks of Q, h heads of d channels."""
+    """Everything that depends only on the decays, for N tokens in n chunks of Q, h heads of d channels."""
 
     lead: Tensor  # [h, Q, d]
     lag: Tensor  # [h, Q, d]
@@ -47,7 +47,7 @@ class WkvTables(NamedTuple):
 
 
 def is_safe(log_w: Tensor, chunk: int) -> bool:
-    """Whether float32 holds the scaled halves of a chunk of ``chunk`` tokens."""
+    """Whether the scaled halves of a chunk of ``chunk`` tokens fit float32."""
     return _fastest(log_w) * chunk / 2 <= MAX_EXPONENT
 
 
@@ -56,11 +56,11 @@ def _fastest(log_w: Tensor) -> float:
 
 
 def choose_chunk(log_w: Tensor, tokens: int) -> int:
-    """Tokens a chunk of the WKV for these decays (log w, any shape): the fastest that float32 can hold.
+    """Tokens per WKV chunk for these decays (log w, any shape): the fastest size that is safe in float32.
 
-    Dense up to ``DENSE_TOKENS`` tokens, else near ``CHUNK``; smaller where the decays are so fast that a larger one
-    would overflow, and of such a size that padding the tokens to whole chunks wastes little. Raises
-    UnsafeDecayError where not even one token a chunk is safe.
+    Dense up to ``DENSE_TOKENS`` tokens, else near ``CHUNK``; smaller if the decays are so fast that a larger chunk
+    would overflow, and chosen so that padding the tokens to whole chunks wastes little. Raises UnsafeDecayError if not
+    even one token per chunk is safe.
     """
     wanted = tokens if tokens <= DENSE_TOKENS else CHUNK
     while wanted > 1 and not is_safe(log_w, wanted):
@@ -77,8 +77,8 @@ def choose_chunk(log_w: Tensor, tokens: int) -> int:
 def make_tables(log_w: Tensor, u: Tensor, tokens: int, chunk: int | None = None) -> WkvTables:
     """Tables for ``tokens`` tokens in chunks of ``chunk`` (default: one dense chunk), differentiable in log_w and u.
 
-    log_w, u: [h, d], log_w <= 0, best in float64; the tables have u's dtype. Raises UnsafeDecayError where
-    float32 would overflow.
+    log_w, u: [h, d], log_w <= 0, best in float64; the tables have u's dtype. Raises UnsafeDecayError if float32 would
+    overflow.
     """
     size = tokens if chunk is None else min(chunk, tokens)
     if not is_safe(log_w, size):

@@ -1,7 +1,7 @@
-"""The WKV as torch operators, ``lcr_edge::wkv`` and ``lcr_edge::wkv_backward``: the CUDA kernel where it can be had.
+"""The WKV as torch operators, ``lcr_edge::wkv`` and ``lcr_edge::wkv_backward``: the CUDA kernel where it is available.
 
-On a CUDA tensor for which the kernel cannot be compiled the portable form runs instead, and a PortableFormWarning says
-so and why, once for each reason.
+If the kernel cannot be compiled for a CUDA tensor, the portable form runs instead, and a PortableFormWarning says why,
+once per reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _announced: set[str] = set()
 
 
 class PortableFormWarning(UserWarning):
-    """The portable form of the WKV runs on a CUDA device, because the kernel cannot."""
+    """The portable form of the WKV runs on a CUDA device because the kernel cannot."""
 
 
 def wkv(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def wkv(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
 
 
 def announce(reason: str) -> None:
-    """Warn, once for each reason, that the portable form runs on a CUDA device."""
+    """Warn, once per reason, that the portable form runs on a CUDA device."""
     if reason in _announced:
         return
     _announced.add(reason)
@@ -51,7 +51,7 @@ def announce(reason: str) -> None:
 
 
 def kernels_for(x: Tensor) -> launch.Kernels | None:
-    """The compiled kernel for x's dtype, head size and device; None, announced, where there is none."""
+    """The compiled kernel for x's dtype, head size and device; None, with a warning, if there is none."""
     try:
         return load(x.dtype, x.shape[-1], x.get_device())
     except KernelUnavailableError as error:
@@ -154,8 +154,8 @@ _wkv_backward.register_autograd(_refuse)
 def kernel_works(index: int) -> tuple[str, float]:
     """Compile the kernel for CUDA device number ``index``, run it both ways and compare it with wkv_scan in float64.
 
-    Returns the way it was compiled ("nvrtc" or "nvcc") and the largest relative rms difference of the output and the
-    five gradients. Raises KernelUnavailableError where it cannot be compiled.
+    Returns how it was compiled ("nvrtc" or "nvcc") and the largest relative rms difference of the output and the five
+    gradients. Raises KernelUnavailableError if it cannot be compiled.
     """
     kernels, device = load(torch.float32, 32, index), torch.device("cuda", index)
     generator = torch.Generator().manual_seed(0)

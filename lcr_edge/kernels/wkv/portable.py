@@ -1,4 +1,4 @@
-"""The WKV in matrix products with its gradients written out, for the operator where there is no kernel.
+"""The WKV in matrix products with explicit gradients, for the operator where there is no kernel.
 
 An operator's backward runs below autograd, so the gradients are formulas here. With D_c(i, j) = w[c]^(|i-j|-1), or u[c]
 where i = j, and G_ij = dy_i . v_j:

@@ -116,5 +116,5 @@ def test_a_verification_that_ends_early_is_a_failure_too(tmp_path: Path, capsys:
     file = tmp_path / "verify.xml"
     assert main(["verify", str(folder), "--frames", "6", "--junit", str(file)]) == ParityError.exit_code
     (failure,) = ElementTree.fromstring(file.read_bytes()).iter("failure")
-    assert "holds NaN or Inf" in str(failure.get("message"))
+    assert "contains NaN or Inf" in str(failure.get("message"))
     assert str(failure.get("message")) in capsys.readouterr().err

@@ -77,7 +77,7 @@ def _pass_through(model: onnx.ModelProto) -> None:
     ("change", "complaint"),
     [
         ("weight", "one step: state_c is off by"),
-        ("unread", "state_h fed to a step makes no difference"),
+        ("unread", "feeding state_h to a step makes no difference"),
         ("unchanged", "state_c did not change"),
     ],
 )
@@ -191,11 +191,11 @@ class _Failing(Model):
 def test_a_state_with_nan_is_a_failure() -> None:
     right = rounded("lcr_pico")
     report = measure_all(_Failing(right.bundle, right.engine), made.checkpoint("lcr_pico"), frames=20, decisions=False)
-    assert "holds NaN or Inf" in report.failures[0]
+    assert "contains NaN or Inf" in report.failures[0]
     assert INT8.settled < report.frames < 10
     broken = _Failing(right.bundle, right.engine)
     broken.good = 3
-    with pytest.raises(ParityError, match="holds NaN or Inf"):
+    with pytest.raises(ParityError, match="contains NaN or Inf"):
         measure_all(broken, made.checkpoint("lcr_pico"), frames=20, decisions=False)
 
 
