@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,16 @@ from lcr_edge.runtimes.engines import ENGINES
 Array = npt.NDArray[Any]
 # OpenVINO's property; the bundle's runtime hint has the same name.
 _GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+
+
+@functools.cache
+def core() -> Any:
+    """The one ``openvino.Core`` of this process, which is never destroyed.
+
+    The CPU plugin of a Core puts a signal stack of its own in place and frees it when it goes. Two that go in the order
+    in which they came leave the process with a stack that is gone, and the next signal, Ctrl-C among them, is a crash.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 class OpenVinoEngine:
@@ -42,7 +53,7 @@ class OpenVinoEngine:
         path = bundle.folder / bundle.model_files[0]
         properties.update(_dynamic_quantisation(bundle))
         try:
-            compiled = self._ov.Core().compile_model(str(path), "CPU", properties)
+            compiled = core().compile_model(str(path), "CPU", properties)
             self._request = compiled.create_infer_request()
         except Exception as error:
             raise BundleError(

@@ -13,6 +13,7 @@ from lcr_edge.errors import LcrError
 from lcr_edge.export.targets import onnx_convert, openvino_int8
 from lcr_edge.export.targets.job import Converted, Job
 from lcr_edge.export.targets.request import Request
+from lcr_edge.runtimes.openvino_engine import core
 
 
 def convert(job: Job) -> Converted:
@@ -21,7 +22,7 @@ def convert(job: Job) -> Converted:
     onnx_file = job.folder / "from.onnx"
     onnx_file.write_bytes(onnx_convert.build(job).SerializeToString())
     # Not ov.convert_model: it starts a telemetry process.
-    model: Any = ov.Core().read_model(str(onnx_file))
+    model: Any = core().read_model(str(onnx_file))
     onnx_file.unlink()
     _check_names(model, request)
     if job.plan is not None:

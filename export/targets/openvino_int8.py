@@ -33,6 +33,7 @@ from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES, Plan
 from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.export.targets.onnx_int8 import quantise_weight
 from lcr_edge.files import write_atomically
+from lcr_edge.runtimes.openvino_engine import core
 
 F32 = npt.NDArray[np.float32]
 
@@ -94,7 +95,7 @@ def save(model: ov.Model, path: Path) -> None:
             element.text = (element.text or "").strip() or None
         write_atomically(path.with_suffix(".bin"), raw.with_suffix(".bin").read_bytes())
     write_atomically(path, b'<?xml version="1.0"?>' + ElementTree.tostring(tree, encoding="utf-8"))
-    if _signature(ov.Core().read_model(str(path))) != _signature(model):
+    if _signature(core().read_model(str(path))) != _signature(model):
         raise LcrError(f"OpenVINO reads {path} as a different model; install the openvino of constraints.txt")
 
 

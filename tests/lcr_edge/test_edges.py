@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
 from lcr_edge.edges.graph import EdgeGraph  # noqa: E402 - it needs torch
+from lcr_edge.runtimes.openvino_engine import core
 
 U8 = npt.NDArray[np.uint8]
 SIZES = (64, 112, 224)
@@ -234,8 +235,8 @@ def onnxruntime_step(path: Path) -> Callable[[U8], Any]:
 
 
 def openvino_step(path: Path) -> Callable[[U8], Any]:
-    openvino = pytest.importorskip("openvino")
-    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    pytest.importorskip("openvino")
+    model = core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda frame: np.array(model({"frame": frame[None]})[0])[0]
 
 

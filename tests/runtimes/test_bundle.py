@@ -15,6 +15,7 @@ from lcr_edge.frames import center_crop, letterbox
 from lcr_edge.runtimes import load
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, read_bundle, seal
 from lcr_edge.runtimes.golden import GOLDEN, read_golden
+from lcr_edge.runtimes.openvino_engine import core
 from lcr_edge.runtimes.selftest import selftest
 from tests.runtimes.toy import CONFIG, make_bundle, model_bytes, onnx_bytes, reseal
 
@@ -199,7 +200,7 @@ def _write_model(folder: Path, target: str, onnx: bytes) -> None:
         (folder / "model.onnx").write_bytes(onnx)
         return
     ov: Any = pytest.importorskip("openvino")
-    ov.save_model(ov.Core().read_model(onnx, b""), str(folder / "model.xml"), compress_to_fp16=False)
+    ov.save_model(core().read_model(onnx, b""), str(folder / "model.xml"), compress_to_fp16=False)
 
 
 def test_states_swapped_behind_right_names_fail_the_selftest(bundle: Path) -> None:

@@ -26,6 +26,7 @@ from lcr_edge.config import Config
 from lcr_edge.contract import LOGITS, STATE_DTYPES, STATES_IN, STATES_OUT, input_specs, output_specs
 from lcr_edge.edges.host import host_edges
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
+from lcr_edge.runtimes.openvino_engine import core
 from lcr_edge.runtimes.tensors import scaling, tensor_table
 from tests import shared
 
@@ -237,7 +238,7 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision
 
 def _openvino_bytes(edges: str, state_mode: str, state_precision: str) -> dict[str, bytes]:
     ov: Any = pytest.importorskip("openvino")
-    model = ov.Core().read_model(onnx_bytes(edges, state_precision=state_precision), b"")
+    model = core().read_model(onnx_bytes(edges, state_precision=state_precision), b"")
     if state_mode == "internal":
         transformations = pytest.importorskip("openvino._offline_transformations")
         pairs = {f"{name}_in": f"{name}_out" for name in ("state_h", "state_c")}

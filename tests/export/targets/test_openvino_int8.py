@@ -27,7 +27,7 @@ from lcr_edge.export.targets.request import Request
 from lcr_edge.model.step_cell import HostEdgeCell, StepCell
 from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import read_bundle
-from lcr_edge.runtimes.openvino_engine import OpenVinoEngine
+from lcr_edge.runtimes.openvino_engine import OpenVinoEngine, core
 from lcr_edge.tolerances import PROMISES
 from tests.export.made import PACKAGED, bundle, checkpoint
 from tests.runtimes.toy import make_bundle, reseal
@@ -43,7 +43,7 @@ GROUPS = {"static": 0, "dynamic": 32, "weight-only": 0}
 each_mode = pytest.mark.parametrize(
     ("mode", "activations"), [("static", "u8"), ("static", "s8"), ("dynamic", "u8"), ("weight-only", "u8")]
 )
-INTEGER = "INT8" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+INTEGER = "INT8" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_int8 = pytest.mark.skipif(not INTEGER, reason="OpenVINO has no int8 on this CPU")
 
 
@@ -53,7 +53,7 @@ def _cell(name: str = PICO) -> HostEdgeCell:
 
 @functools.cache
 def _float_model(name: str = PICO) -> ov.Model:
-    return ov.Core().read_model(str(bundle(name, "onnx") / "model.onnx"))
+    return core().read_model(str(bundle(name, "onnx") / "model.onnx"))
 
 
 @functools.cache
@@ -90,7 +90,7 @@ def _run(model: ov.Model, group: int = 0, name: str = PICO) -> list[Array]:
 
 def _compile(model: ov.Model, group: int = 0) -> ov.CompiledModel:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, GROUP_SIZE: group}
-    return ov.Core().compile_model(model, "CPU", settings)
+    return core().compile_model(model, "CPU", settings)
 
 
 @functools.cache
@@ -164,7 +164,7 @@ def test_the_file_keeps_the_contract_and_is_the_same_each_time(mode: str, activa
         assert (tmp_path / f"one.{end}").read_bytes() == (tmp_path / f"other.{end}").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.bin", "one.xml", "other.bin", "other.xml"]
     assert [node.get_friendly_name() for node in source.get_ordered_ops()] == before
-    read = ov.Core().read_model(str(tmp_path / "one.xml"))
+    read = core().read_model(str(tmp_path / "one.xml"))
     found, wanted = (
         [(port.get_names(), port.get_element_type(), port.get_shape()) for port in (*model.inputs, *model.outputs)]
         for model in (read, source)
