@@ -13,13 +13,13 @@ import pytest
 from lcr_edge.edges import cv2_edges, host_edges, numpy_edges
 from lcr_edge.edges.host import otsu_threshold
 from lcr_edge.errors import FrameError, UsageError
+from lcr_edge.runtimes.openvino_engine import core
 from tests.clips import CLIPS, frames, real_clip
 
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
 from lcr_edge.edges.graph import EdgeGraph  # noqa: E402 - it needs torch
-from lcr_edge.runtimes.openvino_engine import core
 
 U8 = npt.NDArray[np.uint8]
 SIZES = (64, 112, 224)
