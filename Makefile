@@ -74,7 +74,7 @@ $(TFLITE_VENV)/.installed: $(VENV)/.dev-installed
 	@rm -rf $(TFLITE_VENV)
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
 		echo "Installing tflite-runtime into $(TFLITE_VENV)" && $(BIN)/python -m venv $(TFLITE_VENV) && \
-		$(TFLITE_VENV)/bin/python -m pip install --quiet tflite-runtime==2.14.0 numpy==1.26.4; \
+		$(TFLITE_VENV)/bin/python -m pip install -qq tflite-runtime==2.14.0 numpy==1.26.4; \
 	else mkdir -p $(TFLITE_VENV); fi
 	@touch $@
 
@@ -89,7 +89,8 @@ compiler:
 			echo "No C++ compiler found: the kernel's arithmetic is not tested" \
 				"(Debian, Ubuntu: apt-get install g++, as root)."; fi; fi
 
-PYTEST := LCR_TFLITE_RUNTIME_PYTHON="$(wildcard $(TFLITE_VENV)/bin/python)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# The environment may be made by the very call that runs this: looked for when the line runs.
+PYTEST = LCR_TFLITE_RUNTIME_PYTHON="$$(ls $(TFLITE_VENV)/bin/python 2>/dev/null || true)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler test39 ## all tests, those of the device side on Python 3.9 too
 	$(PYTEST) $(PYTEST_ARGS)
 

@@ -82,7 +82,7 @@ def test_shapes_and_edges(folder: Path, rendered: ClipSet) -> None:
         assert batch.clips == tuple(clip_indices(len(data), PLAN, 3))
 
 
-@pytest.mark.parametrize("kind", ["folder", "rendered"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("rendered", marks=pytest.mark.slow)])
 def test_any_number_of_workers_and_any_restart_give_the_same(kind: str, folder: Path, rendered: ClipSet) -> None:
     data = files(folder) if kind == "folder" else rendered
     here = [make_batch(data, PLAN, number) for number in range(6)]
@@ -210,6 +210,7 @@ def test_bad_plans_are_named() -> None:
         replace(PLAN, batch=0)
 
 
+@pytest.mark.slow
 def test_a_killed_render_leaves_no_file(tmp_path: Path) -> None:
     """SIGKILL while clips are drawn; the next run draws them all, and clears away what was left."""
     code = (

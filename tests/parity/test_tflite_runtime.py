@@ -28,13 +28,14 @@ needs_tflite_runtime = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_tflite_runtime
 @pytest.mark.parametrize(
     ("config", "frames", "precision", "quant"),
     [
         ("lcr_pico", 500, "fp32", "static"),
-        pytest.param(made.PACKAGED, 200, "fp32", "static", marks=pytest.mark.slow),
-        pytest.param(made.PACKAGED, 60, "int8", "dynamic", marks=pytest.mark.slow),
+        (made.PACKAGED, 200, "fp32", "static"),
+        (made.PACKAGED, 60, "int8", "dynamic"),
     ],
 )
 def test_a_real_video_without_torch(config: str, frames: int, precision: str, quant: str, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_a_missed_promise_is_shown_and_ends_with_1(
     assert len(json.loads(report.read_text())["failures"]) >= 1
 
 
+@pytest.mark.slow
 def test_speed_only_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "table.json"
     call = [*NETWORK, "--targets", "openvino", "--precisions", "int8"]

@@ -173,6 +173,7 @@ def test_the_file_keeps_the_contract_and_is_the_same_each_time(mode: str, activa
     assert _rms(_run(read, GROUPS[mode]), _run(quantise(source, _plan(mode, activations)), GROUPS[mode])) == 0
 
 
+@pytest.mark.slow
 def test_a_weight_costs_a_byte_and_the_description_shrinks(tmp_path: Path) -> None:
     model = _float_model(PACKAGED)
     ov.save_model(model, str(tmp_path / "float.xml"), compress_to_fp16=False)
