@@ -234,10 +234,10 @@ def _check_keep_float(exporter: Exporter, requests: Sequence[Request], pattern: 
 
 
 def _export(exporter: Exporter, request: Request, gate: Gate, keep_float: str | None) -> Exported:
-    from lcr_edge.export.keep_float import export_with_fewest
+    from lcr_edge.export.keep_float import export_keeping_float
 
     if keep_float == _AUTO:
-        return export_with_fewest(exporter, request, gate)
+        return export_keeping_float(exporter, request, gate)
     float_layers = in_float(exporter.layers, request.quant, keep_float) if request.precision == "int8" else None
     return exporter.export(request, gate, float_layers)
 

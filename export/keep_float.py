@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lcr_edge.export.int8.trials import Trials
 
 
-def export_with_fewest(exporter: Exporter, request: Request, gate: Gate) -> Exported:
+def export_keeping_float(exporter: Exporter, request: Request, gate: Gate) -> Exported:
     """Export int8 with as few layers in float as pass the gate.
 
     The first try keeps no layer in float. If it misses its promise, each kind of layer is quantised alone

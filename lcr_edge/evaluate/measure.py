@@ -23,7 +23,7 @@ from lcr_edge.data.sets import ClipSet
 from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import CheckpointError, LcrError
 from lcr_edge.evaluate.result import Network, Result, StreamStates, Unreadable
-from lcr_edge.evaluate.scores import Judged, confusion, judge, share
+from lcr_edge.evaluate.scores import Judged, confusion, score, share
 from lcr_edge.model.network import LCR, State
 from lcr_edge.progress import Bar, bar
 
@@ -132,7 +132,7 @@ def _each_clip(
             messages += faults.add(batch)
             if batch.clips:
                 logits, _ = _forward(model, batch.frames, batch.edges, None)
-                judged.append(judge(logits, targets[list(batch.clips)]))
+                judged.append(score(logits, targets[list(batch.clips)]))
                 readable += batch.clips
             moved.update(len(batch.clips))
     faults.check(max_corrupt, seen=len(data))
@@ -204,7 +204,7 @@ def _stream(
             states.rms_h.append(_finite(_rms(h)))
             states.rms_c.append(_finite(_rms(c)))
             states.max_c.append(_finite(c.abs().max().item()))
-        judged.append(judge(np.concatenate(parts, axis=1), target[None]))
+        judged.append(score(np.concatenate(parts, axis=1), target[None]))
         moved.update()
     return Judged.joined(judged), states
 

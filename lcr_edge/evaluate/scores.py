@@ -28,7 +28,7 @@ class Judged(NamedTuple):
         return cls(*(np.concatenate(column) for column in zip(*parts)))
 
 
-def judge(logits: NDArray[np.float32], true: NDArray[np.int64]) -> Judged:
+def score(logits: NDArray[np.float32], true: NDArray[np.int64]) -> Judged:
     """Compare logits [n, T, classes] with the true classes [n]. Logits that are not finite are never right."""
     decisions = decide(logits)
     ranked = np.argsort(-_means(logits), axis=-1, kind="stable")[:, :PLACES]

@@ -24,7 +24,7 @@ from lcr_edge.errors import CheckpointError
 from lcr_edge.evaluate import decide
 from lcr_edge.evaluate import evaluate as evaluate_typed
 from lcr_edge.evaluate.command import table
-from lcr_edge.evaluate.scores import NO_DECISION, judge
+from lcr_edge.evaluate.scores import NO_DECISION, score
 from lcr_edge.tolerances import FORWARD_EQUALS_STEPS
 from tests.data.made import truncate, write_video
 
@@ -217,9 +217,9 @@ def test_decisions_use_the_second_half_and_finite_numbers() -> None:
     logits[1, 6, 1] = np.inf
     logits[2, 4:] = np.arange(7)
     assert decide(logits).tolist() == [2, NO_DECISION, 6]
-    assert judge(logits, np.array([2, 1, 2])).top5.tolist() == [True, False, True]
-    assert judge(logits, np.array([5, 1, 1])).top5.tolist() == [False, False, False]  # equal logits: the first count
-    frames = judge(logits, np.array([2, 1, 6])).frames
+    assert score(logits, np.array([2, 1, 2])).top5.tolist() == [True, False, True]
+    assert score(logits, np.array([5, 1, 1])).top5.tolist() == [False, False, False]  # equal logits: the first count
+    frames = score(logits, np.array([2, 1, 6])).frames
     assert frames[:, [0, 4, 6]].tolist() == [[False, True, True], [False, False, False], [False, True, True]]
 
 

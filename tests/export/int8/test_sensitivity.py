@@ -23,7 +23,7 @@ from lcr_edge.errors import ParityError, UsageError
 from lcr_edge.export.exporter import Exporter
 from lcr_edge.export.int8.layers import kinds_of
 from lcr_edge.export.int8.trials import relative
-from lcr_edge.export.keep_float import export_with_fewest
+from lcr_edge.export.keep_float import export_keeping_float
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import FLOAT_BY_DEFAULT
 from lcr_edge.export.verify.clips import stream
@@ -137,7 +137,7 @@ def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pyte
     assert errors[1] < errors[0]
     between = dataclasses.replace(PROMISES["int8"], step_relative=sum(errors) / 2, top1=0.0)
     monkeypatch.setitem(PROMISES, "int8", between)
-    exported = export_with_fewest(exporter, request, GATE)
+    exported = export_keeping_float(exporter, request, GATE)
     manifest = read_bundle(exported.folder).manifest
     assert set(manifest["float_layers"]) == set(costliest)
     assert exported.report.sensitivity == costs
@@ -147,7 +147,7 @@ def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pyte
     before = sorted(path.name for path in (tmp_path / "out").iterdir())
     monkeypatch.setitem(PROMISES, "int8", dataclasses.replace(between, step_relative=errors[1] / 100))
     with pytest.raises(ParityError, match="auto keeps at most half"):
-        export_with_fewest(exporter, request, GATE)
+        export_keeping_float(exporter, request, GATE)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
     assert read_bundle(exported.folder).manifest == manifest
     with pytest.raises(ParityError, match=r"The report is .*html"):
@@ -162,4 +162,4 @@ def test_auto_is_for_layers_that_can_be_left_in_float(tmp_path: Path) -> None:
         Request(config, "tflite", "int8", state_precision="int8", io="int8"),
     ):
         with pytest.raises(UsageError, match="--keep-float auto needs"):
-            export_with_fewest(Exporter(made.checkpoint(PICO), tmp_path), request, GATE)
+            export_keeping_float(Exporter(made.checkpoint(PICO), tmp_path), request, GATE)
