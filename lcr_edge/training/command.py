@@ -11,12 +11,14 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lcr_edge.config import Config, get_config
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.frames import DEFAULT_FIT
 from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
 from lcr_edge.training.loop import Outcome, Trainer
@@ -50,11 +52,13 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
     """Open the data, make or load the network, train it; returns how it ended and the network's file."""
     config = get_config(args.config, variant=args.variant)
     network = args.out / f"{config.name}.safetensors"
-    _check_folder(args, network)
+    begun = _check_folder(args, network)
     if settings.batch % world.size:
         raise UsageError(f"--batch {settings.batch} cannot be shared by {world.size} processes; use a multiple of them")
     start = Start(args.init, config)
-    data = _open_data(args, config, settings, world)
+    # What a run goes on from decides, unless the command line does. A saved run with another fit is refused later.
+    fit = str(args.fit or begun.get("fit") or start.fit or DEFAULT_FIT)
+    data = _open_data(args, config, settings, world, fit)
     config = get_config(args.config, classes=len(data.labels), variant=args.variant)
     torch.manual_seed(settings.seed)
     model, report = start.network(config, data, args.new_head)
@@ -68,17 +72,21 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
     return trainer.run(), network
 
 
-def _check_folder(args: argparse.Namespace, network: Path) -> None:
-    """Refuse what can be refused before hours of rendering. Raises UsageError, CheckpointError."""
+def _check_folder(args: argparse.Namespace, network: Path) -> dict[str, Any]:
+    """Refuse what can be refused before hours of rendering. The settings of the run to resume; {} for a new one.
+
+    Raises UsageError, CheckpointError.
+    """
     if args.resume:
-        run_state.read(args.out)
-    elif (args.out / run_state.NAME).is_file():
+        return run_state.read(args.out).settings
+    if (args.out / run_state.NAME).is_file():
         raise UsageError(f"{args.out} holds a run already; add --resume to go on with it, or choose another --out")
-    elif network.is_file():
+    if network.is_file():
         raise UsageError(f"{network} exists and would be overwritten; choose another --out")
+    return {}
 
 
-def _open_data(args: argparse.Namespace, config: Config, settings: Settings, world: World) -> ClipSet:
+def _open_data(args: argparse.Namespace, config: Config, settings: Settings, world: World, fit: str) -> ClipSet:
     with world.leader_first():  # it renders what the others then find
         return open_set(
             args.data,
@@ -89,7 +97,7 @@ def _open_data(args: argparse.Namespace, config: Config, settings: Settings, wor
             cache=args.cache or args.out,
             workers=max(1, args.workers),
             seed=settings.seed,
-            fit=args.fit,
+            fit=fit,
         )
 
 

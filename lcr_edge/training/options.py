@@ -84,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rendered)",
     )  # fmt: skip
     what.add_argument(
-        "--fit", default=DEFAULT_FIT, choices=FITS,
+        "--fit", choices=FITS,
         help="how a frame is brought to the network's size, here and wherever it is used: letterbox, the whole frame "
-        f"with black bars, or crop, its centre (default: {DEFAULT_FIT})",
+        f"with black bars, or crop, its centre (default: that of --init or --resume, otherwise {DEFAULT_FIT})",
     )  # fmt: skip
     what.add_argument(
         "--config", default="lcr_nano", metavar="NAME", help=f"one of {', '.join(CONFIGS)} (default: lcr_nano)"

@@ -39,13 +39,21 @@ class Start:
         """For the record of the run."""
         return self.init or "random"
 
+    @property
+    def fit(self) -> str | None:
+        """How the checkpoint's training fitted frames, a name of ``frames.FITS``; None without a checkpoint."""
+        return self._source.fit if self._source else None
+
     def network(self, config: Config, data: ClipSet, new_head: bool) -> tuple[LCR, str]:
-        """The network to train, and a text about weights that were taken over ("" where there is nothing to say).
+        """The network to train, and what there is to say about weights that were taken over ("" for nothing).
 
         Random weights come from torch's global generator. Raises CheckpointError where the classes differ.
         """
         if self._source is not None:
-            return _adapted(str(self.init), self._source, config, data, new_head), ""
+            report = ""
+            if data.fit != self.fit:
+                report = f"{self.init} was trained with --fit {self.fit}; this run uses {data.fit}"
+            return _adapted(str(self.init), self._source, config, data, new_head), report
         model = build_model(config)
         if self._imagenet is None:
             return model, ""

@@ -174,6 +174,28 @@ def test_weights_to_start_from(folder: str, tmp_path: Path, capsys: pytest.Captu
     assert "use one of them" in capsys.readouterr().err
 
 
+def test_frames_are_fitted_as_those_that_the_weights_have_seen(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = random_checkpoint(get_config("lcr_pico"), 0)
+    path = tmp_path / "start.safetensors"
+    save(path, source.model, source.labels, {}, fit="crop")
+    one, begin = ("--steps", "2", "--lr", "0"), ("--init", str(path), "--new-head")
+    assert _train(tmp_path / "kept", folder, *one, *begin, "--stop-after", "1") == 0
+    assert load(tmp_path / "kept" / "lcr_pico.safetensors").fit == "crop"
+    assert "--fit" not in capsys.readouterr().out
+    assert _train(tmp_path / "kept", folder, *one, "--resume", "--fit", "letterbox") == 2
+    assert "fit: 'crop' then, 'letterbox' now" in capsys.readouterr().err
+    assert _train(tmp_path / "kept", folder, *one, "--resume") == 0
+    assert load(tmp_path / "kept" / "lcr_pico.safetensors").fit == "crop"
+    capsys.readouterr()
+    assert _train(tmp_path / "other", folder, *one, *begin, "--fit", "letterbox") == 0
+    assert load(tmp_path / "other" / "lcr_pico.safetensors").fit == "letterbox"
+    assert f"{path} was trained with --fit crop; this run uses letterbox" in capsys.readouterr().out
+    assert _train(tmp_path / "plain", folder, *one) == 0
+    assert load(tmp_path / "plain" / "lcr_pico.safetensors").fit == "letterbox"
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_batch(
     folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
