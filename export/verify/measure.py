@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from lcr_edge.tolerances import CLIPS_PER_CLASS, LATE, STREAM_FRAMES
 if TYPE_CHECKING:
     from lcr_edge.checkpoint import Checkpoint
     from lcr_edge.export.verify.report import Report
+    from lcr_edge.runtimes.golden import Golden
 
 FRAMES = 500
 _RENDERED = "rendered gestures"
@@ -67,6 +69,7 @@ def measure_all(
     per_class: int = CLIPS_PER_CLASS,
     workers: int = 1,
     progress: bool = False,
+    rollout: Golden | None = None,
 ) -> Report:
     """Everything that the bundle's precision promises, and in the report what else was measured.
 
@@ -75,20 +78,26 @@ def measure_all(
     (int8): one stream of max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of
     each gesture; then the video is also played from several places, if ``frames`` reaches the end of the window LATE.
     workers: processes that draw gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+    rollout: the float network's answers to those frames (``reference.roll``), where they are at hand from another
+    bundle of the same checkpoint.
 
     Does not raise on a missed promise. Raises BundleError, VideoError, UsageError, MissingExtraError.
     """
     from lcr_edge.export.verify import clips, parity
     from lcr_edge.export.verify.decisions import measure_clips, why_not
+    from lcr_edge.export.verify.reference import steps, steps_of
     from lcr_edge.export.verify.report import CLIPS, MODES, STREAMS, VIDEO
     from lcr_edge.export.verify.streams import measure_streams, measure_video
 
     _check_frames(model, frames)
     seconds: dict[str, float] = {}
-    source = clips.stream(clip, model.bundle.config, model.bundle.fit, frames)
-    shown = with_bar(source, "verifying", "frame", frames, progress)
+    if rollout is None:
+        answers = steps(checkpoint.model, clips.stream(clip, model.bundle.config, model.bundle.fit, frames))
+    else:
+        answers = itertools.islice(steps_of(rollout), frames)
+    shown = with_bar(answers, "verifying", "frame", frames, progress)
     with _timed(seconds, MODES):
-        report = parity.measure(model, checkpoint.model, shown, _RENDERED if clip is None else Path(clip).name)
+        report = parity.measure(model, shown, _RENDERED if clip is None else Path(clip).name)
     report = dataclasses.replace(report, seconds=seconds)
     if not (report.promise.drift is not None if decisions is None else decisions):
         return report

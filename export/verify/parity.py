@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from lcr_edge.errors import ParityError, StateError, UsageError
 from lcr_edge.export.verify.phases import Mode
-from lcr_edge.export.verify.reference import steps
+from lcr_edge.export.verify.reference import Step
 from lcr_edge.export.verify.report import Report
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import StateUse, mode_checks, promised
-
-if TYPE_CHECKING:
-    from lcr_edge.model.network import LCR
 
 # First frame of each phase: the state is zero, then filling, then full; then a stream.
 PHASES = (0, 1, 4, 50)
 
 
-def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]], clip: str) -> Report:
-    """Step bundle and reference side by side; ``clip`` names the frames in the report.
+def measure(model: Model, reference: Iterable[Step], clip: str) -> Report:
+    """Step the bundle beside the reference, which starts from zero states; ``clip`` names the frames in the report.
 
     The growth of the error is not judged here: one stream cannot tell it from a change of scene (see ``streams``).
     Does not raise on a missed promise. Raises BundleError for a precision without a promise, FrameError, UsageError
@@ -36,7 +29,7 @@ def measure(model: Model, reference: LCR, frames: Iterable[npt.NDArray[np.uint8]
     broken: list[str] = []
     count = 0
     model.reset()
-    for step in steps(reference, frames):
+    for step in reference:
         wanted = (step.logits, step.state_h, step.state_c)
         try:
             logits, after = model.step(step.frame, before)

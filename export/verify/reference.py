@@ -70,6 +70,11 @@ def roll(model: LCR, frames: Iterable[U8], state: tuple[F32, F32] | None = None)
     )
 
 
+def steps_of(rollout: Golden) -> Iterator[Step]:
+    """The steps of a rollout that was kept."""
+    return map(Step, rollout.frames, rollout.edges, rollout.logits, rollout.state_h, rollout.state_c)
+
+
 def _float32(tensor: Any) -> F32:
     """A tensor without its leading batch axis of one, as numpy."""
     array: F32 = tensor[0].float().numpy()

@@ -1,13 +1,21 @@
-"""Bundles for tests, exported by the real exporter, each once a run."""
+"""Bundles for tests, exported by the real exporter, each once a run; so is each trace of a network."""
 
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
+import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
+import numpy as np
+import torch
+
+from lcr_edge.arrays import read_npz
 from lcr_edge.calibration import samples as caches
 from lcr_edge.calibration.collect import collect
 from lcr_edge.calibration.footage import CLIPS, SAMPLES
@@ -15,7 +23,10 @@ from lcr_edge.calibration.quant_plan import ACTIVATIONS
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint, load, random_checkpoint
 from lcr_edge.config import get_config
+from lcr_edge.export import exporter as exporting
 from lcr_edge.export.exporter import Exporter, Gate
+from lcr_edge.export.int8 import trials
+from lcr_edge.export.targets.job import Source
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import (
     DEFAULT_EDGES,
@@ -25,10 +36,15 @@ from lcr_edge.export.targets.table import (
     DEFAULT_STATE_PRECISION,
     TARGETS,
 )
+from lcr_edge.export.verify.clips import stream
+from lcr_edge.export.verify.reference import roll
+from lcr_edge.runtimes.golden import Golden
 from tests import shared
 
 SEED = 7
 PACKAGED = "packaged"
+# Edges inside a graph are followed for as many steps as the frame has pixels on a side: they convert in half the time.
+SMALL = "lcr_pico of 32 x 32 pixels"
 # The export's own check; tests measure for longer. A stream as long as the clip and a clip of each class.
 GATE = Gate(frames=6, streams=6, per_class=1)
 # Clips and samples: as an export takes them for the network whose decisions count, else a clip of each gesture.
@@ -38,8 +54,11 @@ _FEW = (27, 48)
 
 @functools.cache
 def checkpoint(name: str) -> Checkpoint:
-    """Random weights of a config, or the packaged checkpoint."""
-    return load() if name == PACKAGED else random_checkpoint(get_config(name), SEED)
+    """Random weights of a config or of :data:`SMALL`, or the packaged checkpoint."""
+    if name == PACKAGED:
+        return load()
+    config = dataclasses.replace(get_config("lcr_pico"), height=32, width=32) if name == SMALL else get_config(name)
+    return random_checkpoint(config, SEED)
 
 
 @functools.cache
@@ -53,11 +72,53 @@ def samples(name: str) -> Samples:
     return caches.load(shared.folder(f"samples/{name}", make) / "samples.npz", checkpoint(name))
 
 
+@functools.lru_cache(maxsize=2)
+def rollout(name: str, frames: int, clip: str | None = None) -> Golden:
+    """The float network's answers to rendered gestures, or to a video file."""
+
+    def make(folder: Path) -> None:
+        network = checkpoint(name)
+        shown = stream(clip, network.config, network.fit, frames)
+        np.savez(folder / "rollout.npz", **vars(roll(network.model, shown)))
+
+    source = "gestures" if clip is None else Path(clip).stem
+    return Golden(**read_npz(shared.folder(f"rollouts/{name}-{frames}-{source}", make) / "rollout.npz"))
+
+
 def folder() -> Path:
     """A temporary folder that lasts as long as the test process."""
     made = Path(tempfile.mkdtemp(prefix="lcr_edge_bundles_"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
+
+
+class _Traced(Source):
+    """A source whose results all test processes share, also those of other sources with an equal cell."""
+
+    def once(self, what: str, request: Request, make: Callable[[], bytes]) -> bytes:
+        def write(folder: Path) -> None:
+            (folder / "made").write_bytes(super(_Traced, self).once(what, request, make))
+
+        digest = hashlib.sha256(repr((what, request.edges, request.state_precision)).encode())
+        for part in _parts(self.cell):
+            digest.update(part)
+        return (shared.folder(f"traces/{digest.hexdigest()}", write) / "made").read_bytes()
+
+
+def _parts(cell: torch.nn.Module) -> Iterator[bytes]:
+    """All that a conversion can depend on: every tensor of a cell and every plain attribute of its modules."""
+    for name, module in cell.named_modules():
+        plain = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str, tuple, torch.dtype))}
+        yield repr((name, type(module), sorted(plain.items()))).encode()
+        tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for key, tensor in tensors:
+            yield repr((key, tensor.dtype, tensor.shape)).encode() + tensor.detach().numpy().tobytes()
+    yield repr(getattr(cell, "config", None)).encode()
+
+
+# Exporter and Trials take their sources from here: conversions are the longest part of many tests.
+for _user in (exporting, trials):
+    setattr(_user, "Source", _Traced)  # noqa: B010  (mypy forbids a plain assignment to a class)
 
 
 @functools.cache

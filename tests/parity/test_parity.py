@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
 from lcr_edge.data.labels import JESTER
 from lcr_edge.export.targets.table import TARGETS
-from lcr_edge.export.verify.measure import FRAMES, measure_all, verify
+from lcr_edge.export.verify.decisions import measure_clips
+from lcr_edge.export.verify.measure import FRAMES, measure_all
+from lcr_edge.export.verify.streams import measure_streams
 from lcr_edge.runtimes import load
 from lcr_edge.tolerances import LATE, PROMISES
 from tests.clips import real_clip, square_clip
@@ -19,6 +22,7 @@ from tests.export import made
 SHORT = 40
 VIDEO = 120
 PER_CLASS = 2
+STREAMS = 3
 _FEW = "lcr_nano"
 _LARGE = "lcr_tiny"
 
@@ -30,7 +34,7 @@ def _cases() -> list[object]:
             frames = FRAMES if precision != "int8" else SHORT
             for state_mode in row.state_modes:
                 cases.append(("lcr_pico", target, precision, "host", state_mode, frames))
-            cases.append(("lcr_pico", target, precision, "graph", "explicit", frames))
+            cases.append((made.SMALL, target, precision, "graph", "explicit", frames))
         cases.append((_FEW, target, "fp32", "host", "explicit", SHORT))
         cases.append((_FEW, target, "fp16", "host", "explicit", SHORT))
         cases.append((_LARGE, target, "fp32", "host", "explicit", 8))
@@ -44,7 +48,9 @@ def test_a_bundle_keeps_its_promise(
     config: str, target: str, precision: str, edges: str, state_mode: str, frames: int
 ) -> None:
     _need(config)
-    report = verify(made.bundle(config, target, precision, edges, state_mode), frames=frames, decisions=False)
+    model = load(made.bundle(config, target, precision, edges, state_mode), threads=1)
+    found = made.rollout(config, frames)
+    report = measure_all(model, made.checkpoint(config), frames=frames, rollout=found, decisions=False)
     # The largest of 27 random numbers is hardly larger than the next: of random weights int8 can promise no decisions.
     random = precision == "int8" and config != made.PACKAGED
     assert not [check for check in report.checks if not check.met and not (random and check.kind == "share")]
@@ -61,7 +67,9 @@ def test_a_bundle_keeps_its_promise(
 def test_a_bundle_keeps_its_promise_on_real_video(config: str, target: str) -> None:
     _need(config)
     frames = FRAMES if config == "lcr_pico" else 120
-    report = verify(made.bundle(config, target), clip=str(real_clip("bikes.mp4")), frames=frames)
+    model, clip = load(made.bundle(config, target), threads=1), str(real_clip("bikes.mp4"))
+    found = made.rollout(config, frames, clip)
+    report = measure_all(model, made.checkpoint(config), clip=clip, frames=frames, rollout=found)
     assert report.failures == ()
     assert report.clip == "bikes.mp4"
 
@@ -69,19 +77,17 @@ def test_a_bundle_keeps_its_promise_on_real_video(config: str, target: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("target", list(TARGETS))
 def test_int8_decides_like_float_on_real_video_on_streams_and_clips(target: str, tmp_path: Path) -> None:
-    """All that int8 promises, of a network that knows something; shorter and fewer than at an export.
+    """All that int8 promises, of a network that knows something; fewer frames, streams and clips than at an export.
 
     The clip is square: with black bars around it, which calibration never saw, int8 has no margin (docs/int8.md).
     """
     _need(made.PACKAGED)
     model = load(made.bundle(made.PACKAGED, target, "int8"), threads=1)
-    report = measure_all(
-        model,
-        made.checkpoint(made.PACKAGED),
-        clip=str(square_clip("bikes.mp4", tmp_path)),
-        frames=VIDEO,
-        streams=LATE[1],
-        per_class=PER_CLASS,
+    checkpoint, clip = made.checkpoint(made.PACKAGED), str(square_clip("bikes.mp4", tmp_path))
+    report = dataclasses.replace(
+        measure_all(model, checkpoint, clip=clip, frames=VIDEO, decisions=False),
+        streams=measure_streams(model, checkpoint, frames=LATE[1], streams=STREAMS, per_class=PER_CLASS),
+        clips=measure_clips(model, checkpoint, per_class=PER_CLASS),
     )
     assert report.failures == ()
     assert all(check.met for check in report.every_check)
@@ -110,7 +116,8 @@ def test_a_model_of_integers_keeps_its_promise_and_its_state_is_fed_back_as_it_i
 @pytest.mark.parametrize("edges", ["host", pytest.param("graph", marks=pytest.mark.slow)])
 def test_targets_agree_with_each_other(edges: str) -> None:
     both = 2 * (PROMISES["fp32"].step_abs or 0.0)  # each may be off to its own side
-    models = [load(made.bundle("lcr_pico", target, edges=edges), threads=1) for target in TARGETS]
+    network = made.SMALL if edges == "graph" else "lcr_pico"
+    models = [load(made.bundle(network, target, edges=edges), threads=1) for target in TARGETS]
     rng = np.random.default_rng(3)
     states = [model.initial_state() for model in models]
     for _ in range(5):

@@ -21,6 +21,7 @@ from lcr_edge.config import get_config
 from lcr_edge.contract import STATE_NAMES
 from lcr_edge.errors import ParityError, UsageError
 from lcr_edge.export.exporter import Exporter
+from lcr_edge.export.int8 import costs as costs_module
 from lcr_edge.export.int8.layers import kinds_of
 from lcr_edge.export.int8.trials import relative
 from lcr_edge.export.keep_float import export_keeping_float
@@ -125,6 +126,7 @@ def test_the_page_of_verify_shows_the_costs_of_a_file(
 def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a promise between what no layer in float reaches and what the costliest kind in float does."""
     checkpoint = _small()
+    monkeypatch.setattr(costs_module, "COST_FRAMES", 2 * FRAMES)
     exporter = Exporter(checkpoint, tmp_path / "out", samples=_samples(checkpoint), pages=tmp_path / "pages")
     request = Request(checkpoint.config, "openvino", "int8")
     costs = exporter.costs.of(request)

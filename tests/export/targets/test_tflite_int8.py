@@ -246,9 +246,7 @@ def test_a_weight_costs_a_byte() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "edges"), [(PICO, "graph"), (made.PACKAGED, "host"), (made.PACKAGED, "graph"), ("lcr_tiny", "host")]
-)
+@pytest.mark.parametrize(("name", "edges"), [(PICO, "graph"), (made.PACKAGED, "host"), ("lcr_tiny", "host")])
 def test_every_layer_is_found(name: str, edges: str) -> None:
     model = tflite_file.read(float_path(name, edges).read_bytes())
     found, linears = tflite_int8.name_layers(model), cell_of(name).cell.linears()
