@@ -126,7 +126,7 @@ def test_the_page_of_verify_shows_the_costs_of_a_file(
 def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a promise between what no layer in float reaches and what the costliest kind in float does."""
     checkpoint = _small()
-    monkeypatch.setattr(costs_module, "COST_FRAMES", 2 * FRAMES)
+    monkeypatch.setattr(costs_module, "COST_FRAMES", 100)
     exporter = Exporter(checkpoint, tmp_path / "out", samples=_samples(checkpoint), pages=tmp_path / "pages")
     request = Request(checkpoint.config, "openvino", "int8")
     costs = exporter.costs.of(request)
