@@ -144,6 +144,7 @@ def test_classes_come_in_turns() -> None:
     assert balanced(targets, seed=1) != order == balanced(targets, seed=0)
 
 
+@pytest.mark.slow
 def test_real_videos_in_a_flat_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = real_clip("bikes.mp4")
     for number in range(MIN_CLIPS):

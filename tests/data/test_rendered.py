@@ -65,6 +65,7 @@ def digest(clip: Any) -> str:
     return hashlib.sha256(clip.tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_process() -> None:
     code = (
         "import hashlib\nfrom lcr_edge.data.rendered.clips import render_clip\n"

@@ -98,6 +98,7 @@ def test_missing_clips_are_told(sets: dict[str, Path], tmp_path: Path) -> None:
     assert opened(f"jester:{sets['jester']}").notes == ()
 
 
+@pytest.mark.slow
 def test_rendered_samples_are_exact_and_cached_once(tmp_path: Path) -> None:
     def rendered(cache: Path | None) -> ClipSet:
         return open_set("rendered:1", size=SIZE, fps=8.0, frames=16, cache=cache, seed=3)
@@ -124,6 +125,7 @@ def test_rendered_samples_are_exact_and_cached_once(tmp_path: Path) -> None:
         assert np.array_equal(points, joints[window])
 
 
+@pytest.mark.slow
 def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     def rendered(fps: float = 8.0, frames: int = 16) -> ClipSet:
         return open_set("rendered:1", size=SIZE, fps=fps, frames=frames, cache=tmp_path)

@@ -148,6 +148,7 @@ def test_an_export_prints_what_it_wrote_and_nothing_of_the_converters(tmp_path: 
     assert bundle["parity"] == json.loads((folder / "parity.json").read_text())
 
 
+@pytest.mark.slow
 def test_json_has_what_was_written_before_an_export_was_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

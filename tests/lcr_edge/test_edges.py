@@ -91,7 +91,7 @@ def by_torch(images: list[U8]) -> list[U8]:
     return list(edges.numpy().astype(np.uint8))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES[:-1], pytest.param(SIZES[-1], marks=pytest.mark.slow)])
 def test_all_forms_equal_opencv_on_real_frames(size: int) -> None:
     images = crops(size)
     assert len(images) == CROPS

@@ -269,6 +269,7 @@ def test_command_on_videos_writes_json_and_picture(
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "evaluation.png"]
 
 
+@pytest.mark.slow
 def test_json_on_stdout_stands_alone(videos: Path, small_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", "--checkpoint", small_file, "--data", f"folder:{videos}", "--workers", "1"]
     assert main([*arguments, "--stream-frames", "16", "--clip-frames", "4", "--json", "-"]) == 0

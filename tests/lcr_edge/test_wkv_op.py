@@ -45,6 +45,7 @@ def test_gradcheck_of_the_portable_forms(form: str) -> None:
     assert torch.autograd.gradcheck(forms[form], [x.requires_grad_() for x in (r, k, v, log_w, u)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_opcheck(dtype: torch.dtype) -> None:
     exact = torch.float64 if dtype == torch.float64 else torch.float32

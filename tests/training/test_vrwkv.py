@@ -392,6 +392,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_the_conversion_that_the_message_names_works(tmp_path: Path) -> None:
     tensors, path = made(depth=2), tmp_path / "it's pickled.pth"
     torch.save({"model": tensors, "args": argparse.Namespace(lr=0.001)}, path)

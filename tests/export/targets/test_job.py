@@ -17,6 +17,7 @@ from tests.export import made
 PICO = made.checkpoint("lcr_pico")
 
 
+@pytest.mark.slow
 def test_one_trace_serves_onnx_and_openvino_in_both_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, traced, export = Source(StepCell(PICO.model)), [], torch.onnx.export
 
