@@ -89,6 +89,7 @@ def test_states_are_those_of_streams_that_go_on(checkpoint: Checkpoint, everythi
     assert all(np.array_equal(host_edges(frame), edge) for frame, edge in zip(everything.frames, everything.edges))
 
 
+@pytest.mark.slow
 def test_the_same_data_and_seed_give_the_same_samples(checkpoint: Checkpoint, tmp_path: Path) -> None:
     place = tmp_path / "one" / "clips"
     for seed in range(10):  # longer than a window, so that its place matters
@@ -164,7 +165,7 @@ def test_real_videos_in_a_flat_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("data", [None, "rendered:900"])
+@pytest.mark.parametrize("data", [None, pytest.param("rendered:900", marks=pytest.mark.slow)])
 def test_rendered_gestures_draw_no_more_than_needed(data: str | None, checkpoint: Checkpoint) -> None:
     samples = collect(checkpoint, data, clips=9, samples=4)
     assert samples.source == data or (data is None and samples.source == "rendered")

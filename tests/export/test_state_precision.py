@@ -36,7 +36,7 @@ CHECKPOINT = made.checkpoint("lcr_pico")
 CONFIG = CHECKPOINT.config
 EXACT = PROMISES["fp32"].step_abs or 0.0
 KINDS = [
-    pytest.param(target, mode, marks=[pytest.mark.slow] if target == "tflite" else [])
+    pytest.param(target, mode, marks=[pytest.mark.slow] if target != "openvino" else [])
     for target, row in TARGETS.items()
     for mode in row.state_modes
 ]

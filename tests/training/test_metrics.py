@@ -61,7 +61,7 @@ def test_numbers_read_back_exactly(tmp_path: Path) -> None:
         assert {name: float(row[name]) for name in values(1)} == values(int(row["step"]))
 
 
-@pytest.mark.parametrize("resume", [0, 1, 7, 20])
+@pytest.mark.parametrize("resume", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 1, 20))])
 def test_a_resumed_record_equals_an_uninterrupted_one(tmp_path: Path, resume: int) -> None:
     whole = _write(tmp_path / "whole", 1, 25, None)
     _write(tmp_path / "parts", 1, 20, None)

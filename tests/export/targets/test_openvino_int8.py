@@ -41,7 +41,13 @@ GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 GROUPS = {"static": 0, "dynamic": 32, "weight-only": 0}
 
 each_mode = pytest.mark.parametrize(
-    ("mode", "activations"), [("static", "u8"), ("static", "s8"), ("dynamic", "u8"), ("weight-only", "u8")]
+    ("mode", "activations"),
+    [
+        ("static", "u8"),
+        pytest.param("static", "s8", marks=pytest.mark.slow),
+        ("dynamic", "u8"),
+        pytest.param("weight-only", "u8", marks=pytest.mark.slow),
+    ],
 )
 INTEGER = "INT8" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_int8 = pytest.mark.skipif(not INTEGER, reason="OpenVINO has no int8 on this CPU")
@@ -131,7 +137,7 @@ def _products(compiled: ov.CompiledModel) -> collections.Counter[tuple[str, str]
 
 
 @needs_int8
-@pytest.mark.parametrize("activations", ACTIVATIONS)
+@pytest.mark.parametrize("activations", [ACTIVATIONS[0], pytest.param(ACTIVATIONS[1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [PICO, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)])
 def test_every_chosen_layer_is_executed_in_int8(name: str, activations: str) -> None:
     every = tuple(_ranges(name))
@@ -236,6 +242,7 @@ def _emulated(plan: Plan) -> list[Array]:
     return _torch_run(cell, rounded, PICO)
 
 
+@pytest.mark.slow
 def test_ranges_that_do_not_fit_cost_accuracy() -> None:
     """Sixteen times the range is what four bits less would be."""
     true = _run(_float_model())

@@ -49,7 +49,13 @@ FP32 = PROMISES["fp32"].step_abs or 0.0
 INT8 = PROMISES["int8"].step_relative or 0.0
 
 each_mode = pytest.mark.parametrize(
-    ("mode", "activations"), [("static", "u8"), ("static", "s8"), ("dynamic", "u8"), ("weight-only", "u8")]
+    ("mode", "activations"),
+    [
+        ("static", "u8"),
+        pytest.param("static", "s8", marks=pytest.mark.slow),
+        ("dynamic", "u8"),
+        pytest.param("weight-only", "u8", marks=pytest.mark.slow),
+    ],
 )
 
 
@@ -79,6 +85,7 @@ def test_weights_lie_on_the_symmetric_grid_of_their_channel(mode: str, activatio
         assert not found.weight[1].any()
 
 
+@pytest.mark.slow
 def test_weights_on_the_grid_stay() -> None:
     drawn: dict[str, Array] = {}
     draw = np.random.default_rng(5)
@@ -184,6 +191,7 @@ def _emulated(static: bool) -> list[Array]:
     return [np.stack(parts) for parts in zip(*(step(cell, feed) for feed in feeds_of()))]
 
 
+@pytest.mark.slow
 def test_ranges_that_do_not_fit_cost_accuracy() -> None:
     read, wrote = ranges_of()
     for name, ranges in (("ranges", read), ("outputs", wrote)):
