@@ -82,7 +82,8 @@ def test_shapes_and_edges(folder: Path, rendered: ClipSet) -> None:
         assert batch.clips == tuple(clip_indices(len(data), PLAN, 3))
 
 
-@pytest.mark.parametrize("kind", ["folder", pytest.param("rendered", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "rendered"])
 def test_any_number_of_workers_and_any_restart_give_the_same(kind: str, folder: Path, rendered: ClipSet) -> None:
     data = files(folder) if kind == "folder" else rendered
     here = [make_batch(data, PLAN, number) for number in range(6)]

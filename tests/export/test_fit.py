@@ -128,6 +128,7 @@ def test_clips_are_read_with_it(fit: str, tmp_path: Path) -> None:
         open_set(f"folder:{tmp_path}", size=SIZE, fps=8.0, frames=4, cache=None, fit="stretch")
 
 
+@pytest.mark.slow
 def test_evaluation_reads_as_the_checkpoint_says(checkpoint_file: Path, tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     evaluate_command.add_arguments(parser)

@@ -68,9 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"folder:{make_folder(tmp_path_factory.mktemp('folder'))}"
 
 
-@pytest.mark.parametrize(
-    "layout", [name if name == "folder" else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_the_loss_falls_on_every_layout(layout: str, tmp_path: Path) -> None:
     data = f"{layout}:{LAYOUTS[layout](tmp_path / 'data')}"
     out = tmp_path / "run"

@@ -164,6 +164,7 @@ class _Wrong(torch.nn.Module):
         return (logits.double() if self.mistake == "another dtype" else logits), h, c
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "error"),
     [
