@@ -66,7 +66,10 @@ def _run(module: ModuleType | str, prog: str, argv: Sequence[str] | None) -> int
         description = (module.__doc__ or "").split("\n\n")[0].replace("``", "")
         parser = argparse.ArgumentParser(prog=prog, description=description)
         module.add_arguments(parser)
-        return int(module.run(parser.parse_args(argv)))
+        words = list(sys.argv[1:] if argv is None else argv)
+        args = parser.parse_args(words)
+        args.words = words  # as they were typed, for a command that tells how to go on
+        return int(module.run(args))
     except LcrError as error:
         return _fail(error)
     except ModuleNotFoundError as error:

@@ -287,8 +287,11 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    """There are many workers already; threads of their libraries would only compete."""
+    """One thread a worker, since there are many of them; and a Ctrl-C is for the process that reads from them."""
     import cv2
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

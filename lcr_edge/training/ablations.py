@@ -127,6 +127,8 @@ def _one(args: argparse.Namespace, name: str, seed: int, train_set: ClipSet, hel
     except LcrError as error:  # a loss that is not a number is a result too
         print(f"{name}, seed {seed}: {error}", file=sys.stderr)
         return {"failed": str(error)}
+    if outcome.stopped is not None:
+        raise KeyboardInterrupt
     checkpoint = load(folder / f"{config.name}.safetensors")
     found = evaluate(checkpoint, heldout, frames=CLIP_FRAMES, stream_frames=STREAM_FRAMES, seed=0)
     result = {

@@ -26,6 +26,7 @@ from lcr_edge.training.options import add_arguments, parse
 from lcr_edge.training.processes import World
 from lcr_edge.training.settings import Conduct, Settings
 from lcr_edge.training.start import Start
+from lcr_edge.training.stopping import EXIT_CODE, resume_command
 
 __all__ = ["add_arguments", "run", "train"]
 
@@ -40,6 +41,11 @@ def run(args: argparse.Namespace) -> int:
     with _explained(settings, world):
         outcome, path = train(args, settings, conduct, world)
         world.close()  # not after an error: other processes may be waiting, and closing would wait for them
+    if outcome.stopped is not None:
+        if world.leads:
+            print(f"stopped after step {outcome.step} of {settings.steps}; everything is saved. To go on:")
+            print(f"    {resume_command('lcr-edge train', args.words)}")
+        return EXIT_CODE + outcome.stopped
     if world.leads and not outcome.trained:
         print(f"nothing left to do: {args.out} has done {outcome.step} steps")
     elif world.leads:
@@ -55,7 +61,7 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
     begun = _check_folder(args, network)
     if settings.batch % world.size:
         raise UsageError(f"--batch {settings.batch} cannot be shared by {world.size} processes; use a multiple of them")
-    start = Start(args.init, config)
+    start = Start(None if args.resume else args.init, config)
     # What a run goes on from decides, unless the command line does. A saved run with another fit is refused later.
     fit = str(args.fit or begun.get("fit") or start.fit or DEFAULT_FIT)
     data = _open_data(args, config, settings, world, fit)
@@ -69,6 +75,11 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
     trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin)
     if args.resume:
         trainer.resume()
+        if args.init and args.init != trainer.origin:
+            raise UsageError(
+                f"the run in {args.out} started from {trainer.origin}, not from {args.init}: leave out --init, or "
+                "choose another --out"
+            )
     return trainer.run(), network
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,21 +29,23 @@ from lcr_edge.training.optimiser import Average, learning_rate, make_optimisers,
 from lcr_edge.training.processes import World
 from lcr_edge.training.run_state import RunState
 from lcr_edge.training.settings import Conduct, Settings
+from lcr_edge.training.stopping import StopRequest
 
 LOG_EVERY = 20  # steps
 FEW_CLIPS = 1000
 
 
 class Outcome(NamedTuple):
-    """How a run ended.
+    """How a run ended, or was left.
 
     loss: cross entropy in the last line of the log, None where this process wrote none. trained: False if there was
-    nothing left to do.
+    nothing left to do. stopped: the signal that ended it early, or None; the run is saved and can go on.
     """
 
     step: int
     loss: float | None
     trained: bool
+    stopped: int | None = None
 
 
 class Trainer:
@@ -115,7 +119,10 @@ class Trainer:
         self.loss, self.hits, self.seen = (saved.progress[name] for name in ("loss", "hits", "seen"))
 
     def run(self) -> Outcome:
-        """Train to the end, or until ``stop_after``. Raises LcrError: NaN, bad data, no memory, a full disk."""
+        """Train to the end, until ``stop_after``, or until a signal asks to stop (see ``stopping``).
+
+        Raises LcrError: NaN, bad data, no memory, a full disk.
+        """
         settings, world = self.settings, self.world
         stop = min(settings.steps, self.conduct.stop_after or settings.steps)
         if self.step >= stop:
@@ -132,13 +139,15 @@ class Trainer:
                 options["device_ids"] = [world.device.index]
             module = nn.parallel.DistributedDataParallel(module, **options)
         loss: float | None = None
-        with self._log() as log, bar("training", stop, "step", world.leads, start=self.step) as moved:
-            for batch in batches(self.data, self.plan, self.step, stop, self.conduct.workers):
+        request, stopped = StopRequest(), False
+        progress = bar("training", stop, "step", world.leads, start=self.step)
+        with request, self._log() as log, progress as moved:
+            for batch in self._batches(stop, request):
                 for message in self.faults.add(batch):
                     moved.say(f"left out: {message}")
                 # A share of the first few clips says little, so count as if a thousand (or all) had been tried.
                 self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
-                losses = self._step(module, batch)
+                losses, stopped = self._step(module, batch, request)
                 self.step += 1
                 moved.update()
                 if self.step % LOG_EVERY == 0 or self.step == settings.steps:
@@ -147,11 +156,25 @@ class Trainer:
                     if log is not None:
                         log.write(self.step, figures)
                     moved.show({name: figures[name] for name in ("loss", "accuracy")})
-                if self.step % self.conduct.save_every == 0 or self.step == stop:
+                if stopped or self.step % self.conduct.save_every == 0 or self.step == stop:
                     self.save()
                     if world.leads and not watched():  # a log file instead of a terminal
                         moved.say(f"step {self.step} of {stop}{'' if loss is None else f': loss {loss:.3f}'}")
-        return Outcome(self.step, loss, True)
+                if stopped:
+                    break
+            if request.signal is not None and not stopped and self.step < stop:
+                self.save()
+                stopped = True
+        # The signal of another process, where this one got none, was most likely the system's.
+        return Outcome(self.step, loss, True, (request.signal or signal.SIGTERM) if stopped else None)
+
+    def _batches(self, stop: int, request: StopRequest) -> Iterator[Batch]:
+        """The batches from here to ``stop``; fewer if a signal has ended a process that reads them."""
+        try:
+            yield from batches(self.data, self.plan, self.step, stop, self.conduct.workers)
+        except LcrError:
+            if request.signal is None or self.world.size > 1:  # others wait for the next step of this process
+                raise
 
     def _figures(self, losses: Losses) -> dict[str, float]:
         """The next line of the log: loss and accuracy are means since the last line, the others are of this step."""
@@ -169,7 +192,8 @@ class Trainer:
         self.loss, self.hits, self.seen = 0.0, 0, 0
         return figures
 
-    def _step(self, module: nn.Module, batch: Batch) -> Losses:
+    def _step(self, module: nn.Module, batch: Batch, request: StopRequest) -> tuple[Losses, bool]:
+        """One step of the optimiser; returns its losses, and whether a process was asked to stop."""
         settings, device = self.settings, self.world.device
         set_rate(self.optimisers, learning_rate(self.step, settings.steps, settings.lr))
         state, keep = self.streams.begin(self.step)
@@ -183,8 +207,9 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_gradient)
         hits = (losses.logits[:, -1].argmax(-1) == labels).sum()
         bad = ~(torch.isfinite(losses.total) & torch.isfinite(norm))
-        # The only place in a step that waits for a GPU.
-        sums = self.world.sum(torch.stack([x.detach().double() for x in (losses.named, hits, bad)])).tolist()
+        asked = torch.tensor(request.signal is not None, device=device)
+        # The only place in a step that waits for a GPU. All processes must agree to stop after the same step.
+        sums = self.world.sum(torch.stack([x.detach().double() for x in (losses.named, hits, bad, asked)])).tolist()
         if sums[2]:
             self._refuse(losses, float(norm), batch, state, keep)
         self.loss += sums[0] / self.world.size
@@ -193,7 +218,7 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.step()
         self._after(losses)
-        return losses
+        return losses, sums[3] > 0
 
     def _after(self, losses: Losses) -> None:
         """Work after the optimiser's step: running averages of norms and weights, the carried states."""

@@ -147,8 +147,6 @@ def _check_together(args: argparse.Namespace) -> None:
          "--calm-weight compares states that differ by less than bfloat16 resolves: add --fp32"),
         (args.tube_mask and args.carry_state == 1,
          "with --carry-state 1 no clip ever gets a new tube mask: lower one of them"),
-        (args.resume and args.init,
-         "--resume goes on with the weights in --out, --init starts from others: use one of them"),
     ):  # fmt: skip
         if wrong:
             raise UsageError(message)

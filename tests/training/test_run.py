@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from lcr_edge.errors import UsageError
 from lcr_edge.training import run_state
 from lcr_edge.training.loss import Learner
 from lcr_edge.training.processes import choose_device
+from lcr_edge.training.stopping import StopRequest
 from tests.data.made import LABELS, make_folder, make_jester, make_kinetics, make_ssv2
 
 SMALL = (
@@ -169,8 +171,10 @@ def test_weights_to_start_from(folder: str, tmp_path: Path, capsys: pytest.Captu
             assert torch.equal(trained.model.state_dict()[name], value), name
     assert _train(tmp_path / "b", folder, *options, "--config", "lcr_nano") == 2
     assert "use --config lcr_pico" in capsys.readouterr().err
-    assert _train(tmp_path / "b", folder, *options, "--resume") == 2
-    assert "use one of them" in capsys.readouterr().err
+    assert _train(tmp_path / "a", folder, *options, "--new-head", "--resume") == 0
+    assert "nothing left to do" in capsys.readouterr().out
+    assert _train(tmp_path / "a", folder, "--init", "other.safetensors", *options[2:], "--resume") == 2
+    assert f"started from {path}, not from other.safetensors" in capsys.readouterr().err
 
 
 def test_frames_are_fitted_as_those_that_the_weights_have_seen(
@@ -348,3 +352,50 @@ def test_a_gpu_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         choose_device("auto")
     with pytest.raises(UsageError, match="lower torchrun's --nproc-per-node"):
         choose_device("auto", local_rank=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_run_and_the_command_that_is_printed_goes_on(
+    number: signal.Signals, folder: str, tmp_path: Path
+) -> None:
+    options = ("--steps", "30", "--save-every", "30", "--workers", "1")
+    assert _train(tmp_path / "whole", folder, *options) == 0
+    out = tmp_path / "run"
+    process = _spawn(out, folder, *options)
+    while process.poll() is None and not (out / "metrics.csv").is_file():
+        time.sleep(0.01)
+    time.sleep(0.3)  # somewhere in the run: before its first step, if the machine is slow
+    process.send_signal(number)
+    printed, errors = process.communicate()
+    assert process.returncode == 128 + number, errors
+    assert "stopping after this step" in errors
+    step = run_state.read(out).step
+    assert step < 30
+    assert f"stopped after step {step} of 30" in printed
+    command = shlex.split(printed.splitlines()[-1])
+    assert command[:2] == ["lcr-edge", "train"]
+    assert main(command[1:]) == 0
+    assert (out / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+
+
+def test_a_second_signal_ends_the_run_at_once() -> None:
+    with StopRequest() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        signal.raise_signal(signal.SIGTERM)  # as quick as from a program that passes it on: the same request
+        time.sleep(0.6)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGINT)
+            assert request.signal is None
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
