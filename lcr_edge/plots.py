@@ -152,8 +152,14 @@ def _name_classes(axis: Axes, places: NDArray[Any], labels: Sequence[str], *, ve
 
 
 def _noisy_line(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64], name: str) -> None:
-    """The values, pale, under their running mean over a fiftieth of the run; a short run is drawn as it is."""
-    window = len(x) // 50
+    """The values, pale, under their running mean over a fiftieth of the run; a short run is drawn as it is.
+
+    Values that are there in few rows, such as those of held-out clips, are joined, with a mark on each.
+    """
+    window, there = len(x) // 50, np.isfinite(y)
+    if there.sum() < len(y) / 2:
+        axis.plot(x[there], y[there], linewidth=1.4, marker="o", markersize=3.0, label=name)
+        return
     if window < 2:
         axis.plot(x, y, linewidth=1.2, label=name)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.frames import DEFAULT_FIT
 from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
-from lcr_edge.training.loop import Outcome, Trainer
+from lcr_edge.training.heldout import HeldOut
+from lcr_edge.training.loop import BEST, Outcome, Trainer
 from lcr_edge.training.options import add_arguments, parse
 from lcr_edge.training.processes import World
 from lcr_edge.training.settings import Conduct, Settings
 from lcr_edge.training.start import Start
 from lcr_edge.training.stopping import EXIT_CODE, resume_command
+
+RENDERED_HELDOUT = "rendered:8"  # a class: enough for a look
 
 __all__ = ["add_arguments", "run", "train"]
 
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     world = World.start(args.device)
     with _explained(settings, world):
-        outcome, path = train(args, settings, conduct, world)
+        outcome, path, settings = train(args, settings, conduct, world)
         world.close()  # not after an error: other processes may be waiting, and closing would wait for them
     if outcome.stopped is not None:
         if world.leads:
@@ -51,11 +55,28 @@ def run(args: argparse.Namespace) -> int:
     elif world.leads:
         loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
         print(f"wrote {path} after step {outcome.step} of {settings.steps}{loss}")
+        _tell_heldout(outcome, path)
     return 0
 
 
-def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world: World) -> tuple[Outcome, Path]:
-    """Open the data, make or load the network, train it; returns how it ended and the network's file."""
+def _tell_heldout(outcome: Outcome, path: Path) -> None:
+    """What the run came to on held-out clips, and which file holds the better weights."""
+    if outcome.look is None or outcome.best is None:
+        return
+    look, best = outcome.look, outcome.best
+    better = ""
+    if best.since:
+        name = f"{path.stem}{BEST}{path.suffix}"
+        better = f"; the best was {best.look.accuracy:.1%} after step {best.step}, in {path.with_name(name)}"
+    print(f"held-out clips: {look.accuracy:.1%} right, loss {look.loss:.3f}{better}")
+    if not outcome.patient:
+        print(f"stopped early: {best.since} looks at held-out clips were no better (--patience)")
+
+
+def train(
+    args: argparse.Namespace, settings: Settings, conduct: Conduct, world: World
+) -> tuple[Outcome, Path, Settings]:
+    """Open the data, make or load the network, train it; returns how it ended, the network's file, the settings."""
     config = get_config(args.config, variant=args.variant)
     network = args.out / f"{config.name}.safetensors"
     begun = _check_folder(args, network)
@@ -65,14 +86,17 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
     # What a run goes on from decides, unless the command line does. A saved run with another fit is refused later.
     fit = str(args.fit or begun.get("fit") or start.fit or DEFAULT_FIT)
     data = _open_data(args, config, settings, world, fit)
+    if args.epochs:
+        settings = dataclasses.replace(settings, steps=args.epochs * max(1, len(data) // settings.batch))
     config = get_config(args.config, classes=len(data.labels), variant=args.variant)
+    heldout = _open_heldout(args, config, settings, data) if world.leads else None
     torch.manual_seed(settings.seed)
     model, report = start.network(config, data, args.new_head)
     if world.leads:
         run_state.clean(args.out)
         _announce(model, data, settings, world, report)
     about = {"config": config.to_dict(), "data": data.fingerprint, "fit": data.fit}
-    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin)
+    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin, heldout)
     if args.resume:
         trainer.resume()
         if args.init and args.init != trainer.origin:
@@ -80,7 +104,7 @@ def train(args: argparse.Namespace, settings: Settings, conduct: Conduct, world:
                 f"the run in {args.out} started from {trainer.origin}, not from {args.init}: leave out --init, or "
                 "choose another --out"
             )
-    return trainer.run(), network
+    return trainer.run(), network, settings
 
 
 def _check_folder(args: argparse.Namespace, network: Path) -> dict[str, Any]:
@@ -110,6 +134,28 @@ def _open_data(args: argparse.Namespace, config: Config, settings: Settings, wor
             seed=settings.seed,
             fit=fit,
         )
+
+
+def _open_heldout(args: argparse.Namespace, config: Config, settings: Settings, data: ClipSet) -> HeldOut | None:
+    """The held-out clips; None if the data have none, which is said, or nobody wants to look at them."""
+    if args.look_every == 0:
+        return None
+    try:
+        found = open_set(
+            RENDERED_HELDOUT if args.data.partition(":")[0] == "rendered" else args.data,
+            split="heldout",
+            size=(config.height, config.width),
+            fps=config.train_fps,
+            frames=settings.frames,
+            cache=None,
+            workers=max(1, args.workers),
+            classes=data.labels,
+            fit=data.fit,
+        )
+    except UsageError as error:
+        print(f"no held-out clips to look at: {error}")
+        return None
+    return HeldOut(found, config, settings.frames)
 
 
 def _announce(model: LCR, data: ClipSet, settings: Settings, world: World, report: str) -> None:

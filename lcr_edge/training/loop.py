@@ -23,6 +23,7 @@ from lcr_edge.model.network import LCR
 from lcr_edge.progress import bar, watched
 from lcr_edge.training import run_state
 from lcr_edge.training.carried import Streams
+from lcr_edge.training.heldout import HeldOut, Look
 from lcr_edge.training.loss import Learner, Losses
 from lcr_edge.training.metrics import MetricsLog
 from lcr_edge.training.optimiser import Average, learning_rate, make_optimisers, restore_state, set_rate, state_tensors
@@ -33,26 +34,41 @@ from lcr_edge.training.stopping import StopRequest
 
 LOG_EVERY = 20  # steps
 FEW_CLIPS = 1000
+LOOKS = 10  # at held-out clips in a run, unless told otherwise
+BEST = "-best"  # of the name of the network's file
+
+
+class Best(NamedTuple):
+    """The best look at the held-out clips, after which step it was taken, and how many looks came since."""
+
+    look: Look
+    step: int
+    since: int = 0
 
 
 class Outcome(NamedTuple):
     """How a run ended, or was left.
 
     loss: cross entropy in the last line of the log, None where this process wrote none. trained: False if there was
-    nothing left to do. stopped: the signal that ended it early, or None; the run is saved and can go on.
+    nothing left to do. stopped: the signal that ended it early, or None; the run is saved and can go on. look, best:
+    the last and the best look at held-out clips, None without any. patient: False if too many looks were no better.
     """
 
     step: int
     loss: float | None
     trained: bool
     stopped: int | None = None
+    look: Look | None = None
+    best: Best | None = None
+    patient: bool = True
 
 
 class Trainer:
     """One run, from its first step or from where an earlier process left it.
 
     folder: where rank 0 writes. about: what the run's checkpoint says besides the settings (config, data, fit); a
-    resumed run must say the same. origin: what the weights started from, for the record.
+    resumed run must say the same. origin: what the weights started from, for the record. heldout: clips to look at from
+    time to time, or None.
     """
 
     def __init__(
@@ -65,6 +81,7 @@ class Trainer:
         folder: Path,
         about: dict[str, Any],
         origin: str,
+        heldout: HeldOut | None = None,
     ) -> None:
         self.data, self.settings, self.conduct, self.world, self.folder = data, settings, conduct, world, folder
         self.identity, self.origin = {**settings.to_dict(), **about}, origin
@@ -101,6 +118,8 @@ class Trainer:
             world.size,
             settings.augment,
         )
+        self.heldout = heldout
+        self.best: Best | None = None
         self.step = 0
         # Since the last line of the log, of all processes: sum of the cross entropies, clips decided rightly, clips.
         self.loss, self.hits, self.seen = 0.0, 0, 0
@@ -117,6 +136,9 @@ class Trainer:
         self.streams.restore(saved.tensors.get("streams", {}))
         self.step, self.origin = saved.step, str(saved.progress["origin"])
         self.loss, self.hits, self.seen = (saved.progress[name] for name in ("loss", "hits", "seen"))
+        if saved.progress.get("best"):
+            look, *rest = saved.progress["best"]
+            self.best = Best(Look(*look), *rest)
 
     def run(self) -> Outcome:
         """Train to the end, until ``stop_after``, or until a signal asks to stop (see ``stopping``).
@@ -139,7 +161,10 @@ class Trainer:
                 options["device_ids"] = [world.device.index]
             module = nn.parallel.DistributedDataParallel(module, **options)
         loss: float | None = None
-        request, stopped = StopRequest(), False
+        look: Look | None = None
+        request, stopped, patient = StopRequest(), False, True
+        # One process looks; the others must know, for they sum up the figures of the same lines of the log.
+        looks = bool(world.sum(torch.tensor(int(self.heldout is not None), device=world.device)))
         progress = bar("training", stop, "step", world.leads, start=self.step)
         with request, self._log() as log, progress as moved:
             for batch in self._batches(stop, request):
@@ -150,23 +175,53 @@ class Trainer:
                 losses, stopped = self._step(module, batch, request)
                 self.step += 1
                 moved.update()
-                if self.step % LOG_EVERY == 0 or self.step == settings.steps:
-                    figures = self._figures(losses)
+                due = looks and (self.step % self.look_every == 0 or self.step == settings.steps)
+                if due or self.step % LOG_EVERY == 0 or self.step == settings.steps:
+                    look = self._look() if due else look
+                    figures = self._figures(losses, look if due else None)
                     loss = figures["loss"]
                     if log is not None:
                         log.write(self.step, figures)
-                    moved.show({name: figures[name] for name in ("loss", "accuracy")})
-                if stopped or self.step % self.conduct.save_every == 0 or self.step == stop:
+                    shown = {name: figures[name] for name in ("loss", "accuracy")}
+                    moved.show(shown if look is None else {**shown, "held out": look.accuracy})
+                patient = self._patient()
+                if stopped or not patient or self.step % self.conduct.save_every == 0 or self.step == stop:
                     self.save()
                     if world.leads and not watched():  # a log file instead of a terminal
                         moved.say(f"step {self.step} of {stop}{'' if loss is None else f': loss {loss:.3f}'}")
-                if stopped:
+                if stopped or not patient:
                     break
             if request.signal is not None and not stopped and self.step < stop:
                 self.save()
                 stopped = True
         # The signal of another process, where this one got none, was most likely the system's.
-        return Outcome(self.step, loss, True, (request.signal or signal.SIGTERM) if stopped else None)
+        by = (request.signal or signal.SIGTERM) if stopped else None
+        return Outcome(self.step, loss, True, by, look, self.best, patient)
+
+    @property
+    def look_every(self) -> int:
+        """Steps between two looks at the held-out clips."""
+        return self.conduct.look_every or max(LOG_EVERY, self.settings.steps // LOOKS)
+
+    def _look(self) -> Look | None:
+        """How the averaged weights do on the held-out clips now, by the process that writes; keeps the best."""
+        if self.heldout is None or not self.world.leads:
+            return None
+        look = self.heldout.look(self.model, self.average.tensors)
+        if look.better_than(None if self.best is None else self.best.look):
+            self.best = Best(look, self.step)
+            self.save_network(BEST)
+        elif self.best is not None:
+            self.best = self.best._replace(since=self.best.since + 1)
+        return look
+
+    def _patient(self) -> bool:
+        """Whether to go on: False after ``patience`` looks that were no better than the best."""
+        since = 0 if self.best is None else self.best.since
+        if self.conduct.patience is None:
+            return True
+        # The process that looks decides for all.
+        return int(self.world.sum(torch.tensor(since, device=self.world.device))) < self.conduct.patience
 
     def _batches(self, stop: int, request: StopRequest) -> Iterator[Batch]:
         """The batches from here to ``stop``; fewer if a signal has ended a process that reads them."""
@@ -176,8 +231,11 @@ class Trainer:
             if request.signal is None or self.world.size > 1:  # others wait for the next step of this process
                 raise
 
-    def _figures(self, losses: Losses) -> dict[str, float]:
-        """The next line of the log: loss and accuracy are means since the last line, the others are of this step."""
+    def _figures(self, losses: Losses, look: Look | None) -> dict[str, float]:
+        """The next line of the log: loss and accuracy are means since the last line, the others are of this step.
+
+        look: at the held-out clips now; NaN stands in lines without one.
+        """
         terms = torch.stack([losses.joints, losses.excess, losses.expansion])
         joints, excess, expansion = self.world.mean(terms).tolist()
         clips = self.settings.batch
@@ -190,6 +248,8 @@ class Trainer:
             "learning_rate": learning_rate(self.step - 1, self.settings.steps, self.settings.lr),
         }
         self.loss, self.hits, self.seen = 0.0, 0, 0
+        if self.heldout is not None:
+            figures["heldout_loss"], figures["heldout_accuracy"] = look or (math.nan, math.nan)
         return figures
 
     def _step(self, module: nn.Module, batch: Batch, request: StopRequest) -> tuple[Losses, bool]:
@@ -257,14 +317,15 @@ class Trainer:
             "optimiser": state_tensors(self.optimisers, self.learner),
             "streams": streams,
         }
-        progress = {"loss": self.loss, "hits": self.hits, "seen": self.seen, "origin": self.origin}
+        progress: dict[str, Any] = {"loss": self.loss, "hits": self.hits, "seen": self.seen, "origin": self.origin}
+        progress["best"] = self.best
         # The network first: a run that is killed between the two goes on from the older state and writes it again.
         self.save_network()
         run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))
 
-    def save_network(self) -> None:
+    def save_network(self, suffix: str = "") -> None:
         """Write the averaged weights as the checkpoint that export and evaluate take."""
-        path = self.folder / f"{self.model.config.name}.safetensors"
+        path = self.folder / f"{self.model.config.name}{suffix}.safetensors"
         course = {"data_name": self.data.name, "init": self.origin, "step": self.step}
         training = {**self.identity, **course}
         save(path, self.model, self.data.labels, training, fit=self.data.fit, weights=self.average.tensors)

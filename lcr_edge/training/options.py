@@ -19,7 +19,8 @@ _STANDARD, _USUAL = Settings(), Conduct()
 # One row: name, help, type, smallest and largest value. Where a row names no field, the option's name is that of a
 # field of Settings (HOW) or Conduct (RUN), and its default comes from there.
 HOW = (
-    Number("steps", "optimiser steps", default=_STANDARD.steps),
+    Number("steps", f"optimiser steps (default: {_STANDARD.steps}, unless --epochs is given)"),
+    Number("epochs", "passes over the clips, in place of --steps", field="epochs"),
     Number("batch", "clips per step, over all processes", default=_STANDARD.batch),
     Number(
         "clip-frames", "longest clip in frames, at the config's rate", low=MIN_CLIP_FRAMES, high=MAX_CLIP_FRAMES,
@@ -67,6 +68,10 @@ HOW = (
 RUN = (
     Number("workers", "processes that read clips; 0 reads in a thread", low=0, default=_USUAL.workers),
     Number("save-every", "steps between two checkpoints", default=_USUAL.save_every),
+    Number(
+        "look-every", "steps between two looks at held-out clips, 0 for none (default: a tenth of the steps)", low=0,
+    ),
+    Number("patience", "stop after N looks that were no better than the best one"),
     Number("stop-after", "stop after N steps of the schedule; --resume goes on from there"),
     Number(
         "max-corrupt", "stop when a larger share of the clips is unreadable", float, 0, 1,
@@ -134,7 +139,8 @@ def parse(args: argparse.Namespace) -> tuple[Settings, Conduct]:
     check_seed(args.seed)
     check_least("--threads", args.threads, 1)
     _check_together(args)
-    given = {**vars(args), "full_rate": tuple(args.full_rate)}
+    # An epoch has as many steps as the data say: see training.command.
+    given = {**vars(args), "full_rate": tuple(args.full_rate), "steps": args.steps or _STANDARD.steps}
     settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
     return settings, Conduct(**{name: given[name] for name in Conduct.__dataclass_fields__})
 
@@ -143,6 +149,10 @@ def _check_together(args: argparse.Namespace) -> None:
     for wrong, message in (
         (args.new_head and not args.init,
          "--new-head replaces the classifier of --init FILE: give one, or leave it out"),
+        (args.steps and args.epochs,
+         "--steps and --epochs both say how long to train: give one of them"),
+        (args.patience and args.look_every == 0,
+         "--patience counts looks at held-out clips, and --look-every 0 has none: leave one out"),
         (args.calm_weight and not args.fp32,
          "--calm-weight compares states that differ by less than bfloat16 resolves: add --fp32"),
         (args.tube_mask and args.carry_state == 1,

@@ -45,6 +45,8 @@ class Conduct:
     workers: int = 1
     save_every: int = 200
     stop_after: int | None = None
+    look_every: int | None = None  # steps; 0 looks at no held-out clips; None for about ten looks
+    patience: int | None = None  # looks
     max_corrupt: float = 0.05
     compile: bool = False
     tensorboard: bool = True

@@ -1,0 +1,82 @@
+"""Held-out clips during training: how the averaged weights do on clips that training never sees."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lcr_edge.config import Config
+from lcr_edge.data.sampling import Sample
+from lcr_edge.data.sets import ClipSet
+from lcr_edge.edges.host import host_edges
+from lcr_edge.errors import VideoError
+from lcr_edge.evaluate.scores import score
+from lcr_edge.model.network import LCR
+from lcr_edge.training.loss import clip_loss
+
+MOST = 216  # clips
+BATCH = 27  # clips per forward call
+
+
+class Look(NamedTuple):
+    """One look at the held-out clips. loss: as in training, without label smoothing. accuracy: in [0, 1].
+
+    NaN both if no clip could be read.
+    """
+
+    loss: float
+    accuracy: float
+
+    def better_than(self, other: Look | None) -> bool:
+        """More clips decided rightly, or as many with a lower loss."""
+        if other is None or math.isnan(other.loss):
+            return not math.isnan(self.loss)
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+class HeldOut:
+    """Some clips of a held-out set, always the same ones, each whole and from a zero state.
+
+    frames: of a clip. At most MOST clips, drawn at random where there are more. Clips that cannot be read do not count.
+    """
+
+    def __init__(self, data: ClipSet, config: Config, frames: int) -> None:
+        self.data = data
+        self._sample, self._size = Sample(frames, config.train_fps, 0.5), (config.height, config.width)
+        self._chosen = np.sort(np.random.default_rng(0).permutation(len(data))[:MOST])
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @torch.no_grad()
+    def look(self, model: LCR, weights: dict[str, Tensor]) -> Look:
+        """How a copy of the network with these weights does, in float32."""
+        network = copy.deepcopy(model).eval()
+        network.load_state_dict(weights)
+        losses, hits = [], []
+        for start in range(0, len(self), BATCH):
+            frames, edges, labels = self._read(self._chosen[start : start + BATCH])
+            if not len(labels):
+                continue
+            device = network.cos.device
+            logits = network(frames.to(device), None, edges.to(device))[0].cpu()
+            losses += [float(clip_loss(logits, labels))] * len(labels)
+            hits += (score(logits.numpy(), labels.numpy()).decisions == labels.numpy()).tolist()
+        return Look(float(np.mean(losses)), float(np.mean(hits))) if hits else Look(math.nan, math.nan)
+
+    def _read(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames uint8 [n, T, H, W, 3], edges uint8 [n, T, H, W] and labels int64 [n] of what can be read."""
+        clips, labels = [], []
+        for index in indices:
+            with contextlib.suppress(VideoError):
+                clips.append(self.data.read(int(index), self._sample, self._size)[0])
+                labels.append(int(self.data.targets[index]))
+        edges = [[host_edges(frame) for frame in clip] for clip in clips]
+        return torch.from_numpy(np.array(clips)), torch.from_numpy(np.array(edges)), torch.tensor(labels)
