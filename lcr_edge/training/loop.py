@@ -20,7 +20,7 @@ from lcr_edge.data.sets import ClipSet
 from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.kernels.compilers import find_cxx
 from lcr_edge.model.network import LCR
-from lcr_edge.progress import bar, watched
+from lcr_edge.progress import Bar, bar, watched
 from lcr_edge.training import run_state
 from lcr_edge.training.carried import Streams
 from lcr_edge.training.heldout import HeldOut, Look
@@ -120,6 +120,10 @@ class Trainer:
         )
         self.heldout = heldout
         self.best: Best | None = None
+        # Of the last line of the log and the last look in this process.
+        self._loss: float | None = None
+        self._look: Look | None = None
+        self._looks = False
         self.step = 0
         # Since the last line of the log, of all processes: sum of the cross entropies, clips decided rightly, clips.
         self.loss, self.hits, self.seen = 0.0, 0, 0
@@ -149,61 +153,75 @@ class Trainer:
         stop = min(settings.steps, self.conduct.stop_after or settings.steps)
         if self.step >= stop:
             return Outcome(self.step, None, False)
-        module: nn.Module = self.learner
-        if self.conduct.compile:
-            compile_layers(self.model)
-        if world.size > 1:
-            # Buffers are equal at the start, and _after brings the running averages together.
-            switch = "forward_sync_buffers"  # its name since torch 2.13
-            names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-            options: dict[str, Any] = {switch if switch in names else "broadcast_buffers": False}
-            if world.device.type == "cuda":
-                options["device_ids"] = [world.device.index]
-            module = nn.parallel.DistributedDataParallel(module, **options)
-        loss: float | None = None
-        look: Look | None = None
-        request, stopped, patient = StopRequest(), False, True
+        module = self._module()
         # One process looks; the others must know, for they sum up the figures of the same lines of the log.
-        looks = bool(world.sum(torch.tensor(int(self.heldout is not None), device=world.device)))
-        progress = bar("training", stop, "step", world.leads, start=self.step)
+        self._looks = bool(world.sum(torch.tensor(int(self.heldout is not None), device=world.device)))
+        asked, patient = False, True
+        request, progress = StopRequest(), bar("training", stop, "step", world.leads, start=self.step)
         with request, self._log() as log, progress as moved:
             for batch in self._batches(stop, request):
-                for message in self.faults.add(batch):
-                    moved.say(f"left out: {message}")
-                # A share of the first few clips says little, so count as if a thousand (or all) had been tried.
-                self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
-                losses, stopped = self._step(module, batch, request)
+                self._count_faults(batch, moved)
+                losses, asked = self._step(module, batch, request)
                 self.step += 1
                 moved.update()
-                due = looks and (self.step % self.look_every == 0 or self.step == settings.steps)
-                if due or self.step % LOG_EVERY == 0 or self.step == settings.steps:
-                    look = self._look() if due else look
-                    figures = self._figures(losses, look if due else None)
-                    loss = figures["loss"]
-                    if log is not None:
-                        log.write(self.step, figures)
-                    shown = {name: figures[name] for name in ("loss", "accuracy")}
-                    moved.show(shown if look is None else {**shown, "held out": look.accuracy})
+                self._record(losses, log, moved)
                 patient = self._patient()
-                if stopped or not patient or self.step % self.conduct.save_every == 0 or self.step == stop:
+                if asked or not patient or self.step % self.conduct.save_every == 0 or self.step == stop:
                     self.save()
                     if world.leads and not watched():  # a log file instead of a terminal
-                        moved.say(f"step {self.step} of {stop}{'' if loss is None else f': loss {loss:.3f}'}")
-                if stopped or not patient:
+                        loss = "" if self._loss is None else f": loss {self._loss:.3f}"
+                        moved.say(f"step {self.step} of {stop}{loss}")
+                if asked or not patient:
                     break
-            if request.signal is not None and not stopped and self.step < stop:
+            if request.signal is not None and not asked and self.step < stop:
                 self.save()
-                stopped = True
+                asked = True
         # The signal of another process, where this one got none, was most likely the system's.
-        by = (request.signal or signal.SIGTERM) if stopped else None
-        return Outcome(self.step, loss, True, by, look, self.best, patient)
+        by = (request.signal or signal.SIGTERM) if asked else None
+        return Outcome(self.step, self._loss, True, by, self._look, self.best, patient)
+
+    def _module(self) -> nn.Module:
+        """The learner as it is called in a step: compiled if asked for, and shared between the processes."""
+        if self.conduct.compile:
+            compile_layers(self.model)
+        if self.world.size == 1:
+            return self.learner
+        # Buffers are equal at the start, and _after brings the running averages together.
+        switch = "forward_sync_buffers"  # its name since torch 2.13
+        names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        options: dict[str, Any] = {switch if switch in names else "broadcast_buffers": False}
+        if self.world.device.type == "cuda":
+            options["device_ids"] = [self.world.device.index]
+        return nn.parallel.DistributedDataParallel(self.learner, **options)
+
+    def _count_faults(self, batch: Batch, moved: Bar) -> None:
+        """Name the batch's unreadable clips. Raises LcrError for too many."""
+        for message in self.faults.add(batch):
+            moved.say(f"left out: {message}")
+        # A share of the first few clips says little, so count as if a thousand (or all) had been tried.
+        self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
+
+    def _record(self, losses: Losses, log: MetricsLog | None, moved: Bar) -> None:
+        """After some steps: a look at the held-out clips, a line of the log."""
+        last = self.step == self.settings.steps
+        due = self._looks and (last or self.step % self.look_every == 0)
+        if not (due or last or self.step % LOG_EVERY == 0):
+            return
+        if due:
+            self._look = self._look_now()
+        figures = self._figures(losses, self._look if due else None)
+        self._loss = figures["loss"]
+        if log is not None:
+            log.write(self.step, figures)
+        shown = {name: figures[name] for name in ("loss", "accuracy")}
+        moved.show(shown if self._look is None else {**shown, "held out": self._look.accuracy})
 
     @property
     def look_every(self) -> int:
         """Steps between two looks at the held-out clips."""
         return self.conduct.look_every or max(LOG_EVERY, self.settings.steps // LOOKS)
 
-    def _look(self) -> Look | None:
+    def _look_now(self) -> Look | None:
         """How the averaged weights do on the held-out clips now, by the process that writes; keeps the best."""
         if self.heldout is None or not self.world.leads:
             return None
