@@ -32,7 +32,10 @@ from lcr_edge.data.sampling import Sample, frame_indices
 from lcr_edge.errors import MissingExtraError, VideoError
 from lcr_edge.frames import DEFAULT_FIT, FITS
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
+# What OpenCV's FFmpeg opens; a file's content decides, not its name.
+VIDEO_SUFFIXES = (
+    ".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".ogv",
+)  # fmt: skip
 DEFAULT_FPS = 30.0
 _FPS_RANGE = (1.0, 240.0)
 _MAX_FRAMES = 1e7  # a larger count in a header is noise

@@ -1,4 +1,4 @@
-"""Data sets of labelled clips behind one name, ``kind:path``: what ``--data`` takes.
+"""Data sets of labelled clips behind one name: what ``--data`` takes, ``kind:path`` or just a folder.
 
 | kind | what | described in |
 |---|---|---|
@@ -27,6 +27,7 @@ from lcr_edge.data.layouts.folder import list_folder
 from lcr_edge.data.layouts.jester import list_jester
 from lcr_edge.data.layouts.kinetics import list_kinetics
 from lcr_edge.data.layouts.listing import SPLITS, Listing
+from lcr_edge.data.layouts.recognise import layout_of
 from lcr_edge.data.layouts.something import list_something
 from lcr_edge.data.rendered.clips import clip_seed
 from lcr_edge.data.rendered.store import Store, heldout_store, train_store
@@ -160,7 +161,8 @@ def open_set(
     fit: str = DEFAULT_FIT,
     option: str = "--data",
 ) -> ClipSet:
-    """One split, "train" or "heldout", of the data set that ``spec`` names (see the module's table).
+    """One split, "train" or "heldout", of the data set that ``spec`` names (see the module's table). The layout of a
+    folder without a kind is recognised by its labels files, see ``layouts/recognise.py``.
 
     size, fps, frames, seed, workers: of rendered gestures, which are drawn here with that many frames in as many
     processes; those of the train split are kept in the folder ``cache`` and drawn once (in memory when it is None).
@@ -173,9 +175,13 @@ def open_set(
     ``cache`` cannot be written, MissingExtraError without OpenCV.
     """
     kind, _, place = spec.partition(":")
+    if kind not in KINDS and Path(spec).expanduser().is_dir():
+        kind, place = layout_of(Path(spec).expanduser()), spec
+        spec = f"{kind}:{place}"
     if kind not in KINDS:
         raise UsageError(
-            f"unknown data {spec!r}; give rendered, or one of {', '.join(k + ':FOLDER' for k in _LAYOUTS)}"
+            f"unknown data {spec!r}, which is not a folder either; give a folder, rendered, or one of "
+            f"{', '.join(k + ':FOLDER' for k in _LAYOUTS)}"
         )
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")

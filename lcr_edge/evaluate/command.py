@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument(
         "--data",
-        metavar="KIND:PATH",
-        help="held-out clips: jester:FOLDER, ssv2:FOLDER, kinetics:FOLDER, folder:FOLDER, rendered or "
-        "rendered:CLIPS_PER_CLASS (default: rendered, 20 clips per class)",
+        metavar="DIR",
+        help="folder of held-out clips; a layout may be named: jester:DIR, ssv2:DIR, kinetics:DIR, folder:DIR. Or "
+        "rendered[:CLIPS_PER_CLASS] (default: rendered, 20 clips per class)",
     )
     for row in _NUMBERS:
         row.add(parser)

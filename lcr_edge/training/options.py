@@ -84,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge train``; :func:`parse` checks the values, so that errors name the way out."""
     what = parser.add_argument_group("what to train, and on what")
     what.add_argument(
-        "--data", default="rendered", metavar="KIND:PATH",
-        help="rendered[:CLIPS_PER_CLASS], jester:FOLDER, ssv2:FOLDER, kinetics:FOLDER or folder:FOLDER (default: "
-        "rendered)",
+        "--data", default="rendered", metavar="DIR",
+        help="folder of the clips; a layout may be named: jester:DIR, ssv2:DIR, kinetics:DIR, folder:DIR. Or "
+        "rendered[:CLIPS_PER_CLASS] (default: rendered)",
     )  # fmt: skip
     what.add_argument(
         "--fit", choices=FITS,

@@ -22,7 +22,14 @@ from lcr_edge.data.rendered.clips import render_clip
 
 LABELS = ("Swiping Left", "Swiping Right", "Thumb Up", "Drumming Fingers")
 FRAMES, FPS = 24, 12.0
-CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80"}
+CODECS = {
+    **dict.fromkeys((".mp4", ".mov", ".m4v", ".3gp", ".ts", ".mts"), "mp4v"),
+    **dict.fromkeys((".avi", ".mkv"), "MJPG"),
+    **dict.fromkeys((".webm", ".ogv"), "VP80"),
+    **dict.fromkeys((".mpg", ".mpeg"), "PIM1"),  # at 24, 25 or 30 frames a second only
+    ".wmv": "WMV2",
+    ".flv": "FLV1",
+}
 Clip = npt.NDArray[np.uint8]
 
 

@@ -42,9 +42,10 @@ def test_windows_stay_in_the_clip_and_reach_its_ends() -> None:
 @pytest.mark.parametrize("suffix", made.CODECS)
 def test_every_container_gives_the_frames_asked_for(suffix: str, tmp_path: Path) -> None:
     clip = made.gesture("Swiping Down", 1)
-    path = made.write_video(tmp_path / f"clip{suffix}", clip)
-    sample = Sample(5, 4.0, 0.6)
-    picked = frame_indices(made.FRAMES, made.FPS, sample)
+    fps = 24.0 if suffix in (".mpg", ".mpeg") else made.FPS  # MPEG-1 knows few rates
+    path = made.write_video(tmp_path / f"clip{suffix}", clip, fps)
+    sample = Sample(5, fps / 3, 0.6)
+    picked = frame_indices(made.FRAMES, fps, sample)
     seen = read_video(path, sample, SIZE)
     assert made.difference(seen, clip[picked]) < tolerances.DECODED
     for k, index in enumerate(picked):  # nearer to its own frame than to any other

@@ -186,8 +186,37 @@ def test_a_folder_without_split_holds_out_a_stable_tenth(tmp_path: Path) -> None
     assert heldout <= ids("heldout")
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_layout_of_a_folder_is_recognised(kind: str, sets: dict[str, Path]) -> None:
+    found, named = opened(str(sets[kind])), opened(f"{kind}:{sets[kind]}")
+    assert found.name == named.name
+    assert found.fingerprint == named.fingerprint
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_what_is_no_video_is_named(split: bool, tmp_path: Path) -> None:
+    root = made.make_folder(tmp_path / "data", clips=2) if split else tmp_path / "data"
+    top = root / "train" if split else root
+    for name in made.LABELS[:2]:
+        made.write_video(top / name / "more.mp4", made.gesture(name, 0))
+        (top / name / ".hidden").touch()
+        (top / name / "upper.MP4").write_bytes((top / name / "more.mp4").read_bytes())
+    for number in range(7):
+        (top / made.LABELS[0] / f"notes{number}.txt").touch()
+    (top / "nothing").mkdir()
+    data = opened(str(root))
+    assert data.labels == made.LABELS[:2]
+    text = "\n".join(data.notes)
+    assert "no videos in" in text
+    assert "/nothing: not classes" in text
+    assert f"{made.LABELS[0]}/notes0.txt, " in text
+    assert text.endswith("and 2 more") or "and 2 more\n" in text
+    assert "hidden" not in text
+    assert "MP4" not in text
+
+
 BAD: dict[str, tuple[str, str]] = {
-    "unknown kind": ("imagenet:/x", "give rendered, or one of jester:FOLDER, ssv2:FOLDER"),
+    "unknown kind": ("imagenet:/x", "not a folder either; give a folder, rendered, or one of jester:FOLDER, ssv2"),
     "no folder given": ("jester", "needs a folder: jester:/path"),
     "folder missing": ("ssv2:{root}/nowhere", "does not exist"),
     "folder empty": ("kinetics:{root}/empty", "is empty"),

@@ -1,10 +1,11 @@
 """Any videos, sorted into one folder per class.
 
-    ROOT/<class>/*.mp4                                      also .avi .webm .mkv .mov; or, already split:
+    ROOT/<class>/*.mp4                                      or any other of decode.VIDEO_SUFFIXES; or, already split:
     ROOT/train/<class>/*.mp4
     ROOT/val/<class>/*.mp4                                  or valid, validation, test, heldout: the first that is there
 
-Classes are the folders that hold a video, of both splits, sorted by name.
+Classes are the folders that hold a video, of both splits, sorted by name. Notes name folders without one, and files
+with other endings.
 
 Without ROOT/train the split is made here: a clip is held out when the SHA-256 of "<class>/<file name>" is in the lowest
 tenth. That does not change when clips are added. A class of two or more files always keeps at least one on either
@@ -24,6 +25,7 @@ from lcr_edge.errors import UsageError
 TRAIN = "train"
 HELDOUT = ("val", "valid", "validation", "test", "heldout")
 HELDOUT_SHARE = 0.1
+_NAMED = 5
 
 
 def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
@@ -32,6 +34,7 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
     notes: list[str] = []
     if (root / TRAIN).is_dir():
         files = _given(root, split)
+        notes += _left_out([root / part for part in (TRAIN, *HELDOUT) if (root / part).is_dir()])
         labels = tuple(sorted({name for part in (TRAIN, *HELDOUT) for name in _classes(root / part)}))
     else:
         classes = _classes(root)
@@ -43,6 +46,7 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
         for name in labels:
             held = _held_out(name, classes[name])
             files += [(name, path) for path in classes[name] if (path in held) == (split == "heldout")]
+        notes += _left_out([root])
         total, lone = sum(map(len, classes.values())), [name for name in labels if len(classes[name]) == 1]
         notes.append(
             f"folder: {root} has no train folder; a tenth is held out by file name: {split} has {len(files)} of "
@@ -78,11 +82,37 @@ def _classes(part: Path) -> dict[str, list[Path]]:
     found = {}
     for folder in sorted(part.iterdir()) if part.is_dir() else []:
         if folder.is_dir() and not folder.name.startswith("."):
-            files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-            videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+            videos = sorted(filter(_is_video, folder.iterdir()))
             if videos:
                 found[folder.name] = videos
     return found
+
+
+def _left_out(parts: list[Path]) -> list[str]:
+    """Notes on what lies among the classes and is not a video."""
+    folders = [place for part in parts for place in sorted(part.iterdir()) if place.is_dir() and _shown(place)]
+    empty = [place for place in folders if not any(map(_is_video, place.iterdir()))]
+    others = [path for place in folders for path in sorted(place.iterdir()) if _shown(path) and not _is_video(path)]
+    notes = []
+    if empty:
+        notes.append(f"folder: no videos in {_some(empty)}: not classes")
+    if others:
+        notes.append(f"folder: left out, because they do not end as videos do: {_some(others)}")
+    return notes
+
+
+def _is_video(path: Path) -> bool:
+    return _shown(path) and path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _shown(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
+def _some(paths: list[Path]) -> str:
+    """The first few of the paths, and how many more there are."""
+    names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:_NAMED])
+    return names if len(paths) <= _NAMED else f"{names} and {len(paths) - _NAMED} more"
 
 
 def _held_out(label: str, paths: list[Path]) -> set[Path]:
