@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from lcr_edge.calibration import options as calibration
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES
 from lcr_edge.config import Config
 from lcr_edge.contract import EDGE_MODES, STATE_MODES
-from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.errors import LcrError, ParityError, UsageError
 from lcr_edge.export.int8.layers import in_float
 from lcr_edge.export.options import add_network, check_network, find_checkpoint
 from lcr_edge.export.targets.request import Request
@@ -122,7 +123,10 @@ def _add_int8(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export and print what was written. Raises LcrError subclasses; then no bundle is half-written."""
+    """Export and print what was written. Raises LcrError subclasses; then no bundle is half-written.
+
+    With several targets a refused bundle does not keep the others from being written; the exit code is 1 then.
+    """
     if args.list:
         print(table())
         return 0
@@ -142,15 +146,28 @@ def run(args: argparse.Namespace) -> int:
         exporter.samples = calibration.samples_for(args, checkpoint)
     gate = Gate(enforced=not args.no_gate, workers=WORKERS)
     written: list[Exported] = []
+    refused: dict[str, ParityError] = {}
     try:
         for request in requests:
-            written.append(_export(exporter, request, gate, args.keep_float))
-            _print(written[-1], text_stream(args.json))
+            try:
+                written.append(_export(exporter, request, gate, args.keep_float))
+            except ParityError as error:
+                refused[request.name] = error
+                if len(requests) == 1:
+                    raise
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            else:
+                _print(written[-1], text_stream(args.json))
     except LcrError as error:
-        write_json(args.json, _document(written, str(error)))
+        write_json(args.json, _document(written, refused, str(error)))
         raise
-    write_json(args.json, _document(written, None))
-    return 0
+    write_json(args.json, _document(written, refused, None))
+    if not refused:
+        return 0
+    for request in requests:
+        outcome = "refused, see above" if request.name in refused else "written"
+        print(f"{request.name:32} {outcome}", file=text_stream(args.json))
+    return ParityError.exit_code
 
 
 def _check(args: argparse.Namespace) -> tuple[str, ...]:
@@ -260,8 +277,8 @@ def _print(exported: Exported, out: IO[str]) -> None:
     print("\n".join(lines), file=out, flush=True)
 
 
-def _document(written: Sequence[Exported], error: str | None) -> dict[str, Any]:
-    """What ``--json`` writes. error: why the export stopped after these bundles, None where it did not."""
+def _document(written: Sequence[Exported], refused: Mapping[str, ParityError], error: str | None) -> dict[str, Any]:
+    """What ``--json`` writes. refused: by bundle, why. error: why the export stopped, None where it did not."""
     bundles = [
         {
             "folder": str(exported.folder),
@@ -271,4 +288,4 @@ def _document(written: Sequence[Exported], error: str | None) -> dict[str, Any]:
         }
         for exported in written
     ]
-    return {"bundles": bundles, "error": error}
+    return {"bundles": bundles, "refused": {name: str(why) for name, why in refused.items()}, "error": error}

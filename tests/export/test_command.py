@@ -7,14 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from lcr_edge import checkpoint
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
 from lcr_edge.cli import main
 from lcr_edge.config import CONFIGS, get_config
-from lcr_edge.errors import OutputError
+from lcr_edge.errors import OutputError, ParityError
 from lcr_edge.export.staging import staged
+from lcr_edge.export.targets import onnx_convert
+from lcr_edge.export.targets.job import Converted, Job
 from lcr_edge.export.targets.table import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,6 +167,39 @@ def test_json_has_what_was_written_before_an_export_was_refused(
     assert f"is writing {place}" in found["error"]
     assert f"error: {found['error']}" in shown.err
     assert "wrote " in shown.err
+
+
+@pytest.mark.slow
+def test_a_refused_bundle_does_not_keep_the_others_from_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lcr_edge.export.command.TARGETS", {name: TARGETS[name] for name in ("onnx", "openvino")})
+    convert = onnx_convert.convert
+
+    def spoilt(job: Job) -> Converted:
+        made = convert(job)
+        model = onnx.load(job.path)
+        weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("attend.weight"))
+        weight.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(weight), weight.name))
+        onnx.save(model, job.path)
+        return made
+
+    monkeypatch.setattr(onnx_convert, "convert", spoilt)
+    report = tmp_path / "export.json"
+    command = [*PICO, "--out", str(tmp_path / "out"), "--json", str(report)]
+    assert main([*command, "--target", "all"]) == ParityError.exit_code
+    shown, found = capsys.readouterr(), json.loads(report.read_text())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["lcr_pico-openvino-fp32"]
+    assert [Path(bundle["folder"]).name for bundle in found["bundles"]] == ["lcr_pico-openvino-fp32"]
+    assert set(found["refused"]) == {"lcr_pico-onnx-fp32"}
+    assert found["error"] is None
+    assert "error: lcr_pico-onnx-fp32 was not written: it breaks its promise" in shown.err
+    table = [line.split(maxsplit=1) for line in shown.out.splitlines()[-2:]]
+    assert table == [["lcr_pico-onnx-fp32", "refused, see above"], ["lcr_pico-openvino-fp32", "written"]]
+    # One target alone: an error, and nothing else is said.
+    assert main([*command, "--target", "onnx"]) == ParityError.exit_code
+    assert "see above" not in capsys.readouterr().out
+    assert json.loads(report.read_text())["refused"].keys() == {"lcr_pico-onnx-fp32"}
 
 
 @pytest.mark.parametrize("option", ["--out", "--report", "--json"])
