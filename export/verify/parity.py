@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from lcr_edge.errors import ParityError, StateError, UsageError
 from lcr_edge.export.verify.phases import Mode
 from lcr_edge.export.verify.reference import Step
+from lcr_edge.export.verify.remedy import Made
 from lcr_edge.export.verify.report import Report
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import StateUse, mode_checks, promised
@@ -57,6 +58,7 @@ def measure(model: Model, reference: Iterable[Step], clip: str) -> Report:
         bundle=str(model.manifest["name"]),
         engine=model.engine.name,
         precision=model.bundle.precision,
+        made=Made.of(model.manifest),
         clip=clip,
         frames=count,
         promise=promise,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lcr_edge.export.verify.phases import Curve, table_of
+from lcr_edge.export.verify.remedy import Made, remedy
 from lcr_edge.runtimes.checks import ONE_STEP, STREAM, Check, failures_of, finite
 from lcr_edge.runtimes.tallies import Line
 from lcr_edge.tolerances import Promise
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 
 # The parts of a verification.
 MODES, STREAMS, VIDEO, CLIPS = "modes", "streams", "video", "clips"
-# What to try when int8 misses.
-_ADVICE = (
-    "calibrate with clips of the device's own scenes (lcr-edge export --calibration-data), leave the layers that cost "
-    "most in float (--keep-float auto), or let the engine find the ranges at every step (--quant dynamic)"
-)
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,7 @@ class Report:
     bundle: str
     engine: str
     precision: str
+    made: Made
     clip: str
     frames: int
     promise: Promise
@@ -88,9 +85,8 @@ class Report:
 
     @property
     def complaint(self) -> str:
-        """All failures in one sentence, with what to try for int8."""
-        advice = f". Try: {_ADVICE}" if self.precision == "int8" and not self.broken else ""
-        return "; ".join(self.failures) + advice
+        """All failures in one sentence, and a second one with what is most likely to help."""
+        return ". ".join(text for text in ("; ".join(self.failures), remedy(self)) if text)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; NaN and Inf, which JSON lacks, become strings. Curves have at most ``phases.POINTS`` points."""

@@ -22,6 +22,7 @@ from lcr_edge.export.targets.request import Request
 from lcr_edge.export.verify.clips import ping_pong, rendered_stream, video_stream
 from lcr_edge.export.verify.measure import measure_all, verify
 from lcr_edge.export.verify.reference import roll, steps
+from lcr_edge.export.verify.remedy import remedy
 from lcr_edge.runtimes import Model, State, load
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
 from lcr_edge.runtimes.checks import same_class
@@ -139,13 +140,13 @@ def test_early_frames_do_not_count_for_int8() -> None:
 def test_a_miss_of_int8_says_what_to_try() -> None:
     report = measure_all(rounded("lcr_pico", 3), made.checkpoint("lcr_pico"), frames=8, decisions=False)
     assert not report.passed
-    for way_out in ("--calibration-data", "--keep-float", "--quant dynamic"):
-        assert way_out in report.complaint
+    assert report.complaint.endswith(remedy(report))
+    assert "--precision fp16" in remedy(report)
     assert "MISSED" in report.table()
     fp32 = measure_all(load(made.bundle("lcr_pico", "onnx")), made.checkpoint("lcr_pico"), frames=4)
     assert fp32.streams is None
     assert fp32.clips is None
-    assert "--quant" not in dataclasses.replace(fp32, broken=("broken",)).complaint
+    assert dataclasses.replace(fp32, broken=("broken",)).complaint == "broken"
 
 
 @pytest.mark.parametrize(("same", "frames", "met"), [(98, 100, True), (97, 100, False), (9, 10, True), (8, 10, False)])
