@@ -80,6 +80,7 @@ class _Watched(Model):
         return super().step(frame, state)
 
 
+@pytest.mark.slow
 def test_from_the_checkpoint_to_the_camera(
     checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,15 +31,12 @@ from lcr_edge.tolerances import PROMISES, promise_of
 from tests import shared
 from tests.export import made
 
+pytestmark = pytest.mark.slow
 FRAMES = 20
 CHECKPOINT = made.checkpoint("lcr_pico")
 CONFIG = CHECKPOINT.config
 EXACT = PROMISES["fp32"].step_abs or 0.0
-KINDS = [
-    pytest.param(target, mode, marks=[pytest.mark.slow] if target != "openvino" else [])
-    for target, row in TARGETS.items()
-    for mode in row.state_modes
-]
+KINDS = [(target, mode) for target, row in TARGETS.items() for mode in row.state_modes]
 SCALES = {LOGITS: (0.25, 1), **dict.fromkeys((*STATES_IN, *STATES_OUT), (0.0078125, -3))}
 
 

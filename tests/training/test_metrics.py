@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 
 from lcr_edge.errors import OutputError, UsageError
 from lcr_edge.plots import plot_curve
+from lcr_edge.training import metrics
 from lcr_edge.training.metrics import MetricsLog
 
 # Written in a process of its own, which can be killed or given little room.
@@ -39,10 +42,15 @@ def values(step: int) -> dict[str, float]:
     return {"loss": math.exp(-step / 70) / 3, "accuracy": step / (step + 100), "learning_rate": 1e-3 / step}
 
 
-def _write(folder: Path, first: int, last: int, resume: int | None, tensorboard: bool = False) -> bytes:
-    with MetricsLog(folder, resume, tensorboard) as log:
+def _write(
+    folder: Path, first: int, last: int, resume: int | None, tensorboard: bool = False, draw: bool = False
+) -> bytes:
+    """metrics.csv with these steps. draw: the picture too, which takes longer than all the rest."""
+    log = MetricsLog(folder, resume, tensorboard)
+    with log, contextlib.nullcontext() if draw else mock.patch.object(metrics, "plot_curve"):
         for step in range(first, last + 1):
             log.write(step, values(step))
+        log.close()
     return (folder / "metrics.csv").read_bytes()
 
 
@@ -127,7 +135,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_a_picture(tmp_path: Path) -> None:
-    _write(tmp_path, 1, 300, None)
+    _write(tmp_path, 1, 300, None, draw=True)
     picture = cv2.imread(str(tmp_path / "curve.png"))
     assert picture is not None
     assert picture.shape == (840, 800, 3)

@@ -101,6 +101,7 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Target:
     return TARGET
 
 
+@pytest.mark.slow
 def test_a_converter_an_engine_and_their_rows_make_a_target(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
