@@ -180,7 +180,7 @@ def open_set(
         spec = f"{kind}:{place}"
     if kind not in KINDS:
         raise UsageError(
-            f"unknown data {spec!r}, which is not a folder either; give a folder, rendered, or one of "
+            f"{spec!r} is neither a folder nor a kind of data; give a folder, rendered, or one of "
             f"{', '.join(k + ':FOLDER' for k in _LAYOUTS)}"
         )
     if split not in SPLITS:

@@ -216,7 +216,10 @@ def test_what_is_no_video_is_named(split: bool, tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[str, str]] = {
-    "unknown kind": ("imagenet:/x", "not a folder either; give a folder, rendered, or one of jester:FOLDER, ssv2"),
+    "unknown kind": (
+        "imagenet:/x",
+        "neither a folder nor a kind of data; give a folder, rendered, or one of jester:FOLDER, ssv2",
+    ),
     "no folder given": ("jester", "needs a folder: jester:/path"),
     "folder missing": ("ssv2:{root}/nowhere", "does not exist"),
     "folder empty": ("kinetics:{root}/empty", "is empty"),
