@@ -304,7 +304,7 @@ def test_bad_arguments_are_named(tmp_path: Path, small_file: str, capsys: pytest
         (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
         (["--data", "rendered:0"], "CLIPS_PER_CLASS"),
         (["--data", f"folder:{tmp_path / 'none'}"], "does not exist; give the folder"),
-        (["--data", "cinema:x"], "unknown data 'cinema:x'"),
+        (["--data", "cinema:x"], "'cinema:x' is neither a folder nor a kind of data"),
         (["--data", "folder:x", "--per-class", "3"], "leave it out"),
         (["--per-class", "0"], "--per-class must be at least 1"),
         (["--clip-frames", "1"], "--clip-frames must be from 2 to"),
