@@ -11,6 +11,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import random
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -21,6 +22,9 @@ from tests import shared
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before pytest-xdist starts its processes, which inherit the name of the folder."""
+    # A shell starts background jobs with Ctrl-C ignored; programs that tests send it to would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     made = shared.open_folder()
     if made is not None:
         config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
