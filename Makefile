@@ -157,9 +157,9 @@ docs: $(VENV)/.dev-installed ## the documentation as a web site, in site/; broke
 RUN := runs/lcr_nano
 NANO := $(BIN)/lcr-edge train --config lcr_nano --optimiser muon --threads 1 --cache $(RUN)
 checkpoint: $(VENV)/.demo-installed compiler ## train the packaged network again, as docs/lcr_nano.md says (over an hour)
-	$(NANO) --out $(RUN)/1 --steps 8500 --limit-weight 3 --compile
-	$(NANO) --out $(RUN)/2 --steps 160 --init $(RUN)/1/lcr_nano.safetensors --lr 5e-4 --batch 12 --fp32 \
-		--calm-weight 200 --limit-weight 5 --joint-weight 0 --full-rate 0.5 0.5 --ema 0.95
+	$(NANO) --out $(RUN)/1 --steps 8500 --calm-share 0 --limit-weight 3 --compile
+	$(NANO) --out $(RUN)/2 --steps 160 --init $(RUN)/1/lcr_nano.safetensors --calm-share 1 --batch 12 \
+		--joint-weight 0 --full-rate 0.5 0.5
 	cp $(RUN)/2/lcr_nano.safetensors lcr_edge/checkpoints/
 
 clean: ## remove everything that make made

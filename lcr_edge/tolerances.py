@@ -76,6 +76,22 @@ class ModelPromise:
 
 PACKAGED = ModelPromise(clip_top1=95.0, stream_loss=2.0)
 
+
+@dataclass(frozen=True)
+class Ready:
+    """When training calls a network ready to export, see ``lcr_edge.training.readiness``.
+
+    drift: of float32 from float64, a fifth of what fp32 bundles promise, because engines round in other orders. growth:
+    of a small change of the state. agreement: share of the frames in which fake-quantised int8 decides as float does.
+    """
+
+    drift: float
+    growth: float
+    agreement: float
+
+
+READY = Ready(drift=2e-5, growth=10.0, agreement=0.98)
+
 # Clips written by a lossy codec and read back: mean absolute difference from the original, out of 255.
 DECODED = 12.0
 # Distance of a joint from the centre of the bright spot drawn at it, after crop and interpolated enlargement: pixels.

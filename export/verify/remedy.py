@@ -62,7 +62,7 @@ def _calm(made: Made, one_step: float | None) -> str:
     right = "" if one_step is None else f"Single steps are right to {one_step:.0e}, but the "
     return (
         f"{right or 'The '}network amplifies small differences. Calm it: lcr-edge train --init CHECKPOINT --data DATA "
-        f"--config {made.config} --out DIR --steps 160 --lr 5e-4 --fp32 --calm-weight 200 --limit-weight 5"
+        f"--config {made.config} --out DIR --steps 160 --calm-share 1"
     )
 
 

@@ -91,6 +91,22 @@ def read_video(
     return out
 
 
+def read_film(path: Path, most: int) -> tuple[list[Clip], float]:
+    """The first frames of a video file, uint8 RGB [h, w, 3] of its own size, at most ``most``; and its frames a second.
+
+    Raises VideoError, or MissingExtraError without OpenCV.
+    """
+    cv2 = _opencv()
+    frames: list[Clip] = []
+    with _opened(cv2, path) as capture:
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        while len(frames) < most and _grab(cv2, capture, path, len(frames)):
+            frames.append(_retrieve(cv2, capture, path, len(frames)))
+    if not frames:
+        raise VideoError(f"{path} has no frame that can be decoded: it is empty or corrupt; copy it again")
+    return frames, fps if _FPS_RANGE[0] <= fps <= _FPS_RANGE[1] else DEFAULT_FPS
+
+
 def read_jpegs(folder: Path, sample: Sample, size: tuple[int, int], *, fps: float, fit: str = DEFAULT_FIT) -> Clip:
     """Frames of a folder of ``*.jpg``, in the order of their names, recorded at ``fps``: as :func:`read_video`.
 

@@ -120,10 +120,11 @@ class RenderedSet(ClipSet):
         seed: int,
         classes: tuple[str, ...] | None,
         fit: str = DEFAULT_FIT,
+        behind: str = "",
     ) -> None:
         clips, frames = store.clips.shape[:2]
         index = [i % len(JESTER) for i in range(clips)]
-        ids = [f"{JESTER[i]} {clip_seed(seed, k // len(JESTER))} {frames}@{fps}" for k, i in enumerate(index)]
+        ids = [f"{JESTER[i]} {clip_seed(seed, k // len(JESTER))} {frames}@{fps}{behind}" for k, i in enumerate(index)]
         listing = Listing(JESTER, tuple(ids), tuple(index), ())
         labels, targets = _as_classes(name, listing, classes)
         super().__init__(name, split, labels, targets, ids, fit=fit, reversible=True)
@@ -160,6 +161,7 @@ def open_set(
     classes: tuple[str, ...] | None = None,
     fit: str = DEFAULT_FIT,
     option: str = "--data",
+    backdrops: Sequence[Path] = (),
 ) -> ClipSet:
     """One split, "train" or "heldout", of the data set that ``spec`` names (see the module's table). The layout of a
     folder without a kind is recognised by its labels files, see ``layouts/recognise.py``.
@@ -169,7 +171,8 @@ def open_set(
     Several processes may open the same set at once: one draws, the others wait for it.
     classes: the class names of a network; the class indices become those, and a set with other classes is refused.
     fit: how recorded frames are brought to the network's size, a name of ``frames.FITS``; rendered ones have that size.
-    option: of the command line, for messages.
+    option: of the command line, for messages. backdrops: photos and videos that stand behind rendered people, in the
+    train split only, see ``rendered/backdrop.py``.
 
     Raises UsageError (unknown kind or fit, folder missing or empty, labels files that do not fit), OutputError when
     ``cache`` cannot be written, MissingExtraError without OpenCV.
@@ -187,6 +190,8 @@ def open_set(
         raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if fit not in FITS:
         raise UsageError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
+    if backdrops and kind != "rendered":
+        raise UsageError(f"--backgrounds stand behind rendered people only: leave them out with {option} {spec}")
     if kind != "rendered":
         if not place:
             raise UsageError(f"{option} {kind} needs a folder: {kind}:/path/to/the/data")
@@ -195,8 +200,15 @@ def open_set(
     if size[0] != size[1]:
         raise UsageError(f"rendered gestures are square; this network's frames are {size[0]} x {size[1]} pixels")
     shape: dict[str, Any] = {"size": size[0], "frames": frames, "fps": fps, "seed": seed, "workers": workers}
-    store = train_store(cache, per_class, **shape) if split == "train" else heldout_store(per_class, **shape)
-    return RenderedSet(spec, split, store, fps, seed, classes, fit)
+    if split != "train":
+        return RenderedSet(spec, split, heldout_store(per_class, **shape), fps, seed, classes, fit)
+    behind = None
+    if backdrops:
+        from lcr_edge.data.rendered.backdrop import Backdrops  # needs OpenCV at once
+
+        behind = Backdrops(tuple(backdrops))
+    store = train_store(cache, per_class, **shape, backdrops=behind)
+    return RenderedSet(spec, split, store, fps, seed, classes, fit, f" {behind.digest}" if behind else "")
 
 
 def _per_class(spec: str, number: str, split: str, option: str) -> int:

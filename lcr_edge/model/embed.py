@@ -23,7 +23,9 @@ class PatchEmbed(nn.Module):
         self.rows, self.columns, self.patch, self.channels = height // patch, width // patch, patch, channels
         self.projection = nn.Linear(patch * patch * channels, dim)
         self.norm = SteadyNorm(dim, dim) if normalise else nn.Identity()
-        self.class_token = nn.Parameter(torch.randn(dim) * 0.02)
+        # As large as the other tokens: a LayerNorm over a small one divides by next to nothing, so that the class token
+        # of the layers above amplified small changes of its state up to seventy times.
+        self.class_token = nn.Parameter(torch.randn(dim))
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """[B, H, W * channels] float -> [B, N + 1, C], class token first, patches in row order.

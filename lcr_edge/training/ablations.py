@@ -108,7 +108,7 @@ def _one(args: argparse.Namespace, name: str, seed: int, train_set: ClipSet, hel
     done = folder / "result.json"
     variant = VARIANTS[name]
     config = dataclasses.replace(get_config("lcr_pico", classes=len(CLASSES)), **variant.config)
-    settings = Settings(steps=args.steps, seed=seed, **{"optimiser": "muon", **variant.settings})
+    settings = Settings(steps=args.steps, seed=seed, **{"optimiser": "muon", "calm_share": 0.0, **variant.settings})
     about = {"config": config.to_dict(), "data": train_set.fingerprint}
     identity = {**settings.to_dict(), **about}
     if done.is_file():

@@ -56,7 +56,21 @@ def run(args: argparse.Namespace) -> int:
         loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
         print(f"wrote {path} after step {outcome.step} of {settings.steps}{loss}")
         _tell_heldout(outcome, path)
+        _tell_ready(outcome)
     return 0
+
+
+def _tell_ready(outcome: Outcome) -> None:
+    """Whether the network is ready to export, with what was measured."""
+    ready = outcome.ready
+    if ready is None:
+        return
+    if not ready.complaints:
+        print(f"ready to export: {ready.line()}")
+        return
+    print(f"not ready to export: {'; '.join(ready.complaints)}")
+    print(f"    measured: {ready.line()}")
+    print("    an export may be refused; train for more --steps, or with a larger --calm-share or --limit-weight")
 
 
 def _tell_heldout(outcome: Outcome, path: Path) -> None:
@@ -95,8 +109,10 @@ def train(
     if world.leads:
         run_state.clean(args.out)
         _announce(model, data, settings, world, report)
+    # Without held-out clips the training clips say whether the network can be exported, though not whether it is right.
+    judge = None if not world.leads else heldout or HeldOut(data, config, settings.frames)
     about = {"config": config.to_dict(), "data": data.fingerprint, "fit": data.fit}
-    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin, heldout)
+    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin, heldout, judge)
     if args.resume:
         trainer.resume()
         if args.init and args.init != trainer.origin:
@@ -133,6 +149,7 @@ def _open_data(args: argparse.Namespace, config: Config, settings: Settings, wor
             workers=max(1, args.workers),
             seed=settings.seed,
             fit=fit,
+            backdrops=args.backgrounds,
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from lcr_edge.errors import VideoError
 from lcr_edge.evaluate.scores import score
 from lcr_edge.model.network import LCR
 from lcr_edge.training.loss import clip_loss
+from lcr_edge.training.readiness import FRAMES, Readiness, measure
 
 MOST = 216  # clips
 BATCH = 27  # clips per forward call
@@ -70,6 +73,22 @@ class HeldOut:
             losses += [float(clip_loss(logits, labels))] * len(labels)
             hits += (score(logits.numpy(), labels.numpy()).decisions == labels.numpy()).tolist()
         return Look(float(np.mean(losses)), float(np.mean(hits))) if hits else Look(math.nan, math.nan)
+
+    def readiness(self, model: LCR, weights: dict[str, Tensor]) -> Readiness | None:
+        """How ready a copy of the network with these weights is to export, on the clips as one stream.
+
+        None if no clip can be read.
+        """
+        network = copy.deepcopy(model)
+        network.load_state_dict(weights)
+        frames = list(itertools.islice(self._frames(), FRAMES))
+        return measure(network, itertools.islice(itertools.cycle(frames), FRAMES)) if frames else None
+
+    def _frames(self) -> Iterator[NDArray[np.uint8]]:
+        """The frames of the clips that can be read, in another order than theirs: neighbours are often of one class."""
+        for index in np.random.default_rng(1).permutation(self._chosen):
+            with contextlib.suppress(VideoError):
+                yield from self.data.read(int(index), self._sample, self._size)[0]
 
     def _read(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         """Frames uint8 [n, T, H, W, 3], edges uint8 [n, T, H, W] and labels int64 [n] of what can be read."""

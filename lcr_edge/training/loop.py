@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import math
 import signal
@@ -26,9 +27,11 @@ from lcr_edge.training.carried import Streams
 from lcr_edge.training.heldout import HeldOut, Look
 from lcr_edge.training.loss import Learner, Losses
 from lcr_edge.training.metrics import MetricsLog
-from lcr_edge.training.optimiser import Average, learning_rate, make_optimisers, restore_state, set_rate, state_tensors
+from lcr_edge.training.optimiser import Average, make_optimisers, restore_state, set_rate, state_tensors
 from lcr_edge.training.processes import World
+from lcr_edge.training.readiness import Readiness
 from lcr_edge.training.run_state import RunState
+from lcr_edge.training.schedule import CALM_EMA, ROUNDS, Schedule
 from lcr_edge.training.settings import Conduct, Settings
 from lcr_edge.training.stopping import StopRequest
 
@@ -52,6 +55,7 @@ class Outcome(NamedTuple):
     loss: cross entropy in the last line of the log, None where this process wrote none. trained: False if there was
     nothing left to do. stopped: the signal that ended it early, or None; the run is saved and can go on. look, best:
     the last and the best look at held-out clips, None without any. patient: False if too many looks were no better.
+    ready: how ready the network is to export, None if that was not measured.
     """
 
     step: int
@@ -61,6 +65,7 @@ class Outcome(NamedTuple):
     look: Look | None = None
     best: Best | None = None
     patient: bool = True
+    ready: Readiness | None = None
 
 
 class Trainer:
@@ -68,7 +73,7 @@ class Trainer:
 
     folder: where rank 0 writes. about: what the run's checkpoint says besides the settings (config, data, fit); a
     resumed run must say the same. origin: what the weights started from, for the record. heldout: clips to look at from
-    time to time, or None.
+    time to time, or None. judge: those on which the network is judged at the end, or None.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Trainer:
         about: dict[str, Any],
         origin: str,
         heldout: HeldOut | None = None,
+        judge: HeldOut | None = None,
     ) -> None:
         self.data, self.settings, self.conduct, self.world, self.folder = data, settings, conduct, world, folder
         self.identity, self.origin = {**settings.to_dict(), **about}, origin
@@ -118,12 +124,16 @@ class Trainer:
             world.size,
             settings.augment,
         )
+        self.schedule = Schedule(settings)
         self.heldout = heldout
         self.best: Best | None = None
         # Of the last line of the log and the last look in this process.
         self._loss: float | None = None
         self._look: Look | None = None
         self._looks = False
+        self.judge = judge
+        self.ready: Readiness | None = None
+        self.judged = False
         self.step = 0
         # Since the last line of the log, of all processes: sum of the cross entropies, clips decided rightly, clips.
         self.loss, self.hits, self.seen = 0.0, 0, 0
@@ -140,6 +150,10 @@ class Trainer:
         self.streams.restore(saved.tensors.get("streams", {}))
         self.step, self.origin = saved.step, str(saved.progress["origin"])
         self.loss, self.hits, self.seen = (saved.progress[name] for name in ("loss", "hits", "seen"))
+        self.schedule.rounds = saved.progress["rounds"]
+        if saved.progress.get("ready"):
+            self.ready = Readiness(*saved.progress["ready"])
+        self.judged = saved.progress["judged"]
         if saved.progress.get("best"):
             look, *rest = saved.progress["best"]
             self.best = Best(Look(*look), *rest)
@@ -149,16 +163,36 @@ class Trainer:
 
         Raises LcrError: NaN, bad data, no memory, a full disk.
         """
-        settings, world = self.settings, self.world
-        stop = min(settings.steps, self.conduct.stop_after or settings.steps)
-        if self.step >= stop:
-            return Outcome(self.step, None, False)
+        if self.step >= self._stop and (self.judged or self.step < self.schedule.goal):
+            return Outcome(self.step, None, False, best=self.best, ready=self.ready)
         module = self._module()
         # One process looks; the others must know, for they sum up the figures of the same lines of the log.
-        self._looks = bool(world.sum(torch.tensor(int(self.heldout is not None), device=world.device)))
-        asked, patient = False, True
-        request, progress = StopRequest(), bar("training", stop, "step", world.leads, start=self.step)
-        with request, self._log() as log, progress as moved:
+        self._looks = bool(self.world.sum(torch.tensor(int(self.heldout is not None), device=self.world.device)))
+        begun, asked, patient = self.step, False, True
+        request = StopRequest()
+        with request, self._log() as log:
+            while not asked and patient and not self.judged:
+                if self.step < self._stop:
+                    asked, patient = self._run_to(self._stop, module, request, log)
+                if asked or not patient or self.step < self.schedule.goal:
+                    break
+                self._judge()
+        trained = self.step > begun
+        # The signal of another process, where this one got none, was most likely the system's.
+        by = (request.signal or signal.SIGTERM) if asked else None
+        return Outcome(
+            self.step, self._loss, trained, by, self._look, self.best, patient, self.ready if self.judged else None
+        )
+
+    @property
+    def _stop(self) -> int:
+        """The step to which this process trains."""
+        return min(self.schedule.goal, self.conduct.stop_after or self.schedule.goal)
+
+    def _run_to(self, stop: int, module: nn.Module, request: StopRequest, log: MetricsLog | None) -> tuple[bool, bool]:
+        """Train up to a step; returns whether a signal asked to stop, and whether patience has lasted."""
+        world, asked, patient = self.world, False, True
+        with bar("training", stop, "step", world.leads, start=self.step) as moved:
             for batch in self._batches(stop, request):
                 self._count_faults(batch, moved)
                 losses, asked = self._step(module, batch, request)
@@ -176,9 +210,23 @@ class Trainer:
             if request.signal is not None and not asked and self.step < stop:
                 self.save()
                 asked = True
-        # The signal of another process, where this one got none, was most likely the system's.
-        by = (request.signal or signal.SIGTERM) if asked else None
-        return Outcome(self.step, self._loss, True, by, self._look, self.best, patient)
+        return asked, patient
+
+    def _judge(self) -> None:
+        """At the end: is the network ready to export? If not, and there is a round of calming left, add one."""
+        more = False
+        if self.judge is not None and self.world.leads and self.settings.calm_steps:
+            self.ready = self.judge.readiness(self.model, self.average.tensors)
+            more = self.ready is not None and bool(self.ready.complaints) and self.schedule.rounds < ROUNDS
+        # The process that judges decides for all.
+        if int(self.world.sum(torch.tensor(int(more), device=self.world.device))):
+            self.schedule.rounds += 1
+            if self.ready is not None:
+                why = "; ".join(self.ready.complaints)
+                print(f"not ready to export: {why}. {self.settings.calm_steps} more steps of calming", flush=True)
+        else:
+            self.judged = True
+        self.save()
 
     def _module(self) -> nn.Module:
         """The learner as it is called in a step: compiled if asked for, and shared between the processes."""
@@ -203,7 +251,7 @@ class Trainer:
 
     def _record(self, losses: Losses, log: MetricsLog | None, moved: Bar) -> None:
         """After some steps: a look at the held-out clips, a line of the log."""
-        last = self.step == self.settings.steps
+        last = self.step == self.schedule.goal
         due = self._looks and (last or self.step % self.look_every == 0)
         if not (due or last or self.step % LOG_EVERY == 0):
             return
@@ -226,7 +274,10 @@ class Trainer:
         if self.heldout is None or not self.world.leads:
             return None
         look = self.heldout.look(self.model, self.average.tensors)
-        if look.better_than(None if self.best is None else self.best.look):
+        # A network that was not calmed may be refused by an export: as good on the clips, the calmed one is better.
+        best = self.best
+        calmer = best is not None and best.step <= self.schedule.learning < self.step
+        if look.better_than(best.look if best else None) or (calmer and best and look.accuracy >= best.look.accuracy):
             self.best = Best(look, self.step)
             self.save_network(BEST)
         elif self.best is not None:
@@ -263,7 +314,7 @@ class Trainer:
             "joint_loss": joints,
             "size_penalty": excess,
             "expansion": expansion,
-            "learning_rate": learning_rate(self.step - 1, self.settings.steps, self.settings.lr),
+            "learning_rate": self.schedule.at(self.step - 1).rate,
         }
         self.loss, self.hits, self.seen = 0.0, 0, 0
         if self.heldout is not None:
@@ -273,12 +324,18 @@ class Trainer:
     def _step(self, module: nn.Module, batch: Batch, request: StopRequest) -> tuple[Losses, bool]:
         """One step of the optimiser; returns its losses, and whether a process was asked to stop."""
         settings, device = self.settings, self.world.device
-        set_rate(self.optimisers, learning_rate(self.step, settings.steps, settings.lr))
+        moment = self.schedule.at(self.step)
+        if moment.starts:
+            self.model.load_state_dict(self.average.tensors)
+        if moment.calm:
+            # The directions in which the network probes its growth: as everything else, a function of seed and step.
+            torch.manual_seed((settings.seed * 1_000_003 + self.step) * self.world.size + self.world.rank)
+        set_rate(self.optimisers, moment.rate)
         state, keep = self.streams.begin(self.step)
         frames, edges, labels = (self.world.take(x) for x in (batch.frames, batch.edges, batch.labels))
         joints = None if batch.joints is None else self.world.take(batch.joints)
-        with torch.autocast(device.type, torch.bfloat16, enabled=not settings.fp32):
-            losses: Losses = module(frames, edges, labels, joints, state, keep)
+        with torch.autocast(device.type, torch.bfloat16, enabled=not (settings.fp32 or moment.calm)):
+            losses: Losses = module(frames, edges, labels, joints, state, keep, moment.calm)
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         torch.autograd.backward(losses.total)
@@ -295,16 +352,16 @@ class Trainer:
         self.seen += settings.batch
         for optimiser in self.optimisers:
             optimiser.step()
-        self._after(losses)
+        self._after(losses, moment.calm)
         return losses, sums[3] > 0
 
-    def _after(self, losses: Losses) -> None:
+    def _after(self, losses: Losses, calm: bool) -> None:
         """Work after the optimiser's step: running averages of norms and weights, the carried states."""
         norms = self.model.steady_norms()
         for norm, seen in zip(norms, self.world.sum(torch.stack([norm.seen for norm in norms]))):
             norm.seen.copy_(seen)
             norm.follow()
-        self.average.follow(self.model, self.step)
+        self.average.follow(self.model, self.step, CALM_EMA if calm else 1.0)
         self.streams.end(losses.state)
 
     def _refuse(self, losses: Losses, norm: float, batch: Batch, state: Any, keep: Tensor | None) -> None:
@@ -336,7 +393,8 @@ class Trainer:
             "streams": streams,
         }
         progress: dict[str, Any] = {"loss": self.loss, "hits": self.hits, "seen": self.seen, "origin": self.origin}
-        progress["best"] = self.best
+        progress |= {"best": self.best, "rounds": self.schedule.rounds, "judged": self.judged}
+        progress["ready"] = None if self.ready is None else dataclasses.astuple(self.ready)
         # The network first: a run that is killed between the two goes on from the older state and writes it again.
         self.save_network()
         run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))

@@ -14,6 +14,8 @@ from lcr_edge.training.processes import World
 
 FRACTION_IGNORED = 0.25
 JOINTS = 21
+# Least weight of the penalty on large values while the network is calmed: they are what rounding errors scale with.
+CALM_LIMIT = 5.0
 PLACEMENTS = ("every", "last")
 
 
@@ -118,12 +120,17 @@ class Learner(nn.Module):
         joints: Tensor | None,
         state: State | None,
         keep: Tensor | None,
+        calm: bool = False,
     ) -> Losses:
-        """Shapes as in :class:`lcr_edge.data.batches.Batch` and :meth:`lcr_edge.model.network.LCR.features`."""
-        features = self.model.features(frames, state, edges, keep, probe=self.calm_weight > 0)
+        """Shapes as in :class:`lcr_edge.data.batches.Batch` and :meth:`lcr_edge.model.network.LCR.features`.
+
+        calm: whether growth of small changes counts, which needs float32.
+        """
+        features = self.model.features(frames, state, edges, keep, probe=calm)
         logits = self.model.head(features.hidden, features.cells)
         named = clip_loss(logits, labels, self.smoothing, self.placement)
-        total = named + self.limit_weight * features.excess + self.calm_weight * features.expansion
+        limit = max(self.limit_weight, CALM_LIMIT) if calm else self.limit_weight
+        total = named + limit * features.excess + self.calm_weight * features.expansion
         located = named.new_zeros(())
         if self.joint_head is not None and joints is not None:
             located = self.joint_head(features.hidden, features.cells, joints, keep, self.world)

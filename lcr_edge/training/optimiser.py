@@ -18,9 +18,9 @@ BETAS = (0.9, 0.99)
 MUON_MOMENTUM = 0.95
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first WARMUP steps, cosine to zero at ``steps``."""
-    return peak * min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+def learning_rate(step: int, steps: int, peak: float, warmup: int = WARMUP) -> float:
+    """Linear warm-up over the first ``warmup`` steps, cosine to zero at ``steps``."""
+    return peak * min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -94,8 +94,8 @@ class Average:
         self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
-    def follow(self, model: LCR, step: int) -> None:
-        """After the optimiser's step number ``step``, counted from zero."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def follow(self, model: LCR, step: int, most: float = 1.0) -> None:
+        """After the optimiser's step number ``step``, counted from zero. most: of the decay."""
+        decay = min(self.decay, most, (1 + step) / (10 + step))
         new = model.state_dict()
         torch._foreach_lerp_(list(self.tensors.values()), [new[name] for name in self.tensors], 1.0 - decay)

@@ -12,7 +12,7 @@ from lcr_edge.options import Number, add_out, add_seed, add_threads, check_least
 from lcr_edge.training.loss import PLACEMENTS
 from lcr_edge.training.optimiser import OPTIMISERS
 from lcr_edge.training.processes import DEVICES
-from lcr_edge.training.settings import Conduct, Settings
+from lcr_edge.training.settings import MOST_CALM, Conduct, Settings
 
 _STANDARD, _USUAL = Settings(), Conduct()
 
@@ -57,8 +57,13 @@ HOW = (
         default=_STANDARD.limit_weight, metavar="X",
     ),
     Number(
-        "calm-weight", "weight of the penalty on states that amplify small changes; doubles the time, needs --fp32",
+        "calm-weight", "weight, in the last steps, of the penalty on states that amplify small changes; 0 for none",
         float, 0, default=_STANDARD.calm_weight, metavar="X",
+    ),
+    Number(
+        "calm-share", f"share of the steps, the last ones and at most {MOST_CALM}, that calm the network, in float32; "
+        "each takes twice the time. 1: all steps calm", float, 0, 1,
+        default=_STANDARD.calm_share, metavar="SHARE",
     ),
     Number(
         "full-rate", "share of the batches that play at full frame rate, at the first and at the last step; the others "
@@ -87,6 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", default="rendered", metavar="DIR",
         help="folder of the clips; a layout may be named: jester:DIR, ssv2:DIR, kinetics:DIR, folder:DIR. Or "
         "rendered[:CLIPS_PER_CLASS] (default: rendered)",
+    )  # fmt: skip
+    what.add_argument(
+        "--backgrounds", type=Path, nargs="+", default=(), metavar="FILE",
+        help="photos and videos that stand behind rendered people in half of the clips, instead of a drawn room",
     )  # fmt: skip
     what.add_argument(
         "--fit", choices=FITS,
@@ -153,8 +162,6 @@ def _check_together(args: argparse.Namespace) -> None:
          "--steps and --epochs both say how long to train: give one of them"),
         (args.patience and args.look_every == 0,
          "--patience counts looks at held-out clips, and --look-every 0 has none: leave one out"),
-        (args.calm_weight and not args.fp32,
-         "--calm-weight compares states that differ by less than bfloat16 resolves: add --fp32"),
         (args.tube_mask and args.carry_state == 1,
          "with --carry-state 1 no clip ever gets a new tube mask: lower one of them"),
     ):  # fmt: skip

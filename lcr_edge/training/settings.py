@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from lcr_edge.config import CLIP_FRAMES
+
+# Steps after which more calming brought no more, whatever the length of the run.
+MOST_CALM = 300
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,20 @@ class Settings:
     tube_mask: float = 0.0
     joint_weight: float = 0.5
     limit_weight: float = 1.0
-    calm_weight: float = 0.0
+    calm_weight: float = 200.0
+    calm_share: float = 0.1
     full_rate: tuple[float, float] = (0.0, 0.6)
     augment: bool = True
     seed: int = 0
     fp32: bool = False
+
+    @property
+    def calm_steps(self) -> int:
+        """How many steps at the end of the run calm the network: a share of all, but no more than are needed."""
+        if not self.calm_weight:
+            return 0
+        share = math.ceil(self.calm_share * self.steps)
+        return share if self.calm_share == 1 else min(share, MOST_CALM, self.steps - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON gives them back, so that they can be compared with stored ones."""

@@ -49,7 +49,7 @@ def crop_run(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
     root = tmp_path_factory.mktemp("crop")
     data = f"folder:{make_folder(root / 'data')}"
     command = ["train", "--data", data, "--config", CONFIG.name, "--out", str(root / "run"), "--batch", "2"]
-    command += ["--steps", "2", "--threads", "1", "--workers", "0", "--no-tensorboard"]
+    command += ["--steps", "2", "--calm-share", "0", "--threads", "1", "--workers", "0", "--no-tensorboard"]
     assert main([*command, "--fit", "crop"]) == 0
     return command
 

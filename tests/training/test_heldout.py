@@ -24,6 +24,7 @@ from tests.data.made import make_folder
 
 FRAMES = 8
 SMALL = ["--config", "lcr_pico", "--batch", "4", "--clip-frames", str(FRAMES), "--threads", "1", "--workers", "0"]
+SMALL += ["--calm-share", "0"]  # has its own tests, in test_calming.py
 
 
 @pytest.fixture(scope="module")

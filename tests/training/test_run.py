@@ -38,6 +38,8 @@ SMALL = (
     "--workers",
     "0",
     "--no-tensorboard",
+    "--calm-share",  # has its own tests, in test_calming.py
+    "0",
 )
 LAYOUTS: dict[str, Callable[..., Path]] = {
     "jester": make_jester,
@@ -268,7 +270,8 @@ def test_unreadable_clips_are_reported_and_too_many_stop_the_run(
         (("--carry-state", "1.5"), "--carry-state must be from 0 to 1"),
         (("--lr", "nan"), "--lr must be at least 0, got nan"),
         (("--seed", "100000000000000"), "--seed must be from 0 to 4294967295"),
-        (("--calm-weight", "1"), "add --fp32"),
+        (("--calm-share", "2"), "--calm-share must be from 0 to 1"),
+        (("--backgrounds", "none.mp4"), "--backgrounds stand behind rendered people only"),
         (("--new-head",), "--new-head replaces the classifier of --init"),
         (("--carry-state", "1", "--tube-mask", "0.5"), "no clip ever gets a new tube mask"),
         (("--init", "vrwkv:none.pth"), "none.pth does not exist"),

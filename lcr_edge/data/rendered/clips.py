@@ -48,13 +48,14 @@ from lcr_edge.progress import with_bar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lcr_edge.data.rendered import gestures, hand
+    from lcr_edge.data.rendered import backdrop, gestures, hand
 
 _T = TypeVar("_T", bound=np.generic)
 
 SPLITS = ("train", "heldout")
 MAX_PER_CLASS = 1_000_000
 _MIN_SIZE, _MAX_SIZE = 32, 1024
+_NOBODY = "No gesture"
 
 
 def clip_seed(seed: int, index: int) -> int:
@@ -72,18 +73,28 @@ def seed_sequence(label: int, seed: int, split: str) -> np.random.SeedSequence:
 
 
 def render_clip(
-    label: int, seed: int, *, split: str = "train", size: int = 112, frames: int = CLIP_FRAMES, fps: float = 8.0
+    label: int,
+    seed: int,
+    *,
+    split: str = "train",
+    size: int = 112,
+    frames: int = CLIP_FRAMES,
+    fps: float = 8.0,
+    backdrops: backdrop.Backdrops | None = None,
 ) -> NDArray[np.uint8]:
     """One clip of class ``label`` (index into ``JESTER``): uint8 RGB [frames, size, size, 3].
 
     size: pixels, 32 to 1024. fps: frames per second; the gesture fills ``frames / fps`` seconds (2 s by default), at
-    least half a second. Raises UsageError, or MissingExtraError without OpenCV.
+    least half a second. backdrops: what may stand behind the person instead of the drawn room. Raises UsageError, or
+    MissingExtraError without OpenCV.
     """
     _check_shape(size, frames, fps)
     play = _perform(label, seed, split, frames / fps)
-    from lcr_edge.data.rendered import hand, scene
+    from lcr_edge.data.rendered import backdrop, hand, scene
 
-    stage = scene.Scene(play.room, size, play.skin, play.shirt, play.look.light)
+    behind = None if backdrops is None else backdrops.choose(play.place, size)
+    empty = behind is not None and JESTER[label] == _NOBODY and play.place.random() < backdrop.EMPTY
+    stage = scene.Scene(play.room, size, play.skin, play.shirt, play.look.light, behind, empty)
     camera = scene.Camera(play.sensor, size)
     look = dataclasses.replace(play.look, shoulder=(stage.person_x + 0.27 * play.look.arm, 0.95))
     out = np.empty((frames, size, size, 3), np.uint8)
@@ -120,6 +131,7 @@ class _Performance:
     shirt: NDArray[Any]
     room: np.random.Generator
     sensor: np.random.Generator
+    place: np.random.Generator
 
 
 def _perform(label: int, seed: int, split: str, duration: float) -> _Performance:
@@ -129,7 +141,7 @@ def _perform(label: int, seed: int, split: str, duration: float) -> _Performance
     except ImportError as error:
         raise MissingExtraError("opencv-python-headless", "video", "Rendering gestures") from error
 
-    moves, looks, room, sensor = (np.random.Generator(np.random.PCG64(child)) for child in root.spawn(4))
+    moves, looks, room, sensor, place = (np.random.Generator(np.random.PCG64(child)) for child in root.spawn(5))
     arm, facing = int(looks.choice([-1, 1])), int(looks.choice([-1, 1], p=[0.3, 0.7]))
     skin, shirt = colours.skin_tone(looks), colours.cloth_colour(looks)
     light = (float(looks.choice([-1.0, 1.0])), -0.5)
@@ -146,7 +158,8 @@ def _perform(label: int, seed: int, split: str, duration: float) -> _Performance
         light=light,
     )
     actor = motion.Actor(look.thumb, facing, arm, float(looks.uniform(0.3, 0.42)))
-    return _Performance(look, gestures.trajectory(int(label), moves, actor, duration), skin, shirt, room, sensor)
+    path = gestures.trajectory(int(label), moves, actor, duration)
+    return _Performance(look, path, skin, shirt, room, sensor, place)
 
 
 def render_set(
@@ -160,6 +173,7 @@ def render_set(
     labels: Iterable[int] | None = None,
     workers: int = 1,
     progress: bool = False,
+    backdrops: backdrop.Backdrops | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """``per_class`` clips of each label (all 27 by default): uint8 [n, T, S, S, 3] and labels int64 [n].
 
@@ -179,6 +193,7 @@ def render_set(
         labels=chosen,
         workers=workers,
         progress=progress,
+        backdrops=backdrops,
     )
     clips: NDArray[np.uint8] | None = None
     for k, clip in enumerate(rows):
@@ -200,11 +215,13 @@ def each_clip(
     labels: Iterable[int] | None = None,
     workers: int = 1,
     progress: bool = False,
+    backdrops: backdrop.Backdrops | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """The clips of :func:`render_set` one by one, for sets that do not fit into memory. Same arguments and errors."""
     _check_shape(size, frames, fps)
     jobs = _jobs(per_class, seed, split, labels, workers)
-    return _each(partial(_job, split=split, size=size, frames=frames, fps=fps), jobs, workers, progress, "rendering")
+    shape: dict[str, Any] = {"size": size, "frames": frames, "fps": fps, "backdrops": backdrops}
+    return _each(partial(_job, split=split, **shape), jobs, workers, progress, "rendering")
 
 
 def each_joints(
@@ -251,8 +268,8 @@ def _each(
         yield from with_bar(rows, what, "clip", len(jobs), progress)
 
 
-def _job(job: tuple[int, int], *, split: str, size: int, frames: int, fps: float) -> NDArray[np.uint8]:
-    return render_clip(job[0], job[1], split=split, size=size, frames=frames, fps=fps)
+def _job(job: tuple[int, int], **how: Any) -> NDArray[np.uint8]:
+    return render_clip(job[0], job[1], **how)
 
 
 def _joints_job(job: tuple[int, int], *, split: str, frames: int, fps: float) -> NDArray[np.float32]:

@@ -3,7 +3,8 @@
     CACHE/rendered-{height}-{per_class}-seed{seed}.npy          uint8 [n, 16, S, S, 3]
     CACHE/rendered-joints-{per_class}-seed{seed}.npy            float32 [n, 16, 21, 2]
 
-Clips of another number of frames have ``-{frames}frames`` before the suffix. A file is written under another name and
+Clips of another number of frames have ``-{frames}frames`` before the suffix, pictures before other backdrops
+``behind{digest}-`` before their size. A file is written under another name and
 renamed when it is whole, so that a run that is killed leaves none; only one process writes at a time. A file that is
 found is used when its shape and its first clip are those that would be drawn now.
 """
@@ -15,7 +16,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from lcr_edge.data.labels import JESTER
 from lcr_edge.data.rendered.clips import clip_joints, clip_seed, each_clip, each_joints, render_clip, render_set
 from lcr_edge.errors import OutputError, UsageError
 from lcr_edge.files import make_folder, written_atomically
+
+if TYPE_CHECKING:
+    from lcr_edge.data.rendered.backdrop import Backdrops
 
 JOINTS = 21
 # Another OpenCV or machine may change a picture by single grey levels; another rate or renderer by far more.
@@ -46,16 +50,25 @@ class Store:
 
 
 def train_store(
-    cache: Path | None, per_class: int, *, size: int, frames: int, fps: float, seed: int, workers: int
+    cache: Path | None,
+    per_class: int,
+    *,
+    size: int,
+    frames: int,
+    fps: float,
+    seed: int,
+    workers: int,
+    backdrops: Backdrops | None = None,
 ) -> Store:
     """The train split, from ``cache`` or drawn into it; in memory when that is None. Raises OutputError, UsageError."""
     shape = (per_class * len(JESTER), frames, size, size, 3)
     how: dict[str, Any] = {"frames": frames, "fps": fps, "workers": workers, "progress": True}
     if cache is None:
-        clips, _ = render_set(per_class, seed, size=size, **how)
+        clips, _ = render_set(per_class, seed, size=size, backdrops=backdrops, **how)
         return Store(clips, np.stack(list(each_joints(per_class, seed, **how))), shape)
     tail = f"{per_class}-seed{seed}{'' if frames == CLIP_FRAMES else f'-{frames}frames'}.npy"
-    clip_path, joint_path = cache / f"rendered-{size}-{tail}", cache / f"rendered-joints-{tail}"
+    behind = "" if backdrops is None else f"behind{backdrops.digest}-"
+    clip_path, joint_path = cache / f"rendered-{behind}{size}-{tail}", cache / f"rendered-joints-{tail}"
     try:
         make_folder(cache)
         with _alone(cache):
@@ -63,15 +76,20 @@ def train_store(
                 found = each_joints(per_class, seed, **how)
                 _write(joint_path, (*shape[:2], JOINTS, 2), np.dtype(np.float32), found)
             if not clip_path.is_file():
-                _write(clip_path, shape, np.dtype(np.uint8), each_clip(per_class, seed, size=size, **how))
+                _write(
+                    clip_path,
+                    shape,
+                    np.dtype(np.uint8),
+                    each_clip(per_class, seed, size=size, backdrops=backdrops, **how),
+                )
     except OSError as error:
         raise OutputError(f"cannot write rendered clips to {cache}: {error}; choose another --out") from error
     store = Store(clip_path, joint_path, shape)
     first: dict[str, Any] = {"frames": frames, "fps": fps}
     if not np.allclose(store.joints[0], clip_joints(0, clip_seed(seed, 0), **first), atol=1e-4):
         raise _other(joint_path)
-    drawn = render_clip(0, clip_seed(seed, 0), size=size, **first).astype(np.int16)
-    if np.abs(drawn - store.clips[0]).mean() > _SAME_PICTURE:
+    again = render_clip(0, clip_seed(seed, 0), size=size, backdrops=backdrops, **first).astype(np.int16)
+    if np.abs(again - store.clips[0]).mean() > _SAME_PICTURE:
         raise _other(clip_path)
     return store
 

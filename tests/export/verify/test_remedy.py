@@ -63,14 +63,14 @@ def test_no_remedy_where_nothing_was_missed_or_none_would_help() -> None:
 def test_a_float_step_that_is_off_is_no_fault_of_the_network() -> None:
     found = dataclasses.replace(_missed(_fp32(), TRAINED), one_step=_times(_fp32().one_step, 1e4))
     assert "the versions of constraints.txt" in remedy(found)
-    assert "--calm-weight" not in remedy(found)
+    assert "--calm-share" not in remedy(found)
 
 
 def test_a_float_stream_that_leaves_while_steps_are_right_is_calmed() -> None:
     found = _missed(_fp32(), TRAINED)
     assert "Single steps are right to" in remedy(found)
     assert "--config lcr_pico --out DIR --steps 160" in remedy(found)
-    assert "--calm-weight 200" in remedy(found)
+    assert "--calm-share 1" in remedy(found)
     assert "try another --seed" in remedy(_missed(_fp32(), Made("lcr_pico", random=True)))
 
 
@@ -91,4 +91,4 @@ def test_int8_advises_what_was_not_tried(quant: str, kept: tuple[str, ...], advi
     assert report.complaint.endswith(remedy(report))
     # Many times the error of a step in a stream: then no other int8 would help.
     wild = dataclasses.replace(report, stream=_times(_int8().one_step, 2 * AMPLIFIES))
-    assert "--calm-weight 200" in remedy(wild)
+    assert "--calm-share 1" in remedy(wild)

@@ -1,0 +1,52 @@
+"""The course of a run: the steps that learn, then those that calm, then more of those where they were not enough.
+
+    0 ... learning ... steps - calm ... calming ... steps ... another round of calming ... goal
+
+Each part has its own learning rate, a warm-up and a cosine to zero. Calming starts from the averaged weights, because
+it is the average that will be exported.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lcr_edge.training.optimiser import WARMUP, learning_rate
+from lcr_edge.training.settings import Settings
+
+ROUNDS = 2  # more rounds of calming at most
+_CALM_PEAK = 0.25  # of the peak learning rate
+CALM_EMA = 0.95  # of the decay of the weights' average, at most: a round may have twenty steps
+
+
+class Moment(NamedTuple):
+    """calm: whether the step calms. rate: its learning rate. starts: whether it is the first one of such a part."""
+
+    calm: bool
+    rate: float
+    starts: bool
+
+
+class Schedule:
+    """What each step of a run does. rounds: of calming after the settings' steps, which a run may add."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.rounds = settings, 0
+
+    @property
+    def goal(self) -> int:
+        """The number of steps of the whole run, as far as it is known."""
+        return self.settings.steps + self.rounds * self.settings.calm_steps
+
+    @property
+    def learning(self) -> int:
+        """The number of steps before the calming."""
+        return self.settings.steps - self.settings.calm_steps
+
+    def at(self, step: int) -> Moment:
+        """The step with this number, from 0."""
+        settings, calm = self.settings, self.settings.calm_steps
+        if step < self.learning:
+            return Moment(False, learning_rate(step, self.learning, settings.lr), False)
+        place = (step - self.learning) % calm
+        rate = learning_rate(place, calm, _CALM_PEAK * settings.lr, min(WARMUP, calm // 10 + 1))
+        return Moment(True, rate, place == 0)

@@ -1,0 +1,96 @@
+"""What stands behind rendered people: films, photos and noise, in some clips of the train split."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lcr_edge.data.labels import JESTER
+from lcr_edge.data.rendered.backdrop import Backdrops
+from lcr_edge.data.rendered.clips import render_clip
+from lcr_edge.data.sets import open_set
+from lcr_edge.errors import UsageError, VideoError
+from tests.clips import frames, real_clip
+
+BIKES = real_clip("bikes.mp4")
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "street.png"
+    cv2.imwrite(str(path), cv2.cvtColor(frames(BIKES, 1)[0], cv2.COLOR_RGB2BGR))
+    return path
+
+
+def test_the_same_seed_stands_before_the_same_film_in_every_process(photo: Path) -> None:
+    backdrops = Backdrops((BIKES, photo))
+    again = pickle.loads(pickle.dumps(backdrops))
+    assert again.digest == backdrops.digest != Backdrops((photo,)).digest
+    for seed in range(6):
+        one, two = (render_clip(5, seed, size=32, frames=4, backdrops=found) for found in (backdrops, again))
+        np.testing.assert_array_equal(one, two)
+
+
+def test_some_clips_keep_their_room_and_the_others_differ_from_it_behind_the_person(photo: Path) -> None:
+    backdrops = Backdrops((BIKES, photo))
+    kept = 0
+    for seed in range(24):
+        plain, other = (render_clip(20, seed, size=32, frames=4, backdrops=found) for found in (None, backdrops))
+        if np.array_equal(plain, other):
+            kept += 1
+            continue
+        # The upper corners show what is behind, the middle of the lower edge shows the person's clothes.
+        behind = np.abs(plain[:, :8].astype(int) - other[:, :8])
+        corners = [behind[:, :, :8].mean(), behind[:, :, 24:].mean()]
+        chest = np.abs(plain[:, 28:, 13:19].astype(int) - other[:, 28:, 13:19]).mean()
+        assert max(corners) > chest
+    assert 6 <= kept <= 18
+
+
+def test_a_film_moves_and_a_photo_is_panned_over(photo: Path) -> None:
+    for path in (BIKES, photo):
+        backdrops = Backdrops((path,))
+        found = [backdrops.choose(np.random.default_rng(seed), 48) for seed in range(20)]
+        plays = [behind for behind in found if behind is not None]
+        assert 0 < len(plays) < 20
+        for behind in plays:
+            assert behind(0.0).shape == (48, 48, 3)
+            assert behind(0.0).dtype == np.uint8
+            np.testing.assert_array_equal(behind(0.5), behind(0.5))
+        assert sum(not np.array_equal(behind(0.0), behind(1.0)) for behind in plays) > len(plays) / 2
+
+
+def test_no_gesture_may_show_nobody(photo: Path) -> None:
+    """Before something else than a room, half of these clips have an empty scene: it differs at the chest, too."""
+    backdrops, nobody, empty, seen = Backdrops((photo,)), JESTER.index("No gesture"), 0, 0
+    for seed in range(24):
+        plain, other = (render_clip(nobody, seed, size=32, frames=4, backdrops=found) for found in (None, backdrops))
+        if not np.array_equal(plain, other):
+            seen += 1
+            empty += bool(np.abs(plain[0, 24:, 14:18].astype(int) - other[0, 24:, 14:18]).mean() > 12)
+    assert 0 < empty < seen
+
+
+def test_the_set_says_what_stands_behind_and_the_heldout_split_stays_as_it_is(photo: Path, tmp_path: Path) -> None:
+    def opened(split: str, *backdrops: Path) -> str:
+        where = {"size": (32, 32), "fps": 8.0, "frames": 4, "cache": tmp_path}
+        return open_set("rendered:1", split=split, backdrops=backdrops, **where).fingerprint  # type: ignore[arg-type]
+
+    assert opened("train") != opened("train", photo)
+    assert opened("heldout") == opened("heldout", photo)
+    names = sorted(path.name for path in tmp_path.glob("*.npy"))
+    assert len(names) == 3  # one file of joints, two of clips
+    assert sum(f"behind{Backdrops((photo,)).digest}" in name for name in names) == 1
+
+
+def test_files_that_are_neither_photo_nor_video_are_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    for name in ("notes.txt", "missing.mp4"):
+        with pytest.raises(VideoError, match=name):
+            Backdrops((tmp_path / name,))
+    with pytest.raises(UsageError, match="leave them out"):
+        open_set(f"folder:{tmp_path}", size=(32, 32), fps=8.0, frames=4, cache=None, backdrops=[BIKES])
