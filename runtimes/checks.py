@@ -139,18 +139,28 @@ def same_class(mode: str, agreed: int, frames: int, promise: Promise) -> Check:
     return Check(f"{mode}: same class{since}", "share", promise.top1, share, met, remark, sentence, allowed)
 
 
-def drift(mode: str, early: float | None, late: float | None, promised: float, streams: int) -> Check:
-    """Growth of the rms logit error: ``late`` over ``early``, which are None if no stream was long enough."""
+def drift(
+    mode: str, early: float | None, late: float | None, promise: Promise, streams: int, deviation: float = math.nan
+) -> Check:
+    """Growth of the rms logit error: ``late`` over ``early``, which are None if no stream was long enough.
+
+    deviation: standard deviation of the reference's logits. Late errors that are small beside it may have grown.
+    """
+    promised, small = promise.drift or 0.0, promise.drift_counts * (promise.step_relative or 0.0)
     name = f"{mode}: logit error, frames {LATE[0]}-{LATE[1]} / {EARLY[0]}-{EARLY[1]}"
     if early is None or late is None:
         return Check(name, "ratio", promised, None, None, f"not judged: needs {LATE[1]} frames")
     measured = 1.0 if early == late == 0 else late / early if early else math.inf
-    met, times = _at_most(measured, promised)
+    within, times = _at_most(measured, promised)
+    size = late / deviation if deviation > 0 else math.nan
+    allowed = f"late errors up to {small:.3f} of the logits' deviation" if small else ""
     sentence = (
         f"{mode}: the logits' rms error grows by a factor of {measured:.2f} from frames {EARLY[0]}-{EARLY[1]} to "
-        f"frames {LATE[0]}-{LATE[1]}, promised {promised:.1f} at most"
+        f"frames {LATE[0]}-{LATE[1]}, where it is {size:.3f} of their standard deviation; promised {promised:.1f} at "
+        f"most{', or ' if allowed else ''}{allowed}"
     )
-    return Check(name, "ratio", promised, measured, met, f"{times}, {streams} stream{'s' * (streams > 1)}", sentence)
+    remark = f"{times}, late error {size:.3f} of the deviation, {streams} stream{'s' * (streams > 1)}"
+    return Check(name, "ratio", promised, measured, within or size <= small, remark, sentence, allowed)
 
 
 def points_lost(float_top1: float, bundle_top1: float, clips: int, promised: float) -> Check:

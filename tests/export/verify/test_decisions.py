@@ -184,8 +184,20 @@ def test_a_state_that_breaks_is_a_failure_and_no_crash() -> None:
 @pytest.mark.parametrize(("early", "late", "met"), [(1.0, 1.5, True), (1.0, 1.51, False), (0.0, 1e-9, False)])
 def test_the_drift_that_is_allowed(early: float, late: float, met: bool) -> None:
     scale = (INT8.drift or 0) / 1.5
-    assert judge.drift("streams", early, late * scale, INT8.drift or 0, 3).met is met
-    assert judge.drift("streams", 0.0, 0.0, INT8.drift or 0, 3).met is True
+    assert judge.drift("streams", early, late * scale, INT8, 3).met is met
+    assert judge.drift("streams", 0.0, 0.0, INT8, 3).met is True
+
+
+@pytest.mark.parametrize(("share", "met"), [(0.99, True), (1.01, False)])
+def test_growth_counts_where_the_late_error_is_large_enough_to_matter(share: float, met: bool) -> None:
+    deviation = 7.0
+    late = share * INT8.drift_counts * (INT8.step_relative or 0) * deviation
+    found = judge.drift("streams", late / 10, late, INT8, 8, deviation)
+    assert found.measured == pytest.approx(10)
+    assert found.met is met
+    assert "or late errors up to 0.050" in found.bound()
+    assert f"{late / deviation:.3f} of the deviation" in found.line()
+    assert judge.drift("streams", late / 10, late, INT8, 8).met is False  # of a deviation that is not known
 
 
 def test_every_stream_shows_other_clips() -> None:
