@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lcr_edge.calibration.footage import CLIPS, SAMPLES, check_numbers, read_footage
+from lcr_edge.calibration.footage import CLIPS, SAMPLES, check_numbers, pack_footage, read_footage
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.config import CLIP_FRAMES, Config
@@ -46,7 +46,8 @@ def collect(
 ) -> Samples:
     """Samples of the float32 step on real streams.
 
-    data: clips as ``footage.open_clips`` takes them; None for rendered gestures. The network goes over ``clips``
+    data: clips as ``footage.open_clips`` takes them; None for those of the network's judge pack, or else for rendered
+    gestures, if it was trained on them. The network goes over ``clips``
     windows of CLIP_FRAMES frames, several streams side by side. Half of the windows start from the state that the
     previous one on their stream left, the others from zero.
 
@@ -62,9 +63,17 @@ def collect(
     UsageError for numbers out of range and data that cannot be opened, OutputError, MissingExtraError.
     """
     check_numbers(clips, samples, seed, workers)
-    footage = read_footage(
-        data, checkpoint.config, checkpoint.fit, clips=clips, seed=seed, workers=workers, progress=progress
-    )
+    if data is None and checkpoint.judge is not None:
+        footage = pack_footage(checkpoint.judge.read(), clips)
+    elif data is None and checkpoint.strange_to_gestures:
+        raise CalibrationError(
+            f"this network was trained on {checkpoint.training['data_name']}, and the judge pack that training wrote "
+            "beside it is not there: copy it, or give clips of that kind with --calibration-data"
+        )
+    else:
+        footage = read_footage(
+            data, checkpoint.config, checkpoint.fit, clips=clips, seed=seed, workers=workers, progress=progress
+        )
     plan = make_plan(len(footage.frames), samples, seed)
     arrays = _roll(checkpoint, footage.frames, plan, progress)
     return Samples(

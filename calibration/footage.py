@@ -18,7 +18,8 @@ from lcr_edge.data.decode import VIDEO_SUFFIXES
 from lcr_edge.data.labels import JESTER
 from lcr_edge.data.layouts.folder import list_folder
 from lcr_edge.data.layouts.listing import Listing, data_root
-from lcr_edge.data.sampling import Sample
+from lcr_edge.data.pack import Pack
+from lcr_edge.data.sampling import Sample, balanced
 from lcr_edge.data.sets import KINDS, ClipSet, FileSet, open_set
 from lcr_edge.errors import CalibrationError, OutputError, UsageError, VideoError
 from lcr_edge.frames import DEFAULT_FIT
@@ -32,7 +33,7 @@ MIN_CLIPS = 8  # readable ones; ranges from fewer clips would describe the clips
 SHOWN = 10  # unreadable clips named on stderr
 _IN_ERROR = 3
 _OPTION = "--calibration-data"
-CHOICE, PLACE = 11, 12  # tags that separate the random choices
+PLACE = 12  # tag that separates the random choices
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,23 @@ def _open_folder(place: str, fit: str) -> ClipSet:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def pack_footage(pack: Pack, clips: int) -> Footage:
+    """``clips`` windows of CLIP_FRAMES frames of a judge pack's clips, in turn; short ones go forward and backward.
+
+    Windows of long clips start at evenly spaced places, other ones in each round.
+    """
+    own = pack.calibrating().clips
+    length = own.shape[1]
+    rounds = -(-clips // len(own))
+    way = max(1, 2 * length - 2)
+    windows = []
+    for number in range(clips):
+        first = number // len(own) * max(0, length - CLIP_FRAMES) // max(1, rounds - 1)
+        place = np.arange(first, first + CLIP_FRAMES) % way
+        windows.append(own[number % len(own)][np.minimum(place, way - place)])
+    return Footage(np.stack(windows), f"judge pack: {pack.name}")
 
 
 def read_footage(
@@ -203,19 +221,6 @@ def _readable(
             good = len(order) - len(faults)
             if missing and good < MIN_CLIPS:
                 raise _too_few(data, f"{good} of {len(order)} clips can be read, {MIN_CLIPS} are needed", faults)
-
-
-def balanced(targets: NDArray[np.int64], seed: int) -> list[int]:
-    """Indices of all clips in random order: one clip of each class, then another of each, until none are left.
-
-    targets: class index of each clip, int64 [n].
-    """
-    random = np.random.default_rng((CHOICE, seed))
-    turn = np.empty(len(targets), np.int64)
-    for target in np.unique(targets):
-        members = np.flatnonzero(targets == target)
-        turn[random.permutation(members)] = np.arange(len(members))
-    return [int(index) for index in np.lexsort((random.random(len(targets)), turn))]
 
 
 def _too_few(data: ClipSet, what: str, faults: dict[int, str]) -> CalibrationError:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-data",
         metavar="SPEC",
         help="clips to calibrate on: a folder of videos (labels do not matter), jester:FOLDER, ssv2:FOLDER, "
-        "kinetics:FOLDER, folder:FOLDER, rendered or rendered:CLIPS_PER_CLASS (default: rendered)",
+        "kinetics:FOLDER, folder:FOLDER, rendered or rendered:CLIPS_PER_CLASS (default: the network's judge pack, or rendered)",
     )
     group.add_argument("--calibration-clips", type=int, metavar="N", help=f"clips to go over (default: {CLIPS})")
     group.add_argument(
@@ -84,12 +84,19 @@ def samples_for(args: argparse.Namespace, checkpoint: Checkpoint) -> Samples:
     from lcr_edge.calibration.collect import collect
 
     clips, count, seed = _numbers(args)
-    print(f"calibration: going over {clips} clips of {args.calibration_data or 'rendered gestures'}", file=sys.stderr)
+    print(f"calibration: going over {clips} clips of {_shown(args, checkpoint)}", file=sys.stderr)
     found = collect(checkpoint, args.calibration_data, clips=clips, samples=count, seed=seed, progress=True)
     if cache is not None:
         kept.save(cache, found)
         print(f"calibration: wrote {len(found)} samples to {cache}", file=sys.stderr)
     return found
+
+
+def _shown(args: argparse.Namespace, checkpoint: Checkpoint) -> str:
+    """What is gone over, for people."""
+    if args.calibration_data is not None:
+        return str(args.calibration_data)
+    return "rendered gestures" if checkpoint.judge is None else "its judge pack"
 
 
 def _numbers(args: argparse.Namespace) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from lcr_edge.export.staging import staged
 from lcr_edge.export.targets.job import Converted, Job, Source, convert
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import require
-from lcr_edge.export.verify.clips import rendered_stream
+from lcr_edge.export.verify.clips import own_stream
 from lcr_edge.export.verify.measure import measure_all
 from lcr_edge.export.verify.page import write_page
 from lcr_edge.export.verify.reference import roll
@@ -113,8 +113,8 @@ class Exporter:
                 samples = self._samples() if request.precision == "int8" else None
                 made = convert(Job(source, request, folder, plan, samples))
             with step(f"{request.name}: verifying over {gate.frames} frames"):
-                frames = rendered_stream(request.config, self.checkpoint.fit)
-                golden = roll(self.checkpoint.model, itertools.islice(frames, _golden(request)))
+                frames = itertools.islice(own_stream(self.checkpoint), _golden(request))
+                golden = roll(self.checkpoint.model, frames)
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
                 self._write_manifest(folder, request, made, plan)
                 report = self._measure(folder, gate)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lcr_edge.config import CLIP_FRAMES, MAX_CLIP_FRAMES, MIN_CLIP_FRAMES, Config, get_config
 from lcr_edge.data.labels import JESTER, check_labels
+from lcr_edge.data.pack import SUFFIX as PACK_SUFFIX
+from lcr_edge.data.pack import Pack, PackFile
 from lcr_edge.errors import CheckpointError, MissingExtraError, UsageError
 from lcr_edge.files import make_folder, write_atomically
 from lcr_edge.frames import DEFAULT_FIT, FITS
@@ -28,7 +30,7 @@ class Checkpoint:
     """A network, and what its users need to know about it.
 
     sha256: of the file, or of random weights. fit: how camera frames are brought to the network's size, a name of
-    ``frames.FITS``.
+    ``frames.FITS``. judge: the clips that its exports are judged and calibrated on, None where there are none.
     """
 
     model: LCR
@@ -38,6 +40,13 @@ class Checkpoint:
     training: dict[str, Any]
     path: Path | None = None
     fit: str = DEFAULT_FIT
+    judge: PackFile | Pack | None = None
+
+    @property
+    def strange_to_gestures(self) -> bool:
+        """Whether it was trained on other data than rendered gestures, so that they say nothing about it."""
+        data = self.training.get("data_name")
+        return isinstance(data, str) and data.partition(":")[0] != "rendered"
 
 
 def build_model(config: str | Config, *, classes: int | None = None, variant: str = "default") -> LCR:
@@ -100,12 +109,13 @@ def save(
     *,
     fit: str = DEFAULT_FIT,
     weights: dict[str, Tensor] | None = None,
+    judge: PackFile | None = None,
 ) -> None:
     """Write atomically: the old file stays whole until the new one is complete. Raises OutputError, UsageError.
 
     training: how the weights were made, as values that JSON can hold; stored in the file's metadata. fit: how the
     frames that the network was trained on were fitted, a name of ``frames.FITS``. weights: tensors to write instead of
-    the model's own, with the same names (their average, for example).
+    the model's own, with the same names (their average, for example). judge: a pack in the same folder.
     """
     if fit not in FITS:
         raise UsageError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
@@ -116,6 +126,8 @@ def save(
         "fit": fit,
         "training": json.dumps(training),
     }
+    if judge is not None:
+        metadata["judge"] = json.dumps({"file": judge.path.name, "sha256": judge.sha256})
     write_tensors(Path(path), model.state_dict() if weights is None else weights, metadata)
 
 
@@ -170,6 +182,7 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
         _check_length(training.get("frames", CLIP_FRAMES))
     except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{source}: its metadata cannot be read ({error}); the file was altered") from error
+    judge = _judge(source, metadata)
     fit = metadata.get("fit", DEFAULT_FIT)
     if fit not in FITS:
         raise CheckpointError(
@@ -190,7 +203,22 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
     if len(labels) != config.classes:
         raise CheckpointError(f"{source}: {len(labels)} labels for {config.classes} classes; the file was altered")
     model.load_state_dict(tensors)
-    return Checkpoint(model.eval(), config, labels, digest, training, source, fit)
+    return Checkpoint(model.eval(), config, labels, digest, training, source, fit, judge)
+
+
+def _judge(source: Path, metadata: dict[str, str]) -> PackFile | None:
+    """The judge pack beside a checkpoint; None if there is none, or it was left behind. Raises CheckpointError."""
+    if "judge" not in metadata:
+        return None
+    try:
+        about = json.loads(metadata["judge"])
+        name, digest = str(about["file"]), str(about["sha256"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{source}: its metadata cannot be read ({error}); the file was altered") from error
+    if not name.endswith(PACK_SUFFIX) or Path(name).name != name:
+        raise CheckpointError(f"{source}: {name!r:.80} is no name of a judge pack; the file was altered")
+    path = source.with_name(name)
+    return PackFile(path, digest) if path.is_file() else None
 
 
 def _check_length(frames: object) -> None:

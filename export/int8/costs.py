@@ -37,14 +37,14 @@ class Costs:
         return self._trials[request]
 
     def of(self, request: Request) -> tuple[tuple[str, float], ...]:
-        """The cost of quantising each kind of layer alone over COST_FRAMES rendered frames, costliest first: (kind,
+        """The cost of quantising each kind of layer alone over COST_FRAMES frames, costliest first: (kind,
         rms error / std in the stream, of logits or states, whichever is largest). Takes one conversion per kind.
         Empty if the request has no layers to choose from."""
         if request.precision != "int8" or request.io == "int8":
             return ()
         if request not in self._found:
             trials = self.trials(request)
-            reference = roll(self.checkpoint.model, stream(None, request.config, self.checkpoint.fit, COST_FRAMES))
+            reference = roll(self.checkpoint.model, stream(None, self.checkpoint, COST_FRAMES))
             groups = kinds_of(trials.cell.linears())
             found = [(kind, trials.cost(reference, f"{kind} alone", group).total) for kind, group in groups.items()]
             self._found[request] = tuple(sorted(found, key=lambda row: -row[1]))

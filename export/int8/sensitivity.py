@@ -147,7 +147,7 @@ def sensitivity(
     settled = PROMISES["int8"].settled
     clips.check_count(frames, settled + 1)
     with step(f"{request.name}: reference over {frames} frames"):
-        reference = roll(checkpoint.model, clips.stream(clip, request.config, checkpoint.fit, frames))
+        reference = roll(checkpoint.model, clips.stream(clip, checkpoint, frames))
     with step(f"{request.name}: observing layer inputs"):
         trials = Trials(checkpoint, samples, request, threads)
     names = tuple(trials.cell.linears())
@@ -171,7 +171,7 @@ def sensitivity(
     return Sensitivity(
         rows=tuple(sorted(rows, key=lambda row: -row.cost.total)),
         engine=engine,
-        clip="rendered gestures" if clip is None else Path(clip).name,
+        clip=clips.name_of(checkpoint) if clip is None else Path(clip).name,
         frames=frames,
         request=request,
         checkpoint_sha256=checkpoint.sha256,

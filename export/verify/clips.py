@@ -1,4 +1,7 @@
-"""The frames that bundles are checked with: rendered gestures by default, or any video file.
+"""The frames that bundles are checked with: the network's own judge pack, rendered gestures, or any video file.
+
+Rendered gestures judge networks that were trained on them, and random weights. A network of other data whose pack is
+not there is stepped over them, too, but then what depends on the content is not judged: see :func:`strange`.
 
 Frames of another size than the network's are fitted as those that it was trained on: ``fit`` is the checkpoint's or the
 bundle's, a name of ``frames.FITS``.
@@ -17,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.config import CLIP_FRAMES, Config
+from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import UsageError
 from lcr_edge.frames import FITS
 
@@ -68,13 +72,44 @@ def rendered_clips(
     return clips, classes
 
 
-def gestures_of(checkpoint: Checkpoint, per_class: int, workers: int, progress: bool) -> tuple[U8, I64]:
-    """:func:`rendered_clips` of the size, length and rate that a network was trained with."""
+def strange(checkpoint: Checkpoint) -> str:
+    """Why there is nothing to judge this network on; empty where there is."""
+    if checkpoint.judge is None and checkpoint.strange_to_gestures:
+        return "no clips of its own data are at hand: keep the judge pack beside the checkpoint"
+    return ""
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    """What :func:`own_clips` and :func:`own_stream` show."""
+    if checkpoint.judge is not None:
+        return f"clips of {checkpoint.judge.read().name}"
+    return "rendered gestures"
+
+
+def own_stream(checkpoint: Checkpoint) -> Iterator[U8]:
+    """Endless frames to judge the network on, uint8 [H, W, 3], always the same ones."""
+    if checkpoint.judge is None:
+        return rendered_stream(checkpoint.config, checkpoint.fit)
+    clips = checkpoint.judge.read().judging().clips
+    return (frame.copy() for clip in itertools.cycle(clips) for frame in clip)  # torch wants frames that can be written
+
+
+def own_clips(checkpoint: Checkpoint, per_class: int, workers: int, progress: bool) -> tuple[U8, I64]:
+    """Clips to judge the network on, uint8 [n, T, H, W, 3], and the class of each in its labels, int64 [n].
+
+    Those of its pack, all of them, or :func:`rendered_clips` of the size, length and rate that it was trained with. The
+    class is -1 for a gesture that is not among the labels.
+    """
+    if checkpoint.judge is not None:
+        pack = checkpoint.judge.read().judging()
+        return pack.clips, pack.targets
     config = checkpoint.config
     length = int(checkpoint.training.get("frames", CLIP_FRAMES))
     shown = progress and sys.stderr.isatty()
     size = config.height, config.width
-    return rendered_clips(size, checkpoint.fit, length, config.train_fps, per_class, workers, shown)
+    clips, gestures = rendered_clips(size, checkpoint.fit, length, config.train_fps, per_class, workers, shown)
+    place = {label: number for number, label in enumerate(checkpoint.labels)}
+    return clips, np.array([place.get(name, -1) for name in JESTER], np.int64)[gestures]
 
 
 def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
@@ -96,11 +131,11 @@ def rendered_streams(clips: U8, lengths: list[int]) -> list[Iterator[U8]]:
     return [play(*row) for row in zip(np.split(order, np.cumsum(needed)), offsets, lengths)]
 
 
-def stream(clip: str | None, config: Config, fit: str, count: int) -> Iterator[U8]:
-    """``count`` frames of a video file, or of rendered gestures without one. Raises as :func:`video_stream`."""
+def stream(clip: str | None, checkpoint: Checkpoint, count: int) -> Iterator[U8]:
+    """``count`` frames of a video file, or without one of :func:`own_stream`. Raises as :func:`video_stream`."""
     if clip is None:
-        return itertools.islice(rendered_stream(config, fit), count)
-    return video_stream(clip, config, fit, count)
+        return itertools.islice(own_stream(checkpoint), count)
+    return video_stream(clip, checkpoint.config, checkpoint.fit, count)
 
 
 def video_stream(path: str, config: Config, fit: str, count: int) -> Iterator[U8]:

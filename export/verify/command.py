@@ -2,7 +2,7 @@
 
 Two modes: one step from the reference's state, and a stream in which the bundle feeds its own state back. Logits and
 both states are compared on every frame, by the promises of lcr_edge.tolerances. For int8 bundles, and for others on
-request, the decisions on rendered gestures are compared too: on long streams and clip by clip.
+request, the decisions on the network's own clips are compared too: on long streams and clip by clip.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decisions",
         action="store_true",
-        help=f"also compare decisions on rendered gestures: streams of {STREAM_FRAMES} frames and {CLIPS_PER_CLASS} "
+        help=f"also compare decisions on the network's own clips: streams of {STREAM_FRAMES} frames and {CLIPS_PER_CLASS} "
         "clips of each class (int8: always)",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write the report as DIR/BUNDLE.html")

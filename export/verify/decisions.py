@@ -1,4 +1,4 @@
-"""What a bundle and the float network decide on held-out rendered gestures, clip by clip."""
+"""What a bundle and the float network decide on clips that training did not see, clip by clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import StateError
 from lcr_edge.evaluate.measure import BATCH
 from lcr_edge.evaluate.scores import NO_DECISION, confusion, decide
-from lcr_edge.export.verify.clips import gestures_of
+from lcr_edge.export.verify.clips import name_of, own_clips
 from lcr_edge.progress import with_bar
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import Check, points_lost, promised
@@ -28,7 +28,7 @@ U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 _SHOWN = 6  # pairs of classes in the table
 # Every bundle of a checkpoint is compared with the same logits of the float network, and these take longest to make.
-# The last few are kept, by all that they depend on: (digest of config and weights, clips of each class, frames).
+# The last few are kept, by all that they depend on: (digest of config and weights, clips, frames).
 _KEPT = 4
 _kept_logits: dict[tuple[str, int, int], F32] = {}
 
@@ -90,14 +90,14 @@ class Clips:
 def measure_clips(
     model: Model, checkpoint: Checkpoint, *, per_class: int = CLIPS_PER_CLASS, workers: int = 1, progress: bool = False
 ) -> Clips:
-    """Decide ``per_class`` held-out rendered clips of each gesture with the bundle and with the float network.
+    """Decide the network's own clips (``clips.own_clips``) with the bundle and with the float network.
 
     The clips and the float network's logits are kept for the next bundle. workers: see ``clips.rendered_clips``. Does
     not raise on a missed promise. Raises BundleError for a precision without a promise, MissingExtraError, UsageError.
     """
     promise = promised(model)
-    clips, gestures = gestures_of(checkpoint, per_class, workers, progress)
-    float_logits = _float_logits(checkpoint, clips, per_class, progress)
+    clips, true = own_clips(checkpoint, per_class, workers, progress)
+    float_logits = _float_logits(checkpoint, clips, progress)
     logits = np.full(float_logits.shape, np.nan, np.float32)
     for number in with_bar(range(len(clips)), "deciding clips", "clip", len(clips), progress):
         state = model.initial_state()
@@ -108,15 +108,14 @@ def measure_clips(
     note = why_not(checkpoint)
     top1, checks = None, []
     if not note:
-        true = np.array([checkpoint.labels.index(name) for name in JESTER], np.int64)[gestures]
         top1 = tuple(100 * int((made == true).sum()) / len(true) for made in (theirs, ours))
         if top1[0] < LEARNT:
-            note = f"float itself is right on {top1[0]:.1f} % of the gestures: what it loses is not judged"
+            note = f"float itself is right on {top1[0]:.1f} % of the clips: what it loses is not judged"
         elif promise.clip_points is not None:
             checks.append(points_lost(top1[0], top1[1], len(true), promise.clip_points))
     undecided = int((ours == NO_DECISION).sum())
     return Clips(
-        data=f"held-out rendered gestures, {per_class} a class",
+        data=name_of(checkpoint),
         clips=len(clips),
         labels=checkpoint.labels,
         agreement=float((theirs == ours).mean()),
@@ -130,18 +129,20 @@ def measure_clips(
 
 
 def why_not(checkpoint: Checkpoint) -> str:
-    """Why accuracy on rendered gestures means nothing for this network; empty where it may."""
+    """Why accuracy on the clips at hand means nothing for this network; empty where it may."""
     if checkpoint.training.get("random_seed") is not None:
         return "the weights are random: no accuracy, only agreement"
+    if checkpoint.judge is not None:
+        return ""
     missing = sum(name not in checkpoint.labels for name in JESTER)
     if missing:
         return f"{missing} of the {len(JESTER)} rendered gestures are not among its labels: no accuracy, only agreement"
     return ""
 
 
-def _float_logits(checkpoint: Checkpoint, clips: U8, per_class: int, progress: bool) -> F32:
+def _float_logits(checkpoint: Checkpoint, clips: U8, progress: bool) -> F32:
     """Logits [n, T, classes] of the float network, float32, each clip from a zero state; see _kept_logits."""
-    key = (_digest(checkpoint), per_class, clips.shape[1])
+    key = (_digest(checkpoint), len(clips), clips.shape[1])
     if key not in _kept_logits:
         if len(_kept_logits) >= _KEPT:
             del _kept_logits[next(iter(_kept_logits))]  # the oldest

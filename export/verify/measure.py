@@ -16,7 +16,7 @@ from lcr_edge.files import write_atomically
 from lcr_edge.progress import with_bar
 from lcr_edge.runtimes import Model, load
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
-from lcr_edge.runtimes.checks import promised
+from lcr_edge.runtimes.checks import ONE_STEP, Check, promised
 from lcr_edge.tolerances import CLIPS_PER_CLASS, LATE, STREAM_FRAMES
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lcr_edge.runtimes.golden import Golden
 
 FRAMES = 500
-_RENDERED = "rendered gestures"
 # Clips of each class for a network whose accuracy on them means nothing: enough for streams.
 _FEW = 4
 # Processes of the command line that draw clips.
@@ -73,11 +72,13 @@ def measure_all(
 ) -> Report:
     """Everything that the bundle's precision promises, and in the report what else was measured.
 
-    clip: a video file for the two modes, fitted as the bundle says, by default rendered gestures; frames: of it.
-    decisions: also compare them on rendered gestures, by default where the precision promises something about them
-    (int8): one stream of max(streams, frames) frames with shorter ones beside it, and ``per_class`` held-out clips of
-    each gesture; then the video is also played from several places, if ``frames`` reaches the end of the window LATE.
-    workers: processes that draw gestures, see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+    clip: a video file for the two modes, fitted as the bundle says; frames: of it. Without one, the network's own
+    clips: those of its judge pack, or rendered gestures. If it was trained on other data and has no pack, only what
+    holds on any frame is judged. decisions: also compare them on its own clips, by default where the precision promises
+    something about them (int8): one stream of max(streams, frames) frames with shorter ones beside it, and clips
+    (``per_class`` held-out ones of each rendered gesture, or those of the pack); then the video is also played from
+    several places, if ``frames`` reaches the end of the window LATE. workers: processes that draw gestures, see
+    ``clips.rendered_clips``. progress: bars on a terminal's stderr.
     rollout: the float network's answers to those frames (``reference.roll``), where they are at hand from another
     bundle of the same checkpoint.
 
@@ -92,14 +93,17 @@ def measure_all(
     _check_frames(model, frames)
     seconds: dict[str, float] = {}
     if rollout is None:
-        answers = steps(checkpoint.model, clips.stream(clip, model.bundle.config, model.bundle.fit, frames))
+        answers = steps(checkpoint.model, clips.stream(clip, checkpoint, frames))
     else:
         answers = itertools.islice(steps_of(rollout), frames)
     shown = with_bar(answers, "verifying", "frame", frames, progress)
     with _timed(seconds, MODES):
-        report = parity.measure(model, shown, _RENDERED if clip is None else Path(clip).name)
+        report = parity.measure(model, shown, clips.name_of(checkpoint) if clip is None else Path(clip).name)
+    unknown = clips.strange(checkpoint)
+    if unknown and clip is None:
+        report = dataclasses.replace(report, checks=tuple(_unjudged(check, unknown) for check in report.checks))
     report = dataclasses.replace(report, seconds=seconds)
-    if not (report.promise.drift is not None if decisions is None else decisions):
+    if not (report.promise.drift is not None if decisions is None else decisions) or unknown:
         return report
     shared = {"per_class": min(per_class, _FEW) if why_not(checkpoint) else per_class, "workers": workers}
     # A clip of fewer frames was asked for to be quick, or is for a look at the first ones.
@@ -111,6 +115,13 @@ def measure_all(
     with _timed(seconds, CLIPS):
         decided = measure_clips(model, checkpoint, **shared, progress=progress)
     return dataclasses.replace(report, streams=found, clips=decided)
+
+
+def _unjudged(check: Check, why: str) -> Check:
+    """A check of a stream over frames that say nothing about the network; single steps hold on any frame."""
+    return (
+        check if check.name.startswith(ONE_STEP) else dataclasses.replace(check, met=None, remark=f"not judged: {why}")
+    )
 
 
 @contextlib.contextmanager
@@ -138,7 +149,7 @@ def save_golden(
 
     checked = read_bundle(bundle)
     reference = reference_checkpoint(checked, checkpoint)
-    golden = roll(reference.model, clips.stream(clip, checked.config, checked.fit, frames))
+    golden = roll(reference.model, clips.stream(clip, reference, frames))
     write_atomically(path, golden.to_bytes())
 
 

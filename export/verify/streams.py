@@ -24,7 +24,7 @@ from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.contract import LOGITS
 from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import StateError
-from lcr_edge.export.verify.clips import gestures_of, rendered_streams, video_streams
+from lcr_edge.export.verify.clips import name_of, own_clips, rendered_streams, video_streams
 from lcr_edge.export.verify.phases import Curve, Mode, table_of
 from lcr_edge.progress import with_bar
 from lcr_edge.runtimes.api import Model
@@ -84,8 +84,8 @@ def measure_streams(
     workers: int = 1,
     progress: bool = False,
 ) -> Streams:
-    """Play held-out rendered clips one after the other: one stream of ``frames`` frames and, where that is long enough
-    to judge the growth of the error, ``streams`` - 1 shorter ones with other clips.
+    """Play the network's own clips (``clips.own_clips``) one after the other: one stream of ``frames`` frames and,
+    where that is long enough to judge the growth of the error, ``streams`` - 1 shorter ones with other clips.
 
     The streams start at different frames of their first clip, so that the few frames of EARLY meet every part of a clip
     about as often as those of LATE do: errors are larger at the end of a gesture than at its start.
@@ -93,10 +93,10 @@ def measure_streams(
     per_class, workers: see ``clips.rendered_clips``; when the clips run out, they come again in another order. Does not
     raise on a missed promise. Raises BundleError for a precision without a promise, MissingExtraError, UsageError.
     """
-    clips, _ = gestures_of(checkpoint, per_class, workers, progress)
+    clips, _ = own_clips(checkpoint, per_class, workers, progress)
     count = streams if frames >= LATE[1] else 1
     sources = rendered_streams(clips, [frames] + [LATE[1]] * (count - 1))
-    return _play(model, checkpoint.model, sources, frames, "held-out rendered gestures", progress)
+    return _play(model, checkpoint.model, sources, frames, name_of(checkpoint), progress)
 
 
 def measure_video(

@@ -16,6 +16,7 @@ from lcr_edge.errors import UsageError
 
 # The device counts a frame that comes this much too early for a tick as being in time: file timestamps are rounded.
 ROUNDING_S = 2e-3
+_CHOICE = 11  # tag that separates the random choices
 
 
 class Sample(NamedTuple):
@@ -48,3 +49,16 @@ def frame_indices(count: int, native_fps: float, sample: Sample) -> NDArray[np.i
     slack = count - 1 - int(relative[-1])
     start = math.floor(sample.offset * (slack + 1)) if slack > 0 else 0
     return np.asarray(np.minimum(start + relative, count - 1), np.int64)
+
+
+def balanced(targets: NDArray[np.int64], seed: int) -> list[int]:
+    """Indices of all clips in random order: one clip of each class, then another of each, until none are left.
+
+    targets: class index of each clip, int64 [n].
+    """
+    random = np.random.default_rng((_CHOICE, seed))
+    turn = np.empty(len(targets), np.int64)
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
+        turn[random.permutation(members)] = np.arange(len(members))
+    return [int(index) for index in np.lexsort((random.random(len(targets)), turn))]

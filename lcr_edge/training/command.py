@@ -17,8 +17,10 @@ from typing import Any
 import torch
 
 from lcr_edge.config import Config, get_config
+from lcr_edge.data.pack import SUFFIX, PackFile, choose, write
 from lcr_edge.data.sets import ClipSet, open_set
 from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.files import make_folder
 from lcr_edge.frames import DEFAULT_FIT
 from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
@@ -111,8 +113,9 @@ def train(
         _announce(model, data, settings, world, report)
     # Without held-out clips the training clips say whether the network can be exported, though not whether it is right.
     judge = None if not world.leads else heldout or HeldOut(data, config, settings.frames)
+    pack = None if judge is None else _write_pack(network, judge.data, config, settings)
     about = {"config": config.to_dict(), "data": data.fingerprint, "fit": data.fit}
-    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin, heldout, judge)
+    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin, heldout, judge, pack)
     if args.resume:
         trainer.resume()
         if args.init and args.init != trainer.origin:
@@ -173,6 +176,18 @@ def _open_heldout(args: argparse.Namespace, config: Config, settings: Settings, 
         print(f"no held-out clips to look at: {error}")
         return None
     return HeldOut(found, config, settings.frames)
+
+
+def _write_pack(network: Path, data: ClipSet, config: Config, settings: Settings) -> PackFile | None:
+    """The judge pack of a network trained on recorded clips. Rendered gestures need none: they are drawn again."""
+    if data.reversible:
+        return None
+    chosen = choose(data, (config.height, config.width), config.train_fps, settings.frames)
+    if not len(chosen.clips):
+        return None
+    make_folder(network.parent)
+    path = network.with_name(config.name + SUFFIX)
+    return PackFile(path, write(path, chosen))
 
 
 def _announce(model: LCR, data: ClipSet, settings: Settings, world: World, report: str) -> None:

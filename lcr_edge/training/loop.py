@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lcr_edge.checkpoint import save, write_tensors
 from lcr_edge.data.batches import Batch, Plan, batches
 from lcr_edge.data.faults import FaultCounter
+from lcr_edge.data.pack import PackFile
 from lcr_edge.data.sets import ClipSet
 from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.kernels.compilers import find_cxx
@@ -74,6 +75,7 @@ class Trainer:
     folder: where rank 0 writes. about: what the run's checkpoint says besides the settings (config, data, fit); a
     resumed run must say the same. origin: what the weights started from, for the record. heldout: clips to look at from
     time to time, or None. judge: those on which the network is judged at the end, or None.
+    pack: the judge pack in the folder, or None.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Trainer:
         origin: str,
         heldout: HeldOut | None = None,
         judge: HeldOut | None = None,
+        pack: PackFile | None = None,
     ) -> None:
         self.data, self.settings, self.conduct, self.world, self.folder = data, settings, conduct, world, folder
         self.identity, self.origin = {**settings.to_dict(), **about}, origin
@@ -131,7 +134,7 @@ class Trainer:
         self._loss: float | None = None
         self._look: Look | None = None
         self._looks = False
-        self.judge = judge
+        self.judge, self.pack = judge, pack
         self.ready: Readiness | None = None
         self.judged = False
         self.step = 0
@@ -404,7 +407,15 @@ class Trainer:
         path = self.folder / f"{self.model.config.name}{suffix}.safetensors"
         course = {"data_name": self.data.name, "init": self.origin, "step": self.step}
         training = {**self.identity, **course}
-        save(path, self.model, self.data.labels, training, fit=self.data.fit, weights=self.average.tensors)
+        save(
+            path,
+            self.model,
+            self.data.labels,
+            training,
+            fit=self.data.fit,
+            weights=self.average.tensors,
+            judge=self.pack,
+        )
 
     def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
         if not self.world.leads:

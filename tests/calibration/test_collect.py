@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from lcr_edge.calibration.collect import STRATA, collect, make_plan
-from lcr_edge.calibration.footage import MIN_CLIPS, MIN_SAMPLES, SHOWN, balanced
+from lcr_edge.calibration.footage import MIN_CLIPS, MIN_SAMPLES, SHOWN
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.checkpoint import Checkpoint, load, random_checkpoint
 from lcr_edge.config import CLIP_FRAMES, get_config
 from lcr_edge.data.decode import read_video
-from lcr_edge.data.sampling import Sample
+from lcr_edge.data.sampling import Sample, balanced
 from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import CalibrationError, UsageError
 from lcr_edge.tolerances import FORWARD_EQUALS_STEPS

@@ -37,7 +37,7 @@ def test_calibration_with_zero_states_fails_on_a_stream_and_looks_right_on_singl
 def _errors(samples: Samples, quant: str) -> tuple[float, float]:
     """The worst rms error / std of logits and states in a stream, and over first frames of streams."""
     checkpoint = made.checkpoint(made.PACKAGED)
-    reference = roll(checkpoint.model, stream(None, checkpoint.config, checkpoint.fit, FRAMES))
+    reference = roll(checkpoint.model, stream(None, checkpoint, FRAMES))
     trials, first = Trials(checkpoint, samples, Request(checkpoint.config, "openvino", "int8", quant=quant)), Line()
     with trials.quantised() as model:
         cost = measure(step_of(model), reference, INT8.settled)

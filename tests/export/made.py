@@ -78,7 +78,7 @@ def rollout(name: str, frames: int, clip: str | None = None) -> Golden:
 
     def make(folder: Path) -> None:
         network = checkpoint(name)
-        shown = stream(clip, network.config, network.fit, frames)
+        shown = stream(clip, network, frames)
         np.savez(folder / "rollout.npz", **vars(roll(network.model, shown)))
 
     source = "gestures" if clip is None else Path(clip).stem

@@ -130,7 +130,7 @@ def test_auto_keeps_the_fewest_layers_in_float(tmp_path: Path, monkeypatch: pyte
     exporter = Exporter(checkpoint, tmp_path / "out", samples=_samples(checkpoint), pages=tmp_path / "pages")
     request = Request(checkpoint.config, "openvino", "int8")
     costs = exporter.costs.of(request)
-    frames = stream(None, checkpoint.config, checkpoint.fit, FRAMES)
+    frames = stream(None, checkpoint, FRAMES)
     trials, reference = exporter.costs.trials(request), roll(checkpoint.model, frames)
     names = tuple(trials.cell.linears())
     costliest = kinds_of(names)[costs[0][0]]

@@ -12,7 +12,7 @@ import torch
 
 from lcr_edge.checkpoint import PACKAGED, Checkpoint
 from lcr_edge.data.labels import JESTER
-from lcr_edge.export.verify.clips import gestures_of, rendered_streams, video_streams
+from lcr_edge.export.verify.clips import own_clips, rendered_streams, video_streams
 from lcr_edge.export.verify.decisions import measure_clips, why_not
 from lcr_edge.export.verify.phases import POINTS, Curve
 from lcr_edge.export.verify.reference import steps
@@ -62,7 +62,7 @@ def _anonymous(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
 def test_clips_are_decided_as_a_device_decides_them() -> None:
     checkpoint, model = made.checkpoint("lcr_pico"), rounded("lcr_pico", 3)
     found = measure_clips(model, checkpoint, per_class=1)
-    clips, _ = gestures_of(checkpoint, 1, 1, False)
+    clips, _ = own_clips(checkpoint, 1, 1, False)
     counts = np.zeros((27, 27), np.int64)
     for clip in clips:
         state, logits = model.initial_state(), []
@@ -119,7 +119,7 @@ def test_a_better_bundle_is_no_miss() -> None:
 
 def _by_hand(model: Model, checkpoint: Checkpoint, lengths: list[int]) -> tuple[float, float]:
     """Drift and share of the same class after the settled frame, from streams one after the other."""
-    clips, _ = gestures_of(checkpoint, 1, 1, False)
+    clips, _ = own_clips(checkpoint, 1, 1, False)
     early, late, same = [], [], []
     for source in rendered_streams(clips, lengths):
         state = model.initial_state()

@@ -1,0 +1,165 @@
+"""The judge pack: a few held-out clips that lie beside a network, so that its exports are judged on what it is for.
+
+    CONFIG.judge.npz: jpeg uint8 [bytes of all frames], sizes int64 [n * T], targets int64 [n], about: JSON
+
+Frames are JPEG files of the network's size. The checkpoint holds the file's name and SHA-256; another pack, or one that
+was altered, is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcr_edge.data.sampling import Sample, balanced
+from lcr_edge.data.sets import ClipSet
+from lcr_edge.errors import CheckpointError, MissingExtraError, VideoError
+from lcr_edge.files import write_atomically
+
+SUFFIX = ".judge.npz"
+MOST_BYTES = 4_000_000
+MOST_CLIPS = 216
+_QUALITY = 95
+_ROOM = 20_000  # bytes for everything but the pictures
+_LEAST_TO_SPLIT = 16
+
+
+@dataclass(frozen=True)
+class Pack:
+    """clips: uint8 RGB [n, T, H, W, 3], classes in turn. targets: class index of each, int64 [n]. name: whose clips."""
+
+    clips: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+    name: str
+
+    def read(self) -> Pack:
+        """This pack, as a :class:`PackFile` reads one."""
+        return self
+
+    @property
+    def _split(self) -> int:
+        # Few clips serve twice: ranges of eight clips would describe the clips.
+        return (len(self.clips) + 1) // 2 if len(self.clips) >= _LEAST_TO_SPLIT else len(self.clips)
+
+    def judging(self) -> Pack:
+        """The clips that exports are judged on."""
+        return Pack(self.clips[: self._split], self.targets[: self._split], self.name)
+
+    def calibrating(self) -> Pack:
+        """The clips for calibration: others than those that judge, where there are enough."""
+        first = self._split % len(self.clips)
+        return Pack(self.clips[first:], self.targets[first:], self.name)
+
+
+@dataclass(frozen=True)
+class PackFile:
+    """Where a checkpoint's pack lies, and what it must be."""
+
+    path: Path
+    sha256: str
+
+    def read(self) -> Pack:
+        """Read and check it. Raises CheckpointError, MissingExtraError without OpenCV."""
+        return _read(self.path, self.sha256)
+
+
+def choose(data: ClipSet, size: tuple[int, int], fps: float, frames: int) -> Pack:
+    """As many clips as fit into the file, of each class in turn; clips that cannot be read are left out.
+
+    Clips have ``frames`` frames at ``fps`` from their middle, fitted to ``size`` (height, width).
+    """
+    clips: list[NDArray[np.uint8]] = []
+    targets: list[int] = []
+    room = MOST_BYTES - _ROOM
+    for index in balanced(data.targets, 0)[: 2 * MOST_CLIPS]:
+        try:
+            clip = data.read(index, Sample(frames, fps, 0.5), size)[0]
+        except VideoError:
+            continue
+        room -= sum(len(picture) for picture in _encoded(clip)) + 8 * len(clip)
+        if room < 0 or len(clips) == MOST_CLIPS:
+            break
+        clips.append(clip)
+        targets.append(int(data.targets[index]))
+    found = np.stack(clips) if clips else np.empty((0, frames, *size, 3), np.uint8)
+    kind, _, place = data.name.partition(":")
+    return Pack(found, np.array(targets, np.int64), f"{kind}:{Path(place).name}")
+
+
+def write(path: Path, pack: Pack) -> str:
+    """Write the pack atomically; returns its SHA-256. Raises OutputError."""
+    pictures = [picture for clip in pack.clips for picture in _encoded(clip)]
+    about = json.dumps({"name": pack.name, "shape": list(pack.clips.shape)})
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        jpeg=np.frombuffer(b"".join(pictures), np.uint8),
+        sizes=np.array([len(picture) for picture in pictures], np.int64),
+        targets=pack.targets,
+        about=np.frombuffer(about.encode(), np.uint8),
+    )
+    write_atomically(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _read(path: Path, sha256: str) -> Pack:
+    try:
+        if path.stat().st_size > 2 * MOST_BYTES:
+            raise ValueError(f"it has more than {2 * MOST_BYTES} bytes")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CheckpointError(
+                f"{path} is the judge pack of another network, or was altered: copy the one that training wrote beside "
+                "this network"
+            )
+        return _unpacked(data)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"the judge pack {path} cannot be read ({error}): copy it again") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _unpacked(data: bytes) -> Pack:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        about: dict[str, Any] = json.loads(file["about"].tobytes())
+        jpeg, sizes, targets = file["jpeg"].tobytes(), file["sizes"].tolist(), file["targets"]
+    shape = tuple(int(length) for length in about["shape"])
+    if len(shape) != 5 or math.prod(shape[:2]) != len(sizes) or len(targets) != shape[0] or sum(sizes) != len(jpeg):
+        raise ValueError("its parts do not fit together")
+    clips, place = np.empty(shape, np.uint8), 0
+    for number, length in enumerate(sizes):
+        clips[np.unravel_index(number, shape[:2])] = _decoded(jpeg[place : place + length])
+        place += length
+    clips.setflags(write=False)
+    return Pack(clips, targets.astype(np.int64), str(about["name"]))
+
+
+def _encoded(clip: NDArray[np.uint8]) -> list[bytes]:
+    cv2 = _opencv()
+    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    return [cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]), options)[1].tobytes() for frame in clip]
+
+
+def _decoded(picture: bytes) -> NDArray[np.uint8]:
+    cv2 = _opencv()
+    found = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    if found is None:
+        raise ValueError("a picture is damaged")
+    return np.asarray(found[..., ::-1], np.uint8)
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("opencv-python-headless", "video", "Judging on a network's own clips") from error
+    return cv2
