@@ -5,7 +5,7 @@
     ROOT/val/<class>/*.mp4                                  or valid, validation, test, heldout: the first that is there
 
 Classes are the folders that hold a video, of both splits, sorted by name. Notes name folders without one, and files
-with other endings.
+with other endings. Two classes that differ only in upper and lower case are refused.
 
 Without ROOT/train the split is made here: a clip is held out when the SHA-256 of "<class>/<file name>" is in the lowest
 tenth. That does not change when clips are added. A class of two or more files always keeps at least one on either
@@ -19,6 +19,7 @@ import hashlib
 from pathlib import Path
 
 from lcr_edge.data.decode import VIDEO_SUFFIXES
+from lcr_edge.data.labels import check_distinct
 from lcr_edge.data.layouts.listing import Listing, data_root
 from lcr_edge.errors import UsageError
 
@@ -56,6 +57,7 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
             notes.append(f"folder: {len(lone)} classes with a single clip are in train only: {', '.join(lone[:5])}")
     if not files:
         raise UsageError(f"{root} has no {split} clips; add some, or make the folders train and val")
+    check_distinct(labels)
     index = {name: i for i, name in enumerate(labels)}
     return Listing(
         labels=labels,
