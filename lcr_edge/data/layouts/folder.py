@@ -36,9 +36,9 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
     if (root / TRAIN).is_dir():
         files = _given(root, split)
         notes += _left_out([root / part for part in (TRAIN, *HELDOUT) if (root / part).is_dir()])
-        labels = tuple(sorted({name for part in (TRAIN, *HELDOUT) for name in _classes(root / part)}))
+        labels = tuple(sorted({name for part in (TRAIN, *HELDOUT) for name in classes_in(root / part)}))
     else:
-        classes = _classes(root)
+        classes = classes_in(root)
         if not classes:
             raise UsageError(
                 f"{root} has no videos in a folder per class; expected {root}/<class>/*{'|'.join(VIDEO_SUFFIXES)}"
@@ -73,13 +73,13 @@ def _given(root: Path, split: str) -> list[tuple[str, Path]]:
     part = next((root / name for name in names if (root / name).is_dir()), None)
     if part is None:
         raise UsageError(f"{root} has a train folder but none of {', '.join(HELDOUT)}; add one, or remove train/")
-    classes = _classes(part)
+    classes = classes_in(part)
     if not classes:
         raise UsageError(f"{part} has no videos in a folder per class; expected {part}/<class>/*.mp4 or the like")
     return [(name, path) for name in sorted(classes) for path in classes[name]]
 
 
-def _classes(part: Path) -> dict[str, list[Path]]:
+def classes_in(part: Path) -> dict[str, list[Path]]:
     """Sorted video files of each folder in ``part`` that holds any."""
     found = {}
     for folder in sorted(part.iterdir()) if part.is_dir() else []:
