@@ -17,7 +17,7 @@ _DECIMALS = 2
 MAX_FPS = 600.0
 
 
-def write_video(path: Path, frames: Sequence[Frame], fps: float, *, new: bool = False) -> None:
+def write_video(path: Path, frames: Sequence[Frame] | Frame, fps: float, *, new: bool = False) -> None:
     """Write ``path``, .mp4 or .avi, whole or not at all, and check that every frame can be read from it.
 
     frames: uint8 [h, w, 3] RGB, at least one, all of one size; an array [n, h, w, 3] will do. Of an odd height or width
@@ -36,7 +36,7 @@ def write_video(path: Path, frames: Sequence[Frame], fps: float, *, new: bool = 
             raise OutputError(f"{path} has appeared meanwhile and is kept; run one recording at a time in a folder")
 
 
-def _encode(place: Path, frames: Sequence[Frame], fps: float, path: Path) -> None:
+def _encode(place: Path, frames: Sequence[Frame] | Frame, fps: float, path: Path) -> None:
     import cv2
 
     height, width = frames[0].shape[:2]

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+import numpy as np
+
 from lcr_edge.data.encode import MAX_FPS
 from lcr_edge.errors import VideoError
 from lcr_edge.frames import Frame
@@ -186,8 +188,7 @@ def shrunk(frame: Frame, max_side: int) -> Frame:
     import cv2
 
     height, width = (max(2, round(side * scale / 2) * 2) for side in frame.shape[:2])  # even, as encoders want it
-    smaller: Frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    return smaller
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _checked(source: VideoSource, found: list[TimedFrame], end_s: float, fps: float) -> Clip:
