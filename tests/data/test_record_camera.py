@@ -79,7 +79,8 @@ def duration(path: Path) -> float:
 )
 def test_a_clip_lasts_as_long_as_it_took(times: list[float], count: int, fps: float, tmp_path: Path) -> None:
     clip = clip_at(times, 1.0)
-    assert (len(clip.frames), clip.fps) == (count, pytest.approx(fps))
+    assert len(clip.frames) == count
+    assert clip.fps == pytest.approx(fps)
     write_video(tmp_path / "x.mp4", clip.frames, clip.fps)
     assert duration(tmp_path / "x.mp4") == pytest.approx(times[count] - times[0], rel=1e-3)
 
@@ -141,9 +142,10 @@ def test_a_camera_that_goes_leaves_the_clips_before(
     assert all(path.suffix == ".mp4" and not path.name.startswith(".") for path in found)
 
 
-def spawn(*words: str, **more: int) -> subprocess.Popen[str]:
+def spawn(*words: str, stdin: int | None = None) -> subprocess.Popen[str]:
     call = [sys.executable, "-m", "lcr_edge", "record", *words]
-    return subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(call, cwd=ROOT, stdin=stdin, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
