@@ -233,3 +233,11 @@ def test_a_signal_at_a_question_stops(tmp_path: Path) -> None:
     os.close(theirs)
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert out.splitlines()[-1].endswith("--review --start 0.5")
+
+
+def test_after_a_start_of_ones_own_the_printed_command_goes_on_behind_it(tmp_path: Path) -> None:
+    options = ["--classes", "a", "--source", str(real_clip(CLIP)), "--seconds", "0.5", "--clips", "3", "--start=0.5"]
+    answers = [("[q]uit? ", "k\n"), ("[q]uit? ", "q\n")]
+    code, out, errors = answered(answers, "--review", "--out", str(tmp_path), *options)
+    assert code == 1, errors
+    assert out.splitlines()[-1].endswith("--clips 3 --start 1")
