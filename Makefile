@@ -109,7 +109,7 @@ $(PY39_VENV)/.installed: constraints-py39.txt
 	@touch $@
 
 DEVICE_TESTS := tests/runtimes tests/fuzz/test_device_files.py tests/packaging/test_import_rules.py \
-	tests/lcr_edge/test_cli.py tests/data/test_rendered.py
+	tests/lcr_edge/test_cli.py tests/data/test_rendered.py tests/data/test_record.py
 test39: toys39 device39 ## the tests of the device side on Python 3.9, where there is one
 
 # "make device39 TOYS39=" takes the models that lie in build/toys: for a machine on which none can be built.

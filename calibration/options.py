@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-data",
         metavar="SPEC",
         help="clips to calibrate on: a folder of videos (labels do not matter), jester:FOLDER, ssv2:FOLDER, "
-        "kinetics:FOLDER, folder:FOLDER, rendered or rendered:CLIPS_PER_CLASS (default: the network's judge pack, or rendered)",
+        "kinetics:FOLDER, folder:FOLDER, rendered or rendered:CLIPS_PER_CLASS (default: the network's judge "
+        "pack, or rendered)",
     )
     group.add_argument("--calibration-clips", type=int, metavar="N", help=f"clips to go over (default: {CLIPS})")
     group.add_argument(

@@ -32,6 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("lcr_edge.runtimes.inspect", "show parameters, FLOPs and state bytes of a config or a bundle"),
     "doctor": ("lcr_edge.doctor", "show what this machine has: GPU, WKV kernel, engines, compilers"),
     "render": ("lcr_edge.data.rendered.command", "write a rendered gesture as a video file"),
+    "record": (
+        "lcr_edge.data.record.command",
+        "record labelled clips of your own to train on, from a camera or a file",
+    ),
     "train": ("lcr_edge.training.command", "train a network on recorded or rendered clips"),
     "evaluate": ("lcr_edge.evaluate.command", "measure accuracy on clips, and on an endless stream of them"),
 }

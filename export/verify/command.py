@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decisions",
         action="store_true",
-        help=f"also compare decisions on the network's own clips: streams of {STREAM_FRAMES} frames and {CLIPS_PER_CLASS} "
-        "clips of each class (int8: always)",
+        help=f"also compare decisions on the network's own clips: streams of {STREAM_FRAMES} frames, and up to "
+        f"{CLIPS_PER_CLASS} clips of each class (int8: always)",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write the report as DIR/BUNDLE.html")
     parser.add_argument(

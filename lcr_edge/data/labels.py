@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from lcr_edge.errors import UsageError
 
 MAX_LABEL = 255  # characters; a class may be named by its folder
+MAX_FOLDER_LABEL = 100  # bytes in UTF-8: file systems allow 255, and names of files are made of it too
 _REFUSED = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, lone surrogates, ends of lines
+_FORMATTING = "Cf"  # direction of writing, zero width: two names may look the same, or one like another
+_JOINER = "\u200d"  # the one of them that stands inside emoji
+_EMOJI = ("So", "Sk")  # pictures, skin tones
+_AS_PICTURE = "\ufe0f"  # may follow a picture
 
 JESTER: tuple[str, ...] = (
     "Doing other things",
@@ -54,3 +59,60 @@ def check_labels(labels: Sequence[object]) -> None:
             )
         if any(unicodedata.category(character) in _REFUSED for character in label):
             raise UsageError(f"the name of class {number}, {label!a:.90}, holds a control character; rename it")
+
+
+def check_distinct(labels: Sequence[str]) -> None:
+    """Refuse names that are one folder on some systems: equal ones, and those that differ in upper and lower case only.
+
+    Raises UsageError, which names the two.
+    """
+    seen: dict[str, str] = {}
+    for label in labels:
+        # Accents too can be written in two ways that look the same.
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+        other = seen.get(key)
+        if other is not None:
+            if other == label:
+                raise UsageError(f"the class {label!r} is there twice; name it once")
+            raise UsageError(
+                f"the classes {other!r} and {label!r} differ only in upper and lower case, or in how an accent is "
+                "written; rename one, or make one class of them"
+            )
+        seen[key] = label
+
+
+def check_folder_labels(labels: Sequence[str]) -> None:
+    """Refuse class names that cannot become folders everywhere, or that do not look like what they are.
+
+    Raises UsageError for what ``check_labels`` and ``check_distinct`` refuse, and for a name that is empty, longer than
+    100 bytes, begins with a dot, begins or ends with a space, holds a slash or a backslash, or an invisible formatting
+    character (of emoji, the joiners are kept). Letters of all scripts and emoji are fine.
+    """
+    if not all(label.strip() for label in labels):
+        raise UsageError("a class has no name; give names with commas between them")
+    check_labels(labels)
+    for label in labels:
+        if "/" in label or "\\" in label:
+            fault = "holds a slash; each class is one folder"
+        elif label.startswith("."):
+            fault = "begins with a dot, which hides its folder; begin it with a letter"
+        elif label != label.strip():
+            fault = "begins or ends with a space; leave that out"
+        elif len(label.encode()) > MAX_FOLDER_LABEL:
+            fault = f"has {len(label.encode())} bytes, and {MAX_FOLDER_LABEL} are allowed; choose a shorter name"
+        elif _formatted(label):
+            fault = "holds an invisible formatting character; type the name anew"
+        else:
+            continue
+        raise UsageError(f"the class name {label!a:.90} {fault}")
+    check_distinct(labels)
+
+
+def _formatted(label: str) -> bool:
+    for place, character in enumerate(label):
+        if unicodedata.category(character) != _FORMATTING:
+            continue
+        around = label[:place].rstrip(_AS_PICTURE)[-1:], label[place + 1 : place + 2]
+        if character != _JOINER or not all(x and unicodedata.category(x) in _EMOJI for x in around):
+            return True
+    return False

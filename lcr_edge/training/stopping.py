@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM in training: the step in progress is finished, everything is saved, and the run can go on."""
+"""Ctrl-C and SIGTERM in a command that takes long: it ends where nothing is lost, and can go on.
+
+Training finishes the step in progress and saves everything. Recording drops the clip in progress. Torch-free.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,12 @@ class StopRequest:
 
     ``signal`` is the number of the first SIGINT or SIGTERM, None before. A second one, a moment later, has its usual
     effect. Signals that were ignored before (``nohup``, a job in the background) stay ignored. Only the main thread can
-    watch signals; in another one nothing is noted.
+    watch signals; in another one nothing is noted. saying: the line for stderr, what now happens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, saying: str = "stopping after this step; once more stops at once") -> None:
         self.signal: int | None = None
+        self._saying = f"\n{saying}\n".encode()
         self._first = 0.0
         self._before: dict[int, Any] = {}
 
@@ -50,7 +54,7 @@ class StopRequest:
         if self.signal is None:
             self.signal, self._first = number, time.monotonic()
             # Not print: the handler may run in the middle of another print.
-            os.write(_STDERR, b"\nstopping after this step; once more stops at once\n")
+            os.write(_STDERR, self._saying)
         elif time.monotonic() - self._first > _SAME:
             self._restore()
             signal.raise_signal(number)

@@ -5,7 +5,7 @@
     ROOT/val/<class>/*.mp4                                  or valid, validation, test, heldout: the first that is there
 
 Classes are the folders that hold a video, of both splits, sorted by name. Notes name folders without one, and files
-with other endings.
+with other endings. Two classes that differ only in upper and lower case are refused.
 
 Without ROOT/train the split is made here: a clip is held out when the SHA-256 of "<class>/<file name>" is in the lowest
 tenth. That does not change when clips are added. A class of two or more files always keeps at least one on either
@@ -19,6 +19,7 @@ import hashlib
 from pathlib import Path
 
 from lcr_edge.data.decode import VIDEO_SUFFIXES
+from lcr_edge.data.labels import check_distinct
 from lcr_edge.data.layouts.listing import Listing, data_root
 from lcr_edge.errors import UsageError
 
@@ -35,9 +36,9 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
     if (root / TRAIN).is_dir():
         files = _given(root, split)
         notes += _left_out([root / part for part in (TRAIN, *HELDOUT) if (root / part).is_dir()])
-        labels = tuple(sorted({name for part in (TRAIN, *HELDOUT) for name in _classes(root / part)}))
+        labels = tuple(sorted({name for part in (TRAIN, *HELDOUT) for name in classes_in(root / part)}))
     else:
-        classes = _classes(root)
+        classes = classes_in(root)
         if not classes:
             raise UsageError(
                 f"{root} has no videos in a folder per class; expected {root}/<class>/*{'|'.join(VIDEO_SUFFIXES)}"
@@ -56,6 +57,7 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
             notes.append(f"folder: {len(lone)} classes with a single clip are in train only: {', '.join(lone[:5])}")
     if not files:
         raise UsageError(f"{root} has no {split} clips; add some, or make the folders train and val")
+    check_distinct(labels)
     index = {name: i for i, name in enumerate(labels)}
     return Listing(
         labels=labels,
@@ -71,13 +73,13 @@ def _given(root: Path, split: str) -> list[tuple[str, Path]]:
     part = next((root / name for name in names if (root / name).is_dir()), None)
     if part is None:
         raise UsageError(f"{root} has a train folder but none of {', '.join(HELDOUT)}; add one, or remove train/")
-    classes = _classes(part)
+    classes = classes_in(part)
     if not classes:
         raise UsageError(f"{part} has no videos in a folder per class; expected {part}/<class>/*.mp4 or the like")
     return [(name, path) for name in sorted(classes) for path in classes[name]]
 
 
-def _classes(part: Path) -> dict[str, list[Path]]:
+def classes_in(part: Path) -> dict[str, list[Path]]:
     """Sorted video files of each folder in ``part`` that holds any."""
     found = {}
     for folder in sorted(part.iterdir()) if part.is_dir() else []:
