@@ -23,9 +23,10 @@ class PatchEmbed(nn.Module):
         self.rows, self.columns, self.patch, self.channels = height // patch, width // patch, patch, channels
         self.projection = nn.Linear(patch * patch * channels, dim)
         self.norm = SteadyNorm(dim, dim) if normalise else nn.Identity()
-        # As large as the other tokens: a LayerNorm over a small one divides by next to nothing, so that the class token
-        # of the layers above amplified small changes of its state up to seventy times.
-        self.class_token = nn.Parameter(torch.randn(dim))
+        # As large as the normalised tokens: a LayerNorm over a small one and H divides by next to nothing, so that the
+        # class token of the layers above amplified small changes of its state up to seventy times. The edges' token
+        # meets no state, and a large one would widen the int8 range of its product.
+        self.class_token = nn.Parameter(torch.randn(dim) * (1.0 if normalise else 0.02))
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """[B, H, W * channels] float -> [B, N + 1, C], class token first, patches in row order.

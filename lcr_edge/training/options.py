@@ -62,7 +62,7 @@ HOW = (
     ),
     Number(
         "calm-share", f"share of the steps, the last ones and at most {MOST_CALM}, that calm the network, in float32; "
-        "each takes twice the time. 1: all steps calm", float, 0, 1,
+        "each takes longer than another step. 1: all steps calm", float, 0, 1,
         default=_STANDARD.calm_share, metavar="SHARE",
     ),
     Number(
