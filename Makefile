@@ -33,7 +33,7 @@ help: ## what each target does
 # the large downloads; everything else is in the log.
 define install
 	@echo "Installing lcr-edge[$(1)] and what it needs into $(VENV) (log: $(VENV)/pip-$(1).log)"
-	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e ".[$(1)]" 2>&1 \
+	@$(BIN)/python -m pip install --progress-bar off -c lcr_edge/constraints.txt -e ".[$(1)]" 2>&1 \
 		| tee $(VENV)/pip-$(1).log \
 		| { grep --line-buffered -E '^ *(Downloading|Using cached) .*(MB|GB)\)|^Installing|^Building|^ERROR' || true; } \
 		| cut -c1-110 \
@@ -55,11 +55,11 @@ $(VENV)/pyvenv.cfg:
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 
 # The demo needs a part of the environment; test, lint and check complete it in place.
-$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+$(VENV)/.demo-installed: pyproject.toml lcr_edge/constraints.txt | $(VENV)/pyvenv.cfg
 	$(call install,demo)
 	@touch $@
 
-$(VENV)/.dev-installed: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+$(VENV)/.dev-installed: pyproject.toml lcr_edge/constraints.txt | $(VENV)/pyvenv.cfg
 	$(call install,dev)
 	@touch $(VENV)/.demo-installed $@
 

@@ -13,6 +13,7 @@ import subprocess
 from typing import Any
 
 from lcr_edge import __version__
+from lcr_edge.errors import how_to_install
 from lcr_edge.kernels.compilers import cache_folder, find_cxx, find_nvcc
 from lcr_edge.options import add_json, text_stream, write_json
 
@@ -52,7 +53,7 @@ def _examine_wkv(facts: dict[str, Any]) -> dict[str, Any]:
     try:
         import torch
     except (ImportError, OSError):  # absent, or without the libraries that it needs
-        return {"kernel": False, "form": "none", "why": 'torch cannot be imported: pip install "lcr-edge[train]"'}
+        return {"kernel": False, "form": "none", "why": f"torch cannot be imported: {how_to_install('train')}"}
     facts["torch"] = f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
     if not torch.cuda.is_available():
         why = "torch sees no CUDA device" if torch.version.cuda else "this build of torch has no CUDA"

@@ -6,6 +6,40 @@ Command line tools print ``str(error)`` and exit with ``error.exit_code``: 2 whe
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+# The versions that lcr_edge is tested with; for workstations, on Python 3.11 and newer.
+CONSTRAINTS = _PACKAGE / "constraints.txt"
+_WORKSTATION = ("train", "demo", "export", "all", "dev")
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra of pyproject.toml, for where this copy of lcr_edge is.
+
+    In a checkout: to activate its environment where ``make`` has built it and another Python runs; otherwise ``make
+    build``, or pip for an extra that a device needs. Installed from a wheel: pip, with the tested versions
+    (``CONSTRAINTS``) for the extras of a workstation.
+    """
+    root = _PACKAGE.parent
+    if (root / "Makefile").is_file() and (root / "pyproject.toml").is_file():
+        environment = root / ".venv"
+        if (environment / ".dev-installed").is_file() and Path(sys.prefix).resolve() != environment.resolve():
+            return f"source {shlex.quote(str(environment / 'bin' / 'activate'))}"
+        if extra in _WORKSTATION:
+            return f"make -C {shlex.quote(str(root))} build"
+        return f"pip install {_quoted(f'{root}[{extra}]')}"
+    versions = f"-c {shlex.quote(str(CONSTRAINTS))} " if extra in _WORKSTATION else ""
+    return f"pip install {versions}{_quoted(f'lcr-edge[{extra}]')}"
+
+
+def _quoted(requirement: str) -> str:
+    """For a shell. Brackets are quoted as people write it."""
+    safe = not set(requirement) & set('"$`\\!')
+    return f'"{requirement}"' if safe else shlex.quote(requirement)
+
 
 class LcrError(Exception):
     """Base of all errors raised on purpose."""
@@ -18,14 +52,13 @@ class UsageError(LcrError):
 
 
 class MissingExtraError(LcrError):
-    """A package of an optional extra is not installed. The message has the exact pip command."""
+    """A package of an optional extra is not installed. The message has the exact command, see how_to_install."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         self.package = package
         self.extra = extra
         super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed. "
-            f'Install it with: pip install "lcr-edge[{extra}]"'
+            f"{purpose} needs the package {package!r}, which is not installed. Install it with: {how_to_install(extra)}"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 
 from lcr_edge.contract import output_specs
-from lcr_edge.errors import LcrError
+from lcr_edge.errors import LcrError, how_to_install
 from lcr_edge.export.targets import onnx_int8
 from lcr_edge.export.targets.job import Converted, Job
 
@@ -57,7 +57,7 @@ def _trace(job: Job) -> onnx.ModelProto:
     if versions != {"": OPSET} or found != (list(inputs), outputs):
         raise LcrError(
             f"torch.onnx.export wrote opsets {versions} and tensors {found}, expected opset {OPSET} and "
-            f"{(list(inputs), outputs)}; install the versions of constraints.txt"
+            f"{(list(inputs), outputs)}; install the tested versions: {how_to_install('export')}"
         )
     for node in model.graph.node:
         scopes = [entry.value for entry in node.metadata_props if entry.key == _KEPT_METADATA]

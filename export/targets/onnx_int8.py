@@ -26,7 +26,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from lcr_edge.calibration.quant_plan import QUANT_MODES, Plan
-from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.errors import LcrError, UsageError, how_to_install
 
 F32 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int8]
@@ -139,7 +139,9 @@ def _dynamic(model: onnx.ModelProto, chosen: dict[str, str]) -> onnx.ModelProto:
         quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8, nodes_to_quantize=products)
         result = onnx.load(path)
     if sum(node.op_type == "MatMulInteger" for node in result.graph.node) != len(chosen):
-        raise LcrError("quantize_dynamic did not quantise every layer: install the onnxruntime of constraints.txt")
+        raise LcrError(
+            f"quantize_dynamic did not quantise every layer; install the tested version: {how_to_install('export')}"
+        )
     return result
 
 

@@ -9,7 +9,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from lcr_edge.contract import STATE_DTYPES, STATE_NAMES, input_specs, output_specs
-from lcr_edge.errors import LcrError
+from lcr_edge.errors import LcrError, how_to_install
 from lcr_edge.export.targets import onnx_convert, openvino_int8
 from lcr_edge.export.targets.job import Converted, Job
 from lcr_edge.export.targets.request import Request
@@ -61,7 +61,8 @@ def _check_names(model: Any, request: Request) -> None:
     static = all(port.get_partial_shape().is_static for port in ports)
     if not static or len(wanted) != len(found) or any(name not in names for name, names in zip(wanted, found)):
         raise LcrError(
-            f"OpenVINO changed the tensors to {found}, expected {wanted}; install the openvino of constraints.txt"
+            f"OpenVINO changed the tensors to {found}, expected {wanted}; install the tested version: "
+            f"{how_to_install('export')}"
         )
 
 

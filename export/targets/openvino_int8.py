@@ -30,7 +30,7 @@ from openvino import opset13 as ops
 from openvino.passes import ConstantFolding, Manager
 
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES, Plan
-from lcr_edge.errors import LcrError, UsageError
+from lcr_edge.errors import LcrError, UsageError, how_to_install
 from lcr_edge.export.targets.onnx_int8 import quantise_weight
 from lcr_edge.files import write_atomically
 from lcr_edge.runtimes.openvino_engine import core
@@ -96,7 +96,9 @@ def save(model: ov.Model, path: Path) -> None:
         write_atomically(path.with_suffix(".bin"), raw.with_suffix(".bin").read_bytes())
     write_atomically(path, b'<?xml version="1.0"?>' + ElementTree.tostring(tree, encoding="utf-8"))
     if _signature(core().read_model(str(path))) != _signature(model):
-        raise LcrError(f"OpenVINO reads {path} as a different model; install the openvino of constraints.txt")
+        raise LcrError(
+            f"OpenVINO reads {path} as a different model; install the tested version: {how_to_install('export')}"
+        )
 
 
 def _layers(model: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lcr_edge.contract import IO_MODES
-from lcr_edge.errors import MissingExtraError
+from lcr_edge.errors import MissingExtraError, how_to_install
 from lcr_edge.runtimes.engines import ENGINES, EngineRow
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -133,7 +133,7 @@ def table() -> str:
     lines = [f"{'target':10}{'precisions':13}{'state modes':20}{'files':24}packages"]
     for row in TARGETS.values():
         missing = row.missing()
-        needs = "installed" if not missing else f'missing {", ".join(missing)}: pip install "lcr-edge[{row.extra}]"'
+        needs = "installed" if not missing else f"missing {', '.join(missing)}: {how_to_install(row.extra)}"
         modes, files = ", ".join(row.state_modes), ", ".join(row.files)
         lines.append(f"{row.name:10}{', '.join(row.precisions):13}{modes:20}{files:24}{needs}")
     return "\n".join(lines)

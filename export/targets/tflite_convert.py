@@ -13,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 
 from lcr_edge.contract import output_specs
-from lcr_edge.errors import LcrError
+from lcr_edge.errors import LcrError, how_to_install
 from lcr_edge.export.targets import tflite_file, tflite_int8, tflite_integers
 from lcr_edge.export.targets.job import Converted, Job
 from lcr_edge.model.step_cell import StepCell, with_joined_factors
@@ -73,8 +73,8 @@ def _check_weights(path: Path, cell: StepCell) -> None:
             tflite_file.array(model, layers[name].inputs[1]), linear.weight.numpy()
         ):
             raise LcrError(
-                f"litert-torch changed the weights of {name} after they were rounded for int8; install the versions of "
-                "constraints.txt"
+                f"litert-torch changed the weights of {name} after they were rounded for int8; install the tested "
+                f"versions: {how_to_install('export')}"
             )
 
 

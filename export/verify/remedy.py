@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lcr_edge.errors import how_to_install
+
 if TYPE_CHECKING:
     from lcr_edge.export.verify.report import Report
 
@@ -43,7 +45,7 @@ def remedy(report: Report) -> str:
     if float32_like and one_step[0] > (report.promise.step_abs or 0.0):
         return (
             "Single steps are off, so the fault lies in the conversion or the engine and not in the network: install "
-            "the versions of constraints.txt, and if that does not help, report it"
+            f"the tested versions ({how_to_install('export')}), and if that does not help, report it"
         )
     if float32_like or stream[1] > AMPLIFIES * one_step[1]:
         return _calm(report.made, one_step[0] if float32_like else None)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lcr_edge.errors import MissingExtraError, OutputError, UsageError
+from lcr_edge.errors import MissingExtraError, OutputError, UsageError, how_to_install
 from lcr_edge.files import make_folder, write_atomically
 from lcr_edge.plots import plot_curve, require_matplotlib
 
@@ -75,7 +76,8 @@ class MetricsLog:
         self._last = step
         if self._events is not None:
             with _output(self.path.parent / EVENTS):
-                for name in self._columns:
+                # NaN stands for held-out clips that were not looked at; TensorBoard would complain about each.
+                for name in (name for name in self._columns if not math.isnan(values[name])):
                     self._events.add_scalar(name, float(values[name]), step)
 
     def close(self) -> None:
@@ -153,7 +155,7 @@ def _available(package: str, loss: str) -> bool:
         else:
             __import__(package)
     except (ImportError, MissingExtraError):
-        print(f'{package} is not installed: {loss}. To have it: pip install "lcr-edge[train]"', file=sys.stderr)
+        print(f"{package} is not installed: {loss}. To have it: {how_to_install('train')}", file=sys.stderr)
         return False
     return True
 

@@ -17,7 +17,7 @@ from lcr_edge.data.layouts.folder import list_folder
 from lcr_edge.data.record.plan import held_out_every, make_plan
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import open_set
-from lcr_edge.errors import OutputError, UsageError
+from lcr_edge.errors import OutputError, UsageError, how_to_install
 from lcr_edge.frames import Frame
 from lcr_edge.video import VideoSource
 from tests.clips import frames, real_clip
@@ -293,7 +293,7 @@ def test_without_opencv_the_extra_is_named(tmp_path: Path) -> None:
     call = [sys.executable, "-c", block, "record"]
     done = subprocess.run([*call, "--out", str(tmp_path), "--classes", "a"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert 'pip install "lcr-edge[video]"' in done.stderr
+    assert how_to_install("video") in done.stderr
     assert subprocess.run([*call, "--help"], cwd=ROOT, capture_output=True).returncode == 0
 
 

@@ -15,7 +15,7 @@ from lcr_edge import checkpoint
 from lcr_edge.checkpoint import PACKAGED as PACKAGED_FILE
 from lcr_edge.cli import main
 from lcr_edge.config import CONFIGS, get_config
-from lcr_edge.errors import OutputError, ParityError
+from lcr_edge.errors import OutputError, ParityError, how_to_install
 from lcr_edge.export.staging import staged
 from lcr_edge.export.targets import onnx_convert
 from lcr_edge.export.targets.job import Converted, Job
@@ -97,7 +97,7 @@ def test_a_config_without_a_packaged_checkpoint_says_what_to_do(capsys: pytest.C
     assert "--random-weights" in capsys.readouterr().err
 
 
-def test_a_missing_converter_names_the_pip_line() -> None:
+def test_a_missing_converter_says_how_to_install_it() -> None:
     code = (
         "import importlib.util, sys\n"
         "found = importlib.util.find_spec\n"
@@ -107,7 +107,7 @@ def test_a_missing_converter_names_the_pip_line() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert 'pip install "lcr-edge[export]"' in ended.stderr
+    assert how_to_install("export") in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from lcr_edge.cli import COMMANDS, main
 from lcr_edge.data.labels import JESTER
+from lcr_edge.errors import how_to_install
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,7 +87,7 @@ def test_help_and_light_commands_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert 'pip install "lcr-edge[train]"' in done.stderr
+    assert how_to_install("train") in done.stderr
     assert all(name in done.stdout for name in COMMANDS)
 
 

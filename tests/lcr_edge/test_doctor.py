@@ -14,6 +14,7 @@ import torch
 
 from lcr_edge import doctor
 from lcr_edge.cli import run_command
+from lcr_edge.errors import how_to_install
 from lcr_edge.kernels.compilers import cache_folder, find_nvcc
 from lcr_edge.kernels.wkv import bench
 
@@ -76,7 +77,7 @@ def test_works_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     facts = json.loads(done.stdout)
     assert facts["wkv"] == {"kernel": False, "form": "none", "why": facts["wkv"]["why"]}
-    assert "lcr-edge[train]" in facts["wkv"]["why"]
+    assert how_to_install("train") in facts["wkv"]["why"]
     assert facts["cache"] == str(tmp_path / ".cache" / "lcr_edge")
 
 

@@ -198,7 +198,7 @@ def test_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) -> Non
         for folder, target in FOLDERS.items():
             init = archive.read(f"{target}/__init__.py")
             assert init == (source / folder / "__init__.py").read_bytes()
-    assert content == expected | {"lcr_edge/py.typed"}
+    assert content == expected | {"lcr_edge/py.typed", "lcr_edge/constraints.txt"}
 
 
 def test_metadata(metadata: Message) -> None:
@@ -214,14 +214,16 @@ def test_metadata(metadata: Message) -> None:
         assert not [r for r in wanted if r.startswith(("torch", "lcr-edge"))], f"{extra} would bring torch to a device"
 
 
-def test_every_pip_line_in_an_error_names_a_real_extra(source: Path, metadata: Message) -> None:
+def test_every_error_that_says_what_to_install_names_a_real_extra(source: Path, metadata: Message) -> None:
     extras = set(metadata.get_all("Provides-Extra", []))
     named = set()
     for folder in FOLDERS:
         for path in (source / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("MissingExtraError"):
-                    given = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "extra")]
+                called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+                if isinstance(node, ast.Call) and called in ("MissingExtraError", "how_to_install"):
+                    place = 0 if called == "how_to_install" else 1
+                    given = [*node.args[place : place + 1], *(k.value for k in node.keywords if k.arg == "extra")]
                     named |= {a.value for a in given if isinstance(a, ast.Constant)}
             named |= set(re.findall(r"lcr-edge\[([a-z-]+)\]", path.read_text()))
     assert named
@@ -230,7 +232,7 @@ def test_every_pip_line_in_an_error_names_a_real_extra(source: Path, metadata: M
 
 def test_constraints_pin_every_direct_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "lcr_edge" / "constraints.txt").read_text().splitlines()
     pins = {line.split("==")[0].lower() for line in lines if line and not line.startswith("#")}
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", x) for x in lines if x and not x.startswith("#"))
     wanted = list(project["dependencies"])

@@ -24,7 +24,7 @@ Single strokes last 0.6-1.4 s inside the clip. Before and after, the hand is alr
 (goes to) the lower edge, each with probability one half. The opposite of a pair plays its partner's trajectory
 backwards, so a single frame tells nothing about which of the two it is.
 
-Needs OpenCV: pip install "lcr-edge[video]".
+Needs OpenCV, the extra ``video``.
 """
 
 from __future__ import annotations
