@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lcr_edge.charts import Series, chart
 from lcr_edge.contract import LOGITS
 from lcr_edge.errors import OutputError
-from lcr_edge.export.verify.chart import Series, chart
 from lcr_edge.export.verify.measure import measure_all
 from lcr_edge.export.verify.page import page, write_page
 from lcr_edge.export.verify.report import Report
