@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _WIDTH, _HEIGHT = 640, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 28, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 28, 40
 _MOST_DECADES = 12  # below the largest value: zeros and what is next to them are left out
 _SERIES = 3  # colours --s0, --s1, --s2 of the page
 
@@ -41,7 +41,7 @@ class _Scale:
     def ticks(self) -> list[tuple[float, str]]:
         if self.logarithmic:
             return [(10.0**power, f"1e{power}") for power in range(int(self.low), int(self.high) + 1)]
-        return [(y, f"{y:g}") for y in _ticks(self.low, self.high)]
+        return [(y, f"{y:g}") for y in _ticks(self.low, self.high, most=6)]
 
 
 def chart(series: Sequence[Series], *, x_title: str, y_title: str, limit: float | None = None) -> str:
@@ -60,11 +60,15 @@ def chart(series: Sequence[Series], *, x_title: str, y_title: str, limit: float 
 
 
 def linear_chart(series: Sequence[Series], *, x_title: str, y_title: str, top: float | None = None) -> str:
-    """The same with heights from 0 to ``top``, by default to the largest value; smaller than 0 nothing may be."""
+    """The same with heights from 0 to ``top``, by default a round number above all values; none may be below 0."""
     found = [value for line in series for value in line.y if math.isfinite(value)]
     if not found:
         return '<p class="soft">Nothing to draw.</p>\n'
-    return _svg(series, _Scale(0.0, (max(found) or 1.0) if top is None else top, False), x_title, y_title, None)
+    if top is None:
+        top = max(found) or 1.0
+        marks = _ticks(0.0, top, most=6)
+        top = marks[-1] if marks[-1] >= top - 1e-9 else marks[-1] + marks[1]
+    return _svg(series, _Scale(0.0, top, False), x_title, y_title, None)
 
 
 def _svg(series: Sequence[Series], scale: _Scale, x_title: str, y_title: str, limit: float | None) -> str:
@@ -113,11 +117,11 @@ def _runs(line: Series, scale: _Scale) -> Iterator[list[tuple[float, float]]]:
         yield run
 
 
-def _ticks(start: float, end: float, *, whole: bool = False) -> list[float]:
-    """Round numbers, five to ten of them. whole: none between two whole numbers."""
+def _ticks(start: float, end: float, *, most: int = 10, whole: bool = False) -> list[float]:
+    """Round numbers that are evenly spaced, with at most ``most`` spaces. whole: none between two whole numbers."""
     span = end - start
-    step = 1.0 if whole and span < 5 else 10.0 ** math.floor(math.log10(span / 5))
-    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 10 + 1e-9)
+    step = 1.0 if whole and span < most / 2 else 10.0 ** math.floor(math.log10(2 * span / most))
+    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most + 1e-9)
     first = math.ceil(start / step - 1e-9)
     return [number * step for number in range(first, math.floor(end / step + 1e-9) + 1)]
 

@@ -27,6 +27,7 @@ td:first-child, th:first-child { text-align: left; } th { font-weight: 600; }
 .confusion td, .confusion th { padding: .1rem .3rem; text-align: center; }
 .confusion td:first-child { text-align: left; } .same { color: var(--soft); }
 .other { background: var(--bad); color: var(--paper); }
+.left td, .left th { text-align: left; }
 .promises td, .promises th, .words td, .words th { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--rule); border-radius: .3rem; font-size: .875rem; }

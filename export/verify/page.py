@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lcr_edge.export.verify.decisions import Clips
     from lcr_edge.export.verify.report import Report
 
+
 def write_page(report: Report, path: Path, manifest: Mapping[str, Any]) -> Path:
     """Write :func:`page` to ``path``, whole or not at all, and return the path. Raises OutputError."""
     make_folder(path.parent, "--report")

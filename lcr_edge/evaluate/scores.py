@@ -47,7 +47,7 @@ def decide(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def mean_logits(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What a decision is made of: from logits [n, T, classes] the mean over the second half of the frames, [n, classes]."""
+    """What decides: from logits [n, T, classes] their mean over the second half of the frames, float64 [n, classes]."""
     with np.errstate(invalid="ignore"):  # Inf - Inf
         return np.asarray(logits[:, logits.shape[1] // 2 :].mean(axis=1, dtype=np.float64))
 

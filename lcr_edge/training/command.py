@@ -1,8 +1,8 @@
 """Train a network on recorded or rendered clips, for example ``--data jester:/data/jester --out runs/jester``.
 
 The folder of the run gets the network (CONFIG.safetensors, the average of the weights), the state from which --resume
-goes on (run.safetensors), metrics.csv, TensorBoard events, curve.png, and a page about the run (report.html). On several
-GPUs: torchrun --nproc-per-node N -m lcr_edge train ...
+goes on (run.safetensors), metrics.csv, TensorBoard events, curve.png, and a page about the run (report.html). On
+several GPUs: torchrun --nproc-per-node N -m lcr_edge train ...
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ def class_parts(verdicts: Verdicts, labels: Sequence[str]) -> list[str]:
     parts = [section("Accuracy by class", _classes(counts, clips, labels))]
     matrix = _table(counts, clips, labels) if len(labels) <= MOST_IN_A_TABLE else _map(counts, clips, labels)
     undecided = int((verdicts.decided == NO_DECISION).sum())
-    note = paragraph(f"{undecided} clips end in logits that are not finite: no decision.", "missed") if undecided else ""
+    note = (
+        paragraph(f"{undecided} clips end in logits that are not finite: no decision.", "missed") if undecided else ""
+    )
     return [*parts, section("Confusion", note + _pairs(counts, clips, labels) + matrix)]
 
 
@@ -88,7 +90,7 @@ def _classes(counts: NDArray[np.int64], clips: NDArray[np.int64], labels: Sequen
         others = np.where(np.arange(len(labels)) == label, 0, counts[label])
         taken = f"{labels[int(others.argmax())]} ({others.max()})" if others.max() else ""
         rows.append([text(labels[label]), str(clips[label]), f"{right:.1%}", share_bar(right), text(taken)])
-    body = table(["class", "clips", "right", "", "most often taken for"], rows)
+    body = table(["class", "clips", "right", "", "most often taken for"], rows, "left")
     if len(rows) > MOST_IN_A_TABLE:
         body = f"<details><summary>All {len(rows)} classes, the worst first</summary>\n{body}</details>\n"
     missing = len(labels) - len(rows)
@@ -100,9 +102,9 @@ def _pairs(counts: NDArray[np.int64], clips: NDArray[np.int64], labels: Sequence
     if not pairs:
         return paragraph("No clip was taken for one of another class.")
     rows = [[text(labels[p.true]), text(labels[p.decided]), str(p.clips), f"{p.share:.0%}"] for p in pairs[:PAIRS]]
-    left = f" The other {len(pairs) - PAIRS} pairs are fewer clips." if len(pairs) > PAIRS else ""
+    left = f" {len(pairs) - PAIRS} more pairs have no more clips than the last of these." if len(pairs) > PAIRS else ""
     what = paragraph(f"The classes that were confused most; the share is of the true class.{left}")
-    return what + table(["true class", "predicted", "clips", "share"], rows)
+    return what + table(["true class", "predicted", "clips", "share"], rows, "left")
 
 
 def _table(counts: NDArray[np.int64], clips: NDArray[np.int64], labels: Sequence[str]) -> str:
