@@ -170,11 +170,8 @@ def _clips(run: Run) -> list[str]:
         return [section("Held-out clips", paragraph("There was no look at them yet, or none can be read."))]
     verdicts, data = run.heldout.verdicts, run.heldout.data
     said = f"{len(verdicts.true)} held-out clips, as they were decided after step {run.outcome.looked}."
-    return [
-        section("Held-out clips", paragraph(said)),
-        *class_parts(verdicts, run.labels),
-        worst_part(verdicts, run.labels, data.ids, run.heldout.frames_of),
-    ]
+    shown = worst_part(verdicts, run.labels, data.ids, run.heldout.frames_of)
+    return [section("Held-out clips", paragraph(said)), *class_parts(verdicts, run.labels), shown]
 
 
 def _settings(run: Run) -> str:

@@ -44,14 +44,14 @@ def class_parts(verdicts: Verdicts, labels: Sequence[str]) -> list[str]:
 
 
 def confused(counts: NDArray[np.int64], clips: NDArray[np.int64]) -> list[Pair]:
-    """The pairs of classes that were confused, most clips first. counts [true, decided]; clips [true]: of each class."""
+    """The pairs of classes that were confused, most clips first. counts: [true, decided]. clips: of each true class."""
     off = counts - np.diag(np.diag(counts))
     found = [Pair(int(i), int(j), int(off[i, j]), off[i, j] / clips[i]) for i, j in zip(*np.nonzero(off))]
     return sorted(found, key=lambda pair: (-pair.clips, -pair.share, pair.true, pair.decided))
 
 
 def worst(verdicts: Verdicts, most: int = WORST) -> list[int]:
-    """Rows of the verdicts, those first whose true class got the smallest probability, or whose logits are not finite."""
+    """Rows of the verdicts, the worst first: by the probability of the true class; before all, logits not finite."""
     given = _probabilities(verdicts.logits)[np.arange(len(verdicts.true)), verdicts.true]
     return [int(row) for row in np.argsort(np.where(np.isfinite(given), given, -1.0), kind="stable")[:most]]
 
@@ -138,8 +138,8 @@ def _map(counts: NDArray[np.int64], clips: NDArray[np.int64], labels: Sequence[s
             f"<title>{text(name)}</title></rect>"
         )
     what = paragraph(
-        f"All {size} classes: true ones down, predicted ones across, in the order of the labels; the diagonal is right. "
-        "A stronger colour is a larger share of the class; the names show when the pointer rests on a square."
+        f"All {size} classes: true ones down, predicted ones across, in the order of the labels; the diagonal is right."
+        " A stronger colour is a larger share of the class; the names show when the pointer rests on a square."
     )
     return what + "\n".join([*parts, "</svg>\n"])
 

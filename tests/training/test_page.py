@@ -31,7 +31,18 @@ from tests.data.made import make_folder
 from tests.pages import Reader
 
 FRAMES = 8
-SMALL = ("--config", "lcr_pico", "--batch", "4", "--clip-frames", str(FRAMES), "--threads", "1", "--workers", "0")
+SMALL: tuple[str, ...] = (
+    "--config",
+    "lcr_pico",
+    "--batch",
+    "4",
+    "--clip-frames",
+    str(FRAMES),
+    "--threads",
+    "1",
+    "--workers",
+    "0",
+)
 SMALL += ("--calm-share", "0", "--no-tensorboard")
 TURNED = "\u202e"
 # Folders may have any of these names.
@@ -124,6 +135,7 @@ def test_the_worst_clips_are_shown_with_their_frames(ended: Ended) -> None:
     assert len(found.links) == min(WORST, len(held))
     for row, link, said in zip(worst(verdicts), found.links, found.alts):
         strip = cv2.imdecode(np.frombuffer(base64.b64decode(link.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+        assert strip is not None
         frames = held.frames_of(int(verdicts.clips[row]))
         assert strip.shape == (64, 64 * PICTURES, 3)
         for place, frame in ((0, frames[0]), (PICTURES - 1, frames[-1])):
