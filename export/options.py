@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lcr_edge.config import CONFIGS, VARIANTS, get_config
 from lcr_edge.errors import CheckpointError, UsageError
 from lcr_edge.options import add_checkpoint, add_seed, check_seed
+from lcr_edge.progress import load_torch
 
 if TYPE_CHECKING:
     from lcr_edge.checkpoint import Checkpoint
@@ -40,7 +41,11 @@ def check_network(args: argparse.Namespace, int8: bool) -> None:
 
 
 def find_checkpoint(args: argparse.Namespace) -> Checkpoint:
-    """The network that the options name, once :func:`check_network` passed. Raises CheckpointError."""
+    """The network that the options name, once :func:`check_network` passed. Says on stderr what takes long.
+
+    Raises CheckpointError.
+    """
+    load_torch()
     from lcr_edge import checkpoint
 
     if args.random_weights:

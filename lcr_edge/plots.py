@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def plot_curve(source: Path, png: Path) -> None:
     A panel holds every column whose name contains its word; columns that fit no panel are left out. Values that are not
     finite leave a gap. Raises UsageError for any other CSV file, OutputError and MissingExtraError.
     """
-    steps, columns = _read_columns(source)
+    steps, columns = read_metrics(source)
     panels = [(title, {n: v for n, v in columns.items() if any(w in n for w in words)}) for title, words in _PANELS]
     panels = [(title, lines) for title, lines in panels if lines]
     figure = _figure(8.0, 0.6 + 2.6 * max(1, len(panels)))
@@ -75,7 +76,8 @@ def plot_evaluation(result: Result, png: Path) -> None:
     bars, matrix = grid[1].subgridspec(1, 2, width_ratios=[1.0, 1.6]).subplots(squeeze=False)[0]
     _classes(bars, labels, [result.per_class.get(name) for name in labels])
     _confusion(matrix, labels, np.asarray(result.confusion, np.float64))
-    figure.suptitle(f"{result.data}: {result.clips} clips, top-1 {result.clip_top1:.1f} %", fontsize="large")
+    title = f"{result.data}: {result.clips} clips, top-1 {result.clip_top1:.1f} %"
+    figure.suptitle(title, fontsize="large", parse_math=False)
     _save(figure, png)
 
 
@@ -146,9 +148,9 @@ def _name_classes(axis: Axes, places: NDArray[Any], labels: Sequence[str], *, ve
     if len(labels) > _NAMED_CLASSES:
         return
     if vertical:
-        axis.set_yticks(places, labels, fontsize="x-small")
+        axis.set_yticks(places, labels, fontsize="x-small", parse_math=False)
     else:
-        axis.set_xticks(places, labels, fontsize="x-small", rotation=90)
+        axis.set_xticks(places, labels, fontsize="x-small", rotation=90, parse_math=False)
 
 
 def _noisy_line(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64], name: str) -> None:
@@ -168,7 +170,8 @@ def _noisy_line(axis: Axes, x: NDArray[np.float64], y: NDArray[np.float64], name
     axis.plot(x[window - 1 :], means, linewidth=1.4, color=pale.get_color(), label=name)
 
 
-def _read_columns(source: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+def read_metrics(source: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Steps [n] and the other columns of a metrics CSV, by name; NaN for what is not finite. Raises UsageError."""
     try:
         with source.open(newline="") as file:
             header, *rows = list(csv.reader(file))
@@ -197,5 +200,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, png: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        # Names of classes may be written in scripts that the font lacks: boxes stand for them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="png")
     write_atomically(png, buffer.getvalue())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,32 +55,46 @@ def step(title: str, stream: IO[str] | None = None) -> Iterator[None]:
     print(f" {time.perf_counter() - begin:.1f} s", file=out, flush=True)
 
 
+def load_torch() -> None:
+    """Import torch, which takes seconds, and say so before. Where it is not installed, who needs it will tell."""
+    if "torch" not in sys.modules and importlib.util.find_spec("torch") is not None:
+        with step("loading PyTorch"):
+            importlib.import_module("torch")
+
+
 def watched() -> bool:
     """Whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int, unit: str, show: bool, start: int = 0) -> Iterator[Bar]:
+def bar(title: str, total: int, unit: str, show: bool, start: int = 0, *, line: bool = False) -> Iterator[Bar]:
     """A bar on stderr from ``start`` to ``total`` that is moved by hand and vanishes when the body ends.
 
-    It appears only where ``show`` is true, stderr is a terminal and tqdm is installed.
+    It appears only where ``show`` is true, stderr is a terminal and tqdm is installed. line: where it does not, though
+    ``show`` is true, print a line as :func:`step` does; then the body must not print.
     """
-    if not show or not watched():
-        yield Bar()
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield Bar()
+    tqdm = _tqdm() if show and watched() else None
+    if tqdm is None:
+        with step(f"{title}: {total} {unit}{'' if total == 1 else 's'}") if show and line else contextlib.nullcontext():
+            yield Bar()
         return
     with tqdm(total=total, initial=start, desc=title, unit=unit, leave=False) as drawn:
         yield _Drawn(drawn)
 
 
-def with_bar(items: Iterable[T], title: str, unit: str, total: int, show: bool) -> Iterator[T]:
+def _tqdm() -> Any:
+    """The class, None where the package is not installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm
+
+
+def with_bar(items: Iterable[T], title: str, unit: str, total: int, show: bool, *, line: bool = False) -> Iterator[T]:
     """The items, with a :func:`bar` that counts them."""
-    with bar(title, total, unit, show) as moved:
+    with bar(title, total, unit, show, line=line) as moved:
         for item in items:
             yield item
             moved.update()

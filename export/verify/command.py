@@ -29,6 +29,7 @@ from lcr_edge.options import (
     text_stream,
     write_json,
 )
+from lcr_edge.progress import load_torch
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.selftest import check_and_print
 from lcr_edge.tolerances import CLIPS_PER_CLASS, STREAM_FRAMES
@@ -84,12 +85,14 @@ def run(args: argparse.Namespace) -> int:
     check_json(args.json)
     if importlib.util.find_spec("torch") is None:
         return _without_torch(args)
+    bundle = read_bundle(args.bundle)
+    _check_outputs(args, bundle)
+    load_torch()
     import torch
 
     # The reference's matrices are small: more threads would mostly wait for each other.
     torch.set_num_threads(args.threads)
-    bundle = read_bundle(args.bundle)
-    _check_outputs(args, bundle)
+    print(f"loading {bundle.folder} and its reference", file=sys.stderr, flush=True)
     try:
         report = verify(
             args.bundle,

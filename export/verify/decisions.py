@@ -99,7 +99,7 @@ def measure_clips(
     clips, true = own_clips(checkpoint, per_class, workers, progress)
     float_logits = _float_logits(checkpoint, clips, progress)
     logits = np.full(float_logits.shape, np.nan, np.float32)
-    for number in with_bar(range(len(clips)), "deciding clips", "clip", len(clips), progress):
+    for number in with_bar(range(len(clips)), "deciding clips", "clip", len(clips), progress, line=True):
         state = model.initial_state()
         with contextlib.suppress(StateError):  # NaN or Inf in a state: no decision
             for t, frame in enumerate(clips[number]):
@@ -162,7 +162,7 @@ def _float_rollout(checkpoint: Checkpoint, clips: U8, progress: bool) -> F32:
     network = copy.deepcopy(checkpoint.model).eval().float()
     parts = []
     starts = range(0, len(clips), BATCH)
-    for start in with_bar(starts, "float decisions", "batch", len(starts), progress):
+    for start in with_bar(starts, "float decisions", "batch", len(starts), progress, line=True):
         part = clips[start : start + BATCH]
         edges = np.stack([[host_edges(frame) for frame in clip] for clip in part])
         with torch.inference_mode():

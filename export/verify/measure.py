@@ -96,7 +96,7 @@ def measure_all(
         answers = steps(checkpoint.model, clips.stream(clip, checkpoint, frames))
     else:
         answers = itertools.islice(steps_of(rollout), frames)
-    shown = with_bar(answers, "verifying", "frame", frames, progress)
+    shown = with_bar(answers, "verifying", "frame", frames, progress, line=True)
     with _timed(seconds, MODES):
         report = parity.measure(model, shown, clips.name_of(checkpoint) if clip is None else Path(clip).name)
     unknown = clips.strange(checkpoint)

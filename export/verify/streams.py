@@ -129,7 +129,7 @@ def _play(
     states = [model.initial_state() for _ in sources]
     alive = [True] * len(sources)
     broken = []
-    shown = with_bar(_reference(reference, sources), "streams", "frame", frames, progress)
+    shown = with_bar(_reference(reference, sources), title, "frame", frames, progress, line=True)
     for t, (seen, wanted) in enumerate(shown):
         for number, (frame, answer) in enumerate(zip(seen, wanted)):
             if not alive[number]:

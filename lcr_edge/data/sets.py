@@ -44,11 +44,12 @@ Joints = NDArray[np.float32]
 class ClipSet(abc.ABC):
     """Labelled clips of one split. Can be sent to other processes.
 
-    name: as given, "jester:/data/jester". labels: class names; their order is the class index. targets: class index of
-    each clip, int64 [n]. fingerprint: SHA-256 over kind, split, labels, clip names and targets: the same data give the
-    same one wherever they lie (what is inside the files is not looked at). fit: how frames are fitted, a name of
-    ``frames.FITS``. reversible: a clip played backwards is a clip of another class. notes: sentences for the user, on
-    clips left out and the like. Raises UsageError for class names that ``check_labels`` refuses.
+    name: as given, "jester:/data/jester". labels: class names; their order is the class index. targets: class index
+    of each clip, int64 [n]. ids: a name of each clip, which does not depend on where the set lies. fingerprint:
+    SHA-256 over kind, split, labels, clip names and targets: the same data give the same one wherever they lie
+    (what is inside the files is not looked at). fit: how frames are fitted, a name of ``frames.FITS``. reversible:
+    a clip played backwards is a clip of another class. notes: sentences for the user, on clips left out and the
+    like. Raises UsageError for class names that ``check_labels`` refuses.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ClipSet(abc.ABC):
         self.name = name
         self.labels = labels
         self.targets = targets
+        self.ids = tuple(ids)
         self.fit = fit
         self.reversible = reversible
         self.notes = notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +13,8 @@ from lcr_edge.config import CLIP_FRAMES, MAX_CLIP_FRAMES, MIN_CLIP_FRAMES
 from lcr_edge.data.faults import MAX_CORRUPT
 from lcr_edge.data.sets import RenderedSet, open_set
 from lcr_edge.errors import UsageError
-from lcr_edge.evaluate.measure import evaluate
 from lcr_edge.evaluate.result import Result
 from lcr_edge.files import check_writable, write_atomically
-from lcr_edge.model.network import LCR
 from lcr_edge.options import (
     Number,
     add_checkpoint,
@@ -28,7 +27,10 @@ from lcr_edge.options import (
     write_json,
 )
 from lcr_edge.plots import plot_evaluation, require_matplotlib
-from lcr_edge.progress import watched
+from lcr_edge.progress import load_torch
+
+if TYPE_CHECKING:
+    from lcr_edge.model.network import LCR
 
 _NUMBERS = (
     Number("per-class", "short for --data rendered:N"),
@@ -74,11 +76,16 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:  # before the work, which may take long
         require_matplotlib()
         check_writable(args.out)
+    load_torch()
+    from lcr_edge.evaluate.measure import evaluate
+
     checkpoint = load(args.checkpoint)
     _move(checkpoint.model, args.device)
     frames = args.clip_frames or int(checkpoint.training.get("frames", CLIP_FRAMES))
+    source = (args.data or "rendered") if args.per_class is None else f"rendered:{args.per_class}"
+    print(f"opening {source}", file=sys.stderr, flush=True)
     data = open_set(
-        (args.data or "rendered") if args.per_class is None else f"rendered:{args.per_class}",
+        source,
         split="heldout",
         size=checkpoint.config.frame_shape[:2],
         fps=checkpoint.config.train_fps,
@@ -99,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         max_corrupt=args.max_corrupt,
         # Rendered clips are in memory: other processes would only copy them.
         workers=0 if isinstance(data, RenderedSet) else args.workers,
-        progress=watched(),
+        progress=True,
     )
     print(table(result), file=text_stream(args.json))
     write_json(args.json, result.to_json())

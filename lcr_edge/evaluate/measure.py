@@ -58,7 +58,7 @@ def evaluate(
     with _evaluating(model):
         alone = _each_clip(model, data, targets, plan, max_corrupt, workers, progress)
         order = _stream_order(alone.readable, math.ceil(stream_frames / frames), seed)
-        with bar("stream", len(order), "clip", progress) as moved:
+        with bar("stream", len(order), "clip", progress, line=True) as moved:
             stream, states = _stream(model, _clips(data, order, plan), targets[order], moved)
     true, decisions = targets[alone.readable], alone.judged.decisions
     hits = np.zeros(len(data), bool)
@@ -127,7 +127,7 @@ def _each_clip(
     messages: list[str] = []
     readable: list[int] = []
     judged: list[Judged] = []
-    with bar("clips", len(data), "clip", progress) as moved:
+    with bar("clips", len(data), "clip", progress, line=True) as moved:
         for batch in in_order(data, plan, workers):
             messages += faults.add(batch)
             if batch.clips:

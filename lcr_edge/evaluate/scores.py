@@ -31,7 +31,7 @@ class Judged(NamedTuple):
 def score(logits: NDArray[np.float32], true: NDArray[np.int64]) -> Judged:
     """Compare logits [n, T, classes] with the true classes [n]. Logits that are not finite are never right."""
     decisions = decide(logits)
-    ranked = np.argsort(-_means(logits), axis=-1, kind="stable")[:, :PLACES]
+    ranked = np.argsort(-mean_logits(logits), axis=-1, kind="stable")[:, :PLACES]
     top5 = (ranked == true[:, None]).any(axis=-1) & (decisions != NO_DECISION)
     frames = (logits.argmax(axis=-1) == true[:, None]) & np.isfinite(logits).all(axis=-1)
     return Judged(decisions, top5, frames)
@@ -42,11 +42,12 @@ def decide(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
     NO_DECISION where a logit of that half is not finite.
     """
-    means = _means(logits)
+    means = mean_logits(logits)
     return np.where(np.isfinite(means).all(axis=-1), means.argmax(axis=-1), NO_DECISION)
 
 
-def _means(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def mean_logits(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What decides: from logits [n, T, classes] their mean over the second half of the frames, float64 [n, classes]."""
     with np.errstate(invalid="ignore"):  # Inf - Inf
         return np.asarray(logits[:, logits.shape[1] // 2 :].mean(axis=1, dtype=np.float64))
 

@@ -1,8 +1,8 @@
 """Train a network on recorded or rendered clips, for example ``--data jester:/data/jester --out runs/jester``.
 
 The folder of the run gets the network (CONFIG.safetensors, the average of the weights), the state from which --resume
-goes on (run.safetensors), metrics.csv, TensorBoard events and curve.png. On several GPUs:
-torchrun --nproc-per-node N -m lcr_edge train ...
+goes on (run.safetensors), metrics.csv, TensorBoard events, curve.png, and a page about the run (report.html). On
+several GPUs: torchrun --nproc-per-node N -m lcr_edge train ...
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lcr_edge.training import run_state
 from lcr_edge.training.heldout import HeldOut
 from lcr_edge.training.loop import BEST, Outcome, Trainer
 from lcr_edge.training.options import add_arguments, parse
+from lcr_edge.training.page import NAME, Run, write_page
 from lcr_edge.training.processes import World
 from lcr_edge.training.settings import Conduct, Settings
 from lcr_edge.training.start import Start
@@ -45,12 +46,15 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     world = World.start(args.device)
     with _explained(settings, world):
-        outcome, path, settings = train(args, settings, conduct, world)
+        trainer, outcome, path = train(args, settings, conduct, world)
         world.close()  # not after an error: other processes may be waiting, and closing would wait for them
+    settings = trainer.settings  # --epochs has become --steps
     if outcome.stopped is not None:
         if world.leads:
             print(f"stopped after step {outcome.step} of {settings.steps}; everything is saved. To go on:")
-            print(f"    {resume_command('lcr-edge train', args.words)}")
+            resume = resume_command("lcr-edge train", args.words)
+            print(f"    {resume}", flush=True)
+            _write_page(trainer, outcome, path, resume)
         return EXIT_CODE + outcome.stopped
     if world.leads and not outcome.trained:
         print(f"nothing left to do: {args.out} has done {outcome.step} steps")
@@ -59,7 +63,26 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {path} after step {outcome.step} of {settings.steps}{loss}")
         _tell_heldout(outcome, path)
         _tell_ready(outcome)
+    if world.leads and (outcome.trained or not path.with_name(NAME).is_file()):
+        _write_page(trainer, outcome, path)
     return 0
+
+
+def _write_page(trainer: Trainer, outcome: Outcome, network: Path, resume: str | None = None) -> None:
+    """Write the page of the run. resume: the command that goes on with one that was stopped."""
+
+    def run() -> Run:
+        known, heldout = outcome, trainer.heldout
+        # Somebody waits for a run that is being stopped: what the last look found has to do.
+        if known.stopped is None and heldout is not None and known.looked != known.step:
+            look = heldout.look(trainer.model, trainer.average.tensors)
+            known = known._replace(look=look, looked=known.step)
+        settings = {**trainer.identity, **trainer.course}
+        return Run(known, network, trainer.schedule.goal, settings, trainer.data.labels, heldout, resume)
+
+    path = write_page(network, run)
+    if path is not None:
+        print(f"report: {path}")
 
 
 def _tell_ready(outcome: Outcome) -> None:
@@ -91,8 +114,8 @@ def _tell_heldout(outcome: Outcome, path: Path) -> None:
 
 def train(
     args: argparse.Namespace, settings: Settings, conduct: Conduct, world: World
-) -> tuple[Outcome, Path, Settings]:
-    """Open the data, make or load the network, train it; returns how it ended, the network's file, the settings."""
+) -> tuple[Trainer, Outcome, Path]:
+    """Open the data, make or load the network, train it; returns the trainer, how it ended, the network's file."""
     config = get_config(args.config, variant=args.variant)
     network = args.out / f"{config.name}.safetensors"
     begun = _check_folder(args, network)
@@ -123,7 +146,7 @@ def train(
                 f"the run in {args.out} started from {trainer.origin}, not from {args.init}: leave out --init, or "
                 "choose another --out"
             )
-    return trainer.run(), network, settings
+    return trainer, trainer.run(), network
 
 
 def _check_folder(args: argparse.Namespace, network: Path) -> dict[str, Any]:

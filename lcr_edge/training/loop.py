@@ -56,7 +56,8 @@ class Outcome(NamedTuple):
     loss: cross entropy in the last line of the log, None where this process wrote none. trained: False if there was
     nothing left to do. stopped: the signal that ended it early, or None; the run is saved and can go on. look, best:
     the last and the best look at held-out clips, None without any. patient: False if too many looks were no better.
-    ready: how ready the network is to export, None if that was not measured.
+    ready: how ready the network is to export, None if that was not measured. looked: the step of the last look, None if
+    this process took none.
     """
 
     step: int
@@ -67,6 +68,7 @@ class Outcome(NamedTuple):
     best: Best | None = None
     patient: bool = True
     ready: Readiness | None = None
+    looked: int | None = None
 
 
 class Trainer:
@@ -133,6 +135,7 @@ class Trainer:
         # Of the last line of the log and the last look in this process.
         self._loss: float | None = None
         self._look: Look | None = None
+        self._looked: int | None = None
         self._looks = False
         self.judge, self.pack = judge, pack
         self.ready: Readiness | None = None
@@ -183,9 +186,8 @@ class Trainer:
         trained = self.step > begun
         # The signal of another process, where this one got none, was most likely the system's.
         by = (request.signal or signal.SIGTERM) if asked else None
-        return Outcome(
-            self.step, self._loss, trained, by, self._look, self.best, patient, self.ready if self.judged else None
-        )
+        ready = self.ready if self.judged else None
+        return Outcome(self.step, self._loss, trained, by, self._look, self.best, patient, ready, self._looked)
 
     @property
     def _stop(self) -> int:
@@ -260,6 +262,7 @@ class Trainer:
             return
         if due:
             self._look = self._look_now()
+            self._looked = None if self._look is None else self.step
         figures = self._figures(losses, self._look if due else None)
         self._loss = figures["loss"]
         if log is not None:
@@ -402,11 +405,15 @@ class Trainer:
         self.save_network()
         run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))
 
+    @property
+    def course(self) -> dict[str, Any]:
+        """What a checkpoint says besides :attr:`identity`: from which data and weights it came, and how far."""
+        return {"data_name": self.data.name, "init": self.origin, "step": self.step}
+
     def save_network(self, suffix: str = "") -> None:
         """Write the averaged weights as the checkpoint that export and evaluate take."""
         path = self.folder / f"{self.model.config.name}{suffix}.safetensors"
-        course = {"data_name": self.data.name, "init": self.origin, "step": self.step}
-        training = {**self.identity, **course}
+        training = {**self.identity, **self.course}
         save(
             path,
             self.model,

@@ -57,7 +57,7 @@ def test_a_look_has_the_accuracy_of_evaluate_and_the_loss_of_training(root: Path
     losses = []
     held = HeldOut(data, checkpoint.config, FRAMES)
     for index in range(len(data)):
-        frames, edges, label = held._read(np.array([index]))
+        _, frames, edges, label = held._read(np.array([index]))
         with torch.no_grad():
             losses.append(float(clip_loss(checkpoint.model(frames, None, edges)[0], label)))
     assert look.loss == pytest.approx(np.mean(losses), rel=1e-5)

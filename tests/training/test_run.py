@@ -376,7 +376,9 @@ def test_a_signal_saves_the_run_and_the_command_that_is_printed_goes_on(
     step = run_state.read(out).step
     assert step < 30
     assert f"stopped after step {step} of 30" in printed
-    command = shlex.split(printed.splitlines()[-1])
+    command = shlex.split(printed.splitlines()[-2])
+    assert printed.splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert "was stopped and saved" in (out / "report.html").read_text()
     assert command[:2] == ["lcr-edge", "train"]
     assert main(command[1:]) == 0
     assert (out / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()

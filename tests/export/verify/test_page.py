@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import html.parser
 import math
 import re
 from pathlib import Path
 
 import pytest
 
+from lcr_edge.charts import Series, chart
 from lcr_edge.contract import LOGITS
 from lcr_edge.errors import OutputError
-from lcr_edge.export.verify.chart import Series, chart
 from lcr_edge.export.verify.measure import measure_all
 from lcr_edge.export.verify.page import page, write_page
 from lcr_edge.export.verify.report import Report
 from lcr_edge.runtimes.bundle import read_bundle
 from tests.export import made
 from tests.export.targets.rounded import bundle, rounded
-
-VOID = {"meta", "rect", "line", "polyline"}
-
-
-class _Reader(html.parser.HTMLParser):
-    """Collects the text, and complains about tags that are not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, _: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from tests.pages import Reader
 
 
 @functools.cache
@@ -67,7 +37,7 @@ def test_the_page_stands_alone_and_says_it_all(tmp_path: Path) -> None:
     assert path == tmp_path / "pages" / "page.html"
     assert [item.name for item in path.parent.iterdir()] == [path.name]
     text = path.read_text()
-    found = _Reader(text)
+    found = Reader(text)
     assert found.open == []
     assert found.links == []
     assert not re.search(r"https?:|@import|url\(|<script", text)
@@ -86,7 +56,7 @@ def test_the_page_stands_alone_and_says_it_all(tmp_path: Path) -> None:
 
 def test_a_page_of_two_modes_alone() -> None:
     report = dataclasses.replace(_measured(), streams=None, clips=None)
-    found = _Reader(page(report, {}))
+    found = Reader(page(report, {}))
     assert found.open == []
     assert "Decisions" not in found.text
     assert "Not measured" in found.text
@@ -102,7 +72,7 @@ def test_texts_are_escaped() -> None:
     report = dataclasses.replace(report, sensitivity=((evil, 1.0), ("nan", math.nan)))
     text = page(report, manifest)
     assert "<img" not in text
-    assert _Reader(text).text.count(evil) >= 8
+    assert Reader(text).text.count(evil) >= 8
 
 
 def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
