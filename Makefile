@@ -139,6 +139,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+JOURNEYS := tests/journeys/signals
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@rm -rf build/check build/lib build/bdist.*
@@ -146,6 +147,8 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@ln -s ../../tests build/check/tests
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p lcr_edge -p tests
+	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		--scripts-are-modules $(JOURNEYS)
 
 # The API reference is made from the installed form too. Opens from the folder: site/index.html.
 docs: $(VENV)/.dev-installed ## the documentation as a web site, in site/; broken links are errors
