@@ -25,7 +25,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo build test quick test39 cover lint format check docs checkpoint clean
+.PHONY: help demo build shell test quick test39 cover lint format check docs checkpoint clean
 help: ## what each target does
 	@grep -E '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):[^#]*## /make \1\t/' | expand -t 16
 
@@ -64,6 +64,9 @@ $(VENV)/.dev-installed: pyproject.toml lcr_edge/constraints.txt | $(VENV)/pyvenv
 	@touch $(VENV)/.demo-installed $@
 
 build: $(VENV)/.dev-installed ## the whole environment for work on lcr_edge, in .venv
+
+shell: $(VENV)/.demo-installed ## a shell in which lcr-edge and python are those of .venv; leave it with exit
+	@bash --rcfile <(cat ~/.bashrc 2>/dev/null; cat "$(BIN)/activate") -i || true
 
 demo: $(VENV)/.demo-installed ## export the packaged network to OpenVINO, verify it, run it on a rendered clip
 	$(BIN)/lcr-edge render $(OUT)/clip.mp4 --label "Rolling Hand Forward" --seed 1
@@ -139,6 +142,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+JOURNEYS := tests/journeys/signals
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@rm -rf build/check build/lib build/bdist.*
@@ -146,6 +150,8 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@ln -s ../../tests build/check/tests
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p lcr_edge -p tests
+	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		--scripts-are-modules $(JOURNEYS)
 
 # The API reference is made from the installed form too. Opens from the folder: site/index.html.
 docs: $(VENV)/.dev-installed ## the documentation as a web site, in site/; broken links are errors

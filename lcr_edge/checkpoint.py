@@ -138,7 +138,18 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     make_folder(path.parent, None)
     # safetensors' own writer has one error for everything. Here only what the system refuses becomes an OutputError.
-    write_atomically(path, to_bytes(own, metadata))
+    write_atomically(path, _in_order(to_bytes(own, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted. safetensors writes them in another order in every process, and equal
+    networks should be equal files."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + memoryview(content)[8 + size :]
 
 
 def load(path: str | Path | None = None) -> Checkpoint:

@@ -102,9 +102,16 @@ class _Watched:
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            return self._write(text)
         except OSError as error:
             raise _StdoutError(error) from error
+
+    def _write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:  # a name that is not UTF-8, or that this terminal has no characters for
+            encoding = self._stream.encoding
+            return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
         try:

@@ -3,7 +3,7 @@
 So training can stop anywhere and go on with the next number, any number of processes may make them, and ``world``
 ranks share exactly the batch that one would get. Random numbers come from generators seeded with what they are for:
 
-    order of an epoch                 (ORDER, seed, epoch)
+    order of an epoch, or its draws   (ORDER, seed, epoch)
     stride and length of a batch      (SHAPE, seed, number)
     place and changes of a row        (ROW, seed, epoch, number, row in the whole batch)
 """
@@ -61,7 +61,8 @@ class Plan:
     frames per second. size: height, width. steps: of the whole training, for full_rate: the share of batches at that
     rate at the first and at the last step; the others play at double speed, every second frame. rank, world: rank r
     gets rows r batch/world to (r+1) batch/world. augment: False for whole clips from their middle, as they are, at
-    full rate (still in random order).
+    full rate (still in random order). balance: an epoch is as many draws as there are clips, with replacement, and a
+    clip's probability is inverse to the size of its class: all classes are equally frequent.
     """
 
     batch: int
@@ -74,6 +75,7 @@ class Plan:
     rank: int = 0
     world: int = 1
     augment: bool = True
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if min(self.batch, self.steps, self.world) < 1 or self.frames < MIN_CLIP_FRAMES or self.seed < 0:
@@ -91,10 +93,16 @@ def epoch_of(clips: int, plan: Plan, number: int) -> tuple[int, int]:
     return divmod(number, max(1, clips // plan.batch))
 
 
-def clip_indices(clips: int, plan: Plan, number: int) -> list[int]:
-    """The clips of the whole batch ``number``, of all ranks; from the start again when there are fewer than a batch."""
+def clip_indices(clips: int, plan: Plan, number: int, targets: NDArray[np.int64] | None = None) -> list[int]:
+    """The clips of the whole batch ``number``, of all ranks; from the start again when there are fewer than a batch.
+
+    targets: class index of each clip, int64 [clips]; needed by a plan that balances the classes.
+    """
     epoch, place = epoch_of(clips, plan, number)
-    order = _order(clips, plan.seed, epoch)
+    if plan.balance and targets is not None:
+        order = _balanced_draws(targets.tobytes(), plan.seed, epoch)
+    else:
+        order = _order(clips, plan.seed, epoch)
     if clips < plan.batch:
         order, place = np.resize(order, plan.batch), 0
     return [int(index) for index in order[place * plan.batch : (place + 1) * plan.batch]]
@@ -127,7 +135,7 @@ def make_batch(data: ClipSet, plan: Plan, number: int) -> Batch:
     how = _recipe(data.labels, data.reversible)
     share = plan.batch // plan.world
     rows = _Rows(plan, number, frames)
-    for row, wanted in enumerate(clip_indices(len(data), plan, number)):
+    for row, wanted in enumerate(clip_indices(len(data), plan, number, data.targets)):
         if not plan.rank * share <= row < (plan.rank + 1) * share:
             continue
         random = np.random.default_rng((ROW, plan.seed, epoch, number, row))
@@ -214,6 +222,13 @@ class _Rows:
 @functools.lru_cache(maxsize=2)
 def _order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((ORDER, seed, epoch)).permutation(clips)
+
+
+@functools.lru_cache(maxsize=2)
+def _balanced_draws(targets: bytes, seed: int, epoch: int) -> NDArray[np.int64]:
+    classes = np.frombuffer(targets, np.int64)
+    weights = 1.0 / np.bincount(classes)[classes]
+    return np.random.default_rng((ORDER, seed, epoch)).choice(len(classes), len(classes), p=weights / weights.sum())
 
 
 @functools.lru_cache(maxsize=4)

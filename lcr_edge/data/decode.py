@@ -21,6 +21,7 @@ import contextlib
 import importlib
 import math
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,14 @@ def _opencv() -> Any:
 @contextlib.contextmanager
 def _opened(cv2: Any, path: Path) -> Iterator[Any]:
     try:
-        if path.stat().st_size == 0:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # OpenCV takes names of characters only
+        raise VideoError(f"{str(path)!a} cannot be opened: its name is not UTF-8; rename it") from error
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+            raise VideoError(f"{path} is not a file; move it away")
+        if about.st_size == 0:
             raise VideoError(f"{path} is empty (0 bytes); copy it again")
     except OSError as error:
         raise VideoError(f"cannot read {path}: {error.strerror}") from error

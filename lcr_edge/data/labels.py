@@ -9,7 +9,8 @@ from lcr_edge.errors import UsageError
 
 MAX_LABEL = 255  # characters; a class may be named by its folder
 MAX_FOLDER_LABEL = 100  # bytes in UTF-8: file systems allow 255, and names of files are made of it too
-_REFUSED = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, lone surrogates, ends of lines
+_REFUSED = ("Cc", "Zl", "Zp")  # Unicode categories: control characters, ends of lines
+_NOT_UTF8 = "Cs"  # lone surrogates: bytes of a file's name that are no characters
 _FORMATTING = "Cf"  # direction of writing, zero width: two names may look the same, or one like another
 _JOINER = "\u200d"  # the one of them that stands inside emoji
 _EMOJI = ("So", "Sk")  # pictures, skin tones
@@ -57,7 +58,10 @@ def check_labels(labels: Sequence[object]) -> None:
             raise UsageError(
                 f"the name of class {number} must be a text of 1 to {MAX_LABEL} characters, found {label!r:.60}"
             )
-        if any(unicodedata.category(character) in _REFUSED for character in label):
+        kinds = {unicodedata.category(character) for character in label}
+        if _NOT_UTF8 in kinds:
+            raise UsageError(f"the name of class {number}, {label!a:.90}, is not UTF-8; rename it")
+        if kinds.intersection(_REFUSED):
             raise UsageError(f"the name of class {number}, {label!a:.90}, holds a control character; rename it")
 
 

@@ -24,11 +24,14 @@ from lcr_edge.files import make_folder
 from lcr_edge.frames import DEFAULT_FIT
 from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
+from lcr_edge.training.classes import check_classes, class_notes
 from lcr_edge.training.heldout import HeldOut
 from lcr_edge.training.loop import BEST, Outcome, Trainer
+from lcr_edge.training.metrics import check_free
 from lcr_edge.training.options import add_arguments, parse
 from lcr_edge.training.page import NAME, Run, write_page
 from lcr_edge.training.processes import World
+from lcr_edge.training.schedule import Schedule
 from lcr_edge.training.settings import Conduct, Settings
 from lcr_edge.training.start import Start
 from lcr_edge.training.stopping import EXIT_CODE, resume_command
@@ -48,11 +51,10 @@ def run(args: argparse.Namespace) -> int:
     with _explained(settings, world):
         trainer, outcome, path = train(args, settings, conduct, world)
         world.close()  # not after an error: other processes may be waiting, and closing would wait for them
-    settings = trainer.settings  # --epochs has become --steps
     if outcome.stopped is not None:
         if world.leads:
-            print(f"stopped after step {outcome.step} of {settings.steps}; everything is saved. To go on:")
-            resume = resume_command("lcr-edge train", args.words)
+            print(f"stopped after step {outcome.step} of {trainer.schedule.goal}; everything is saved. To go on:")
+            resume = resume_command("lcr-edge train", args.words, world.size)
             print(f"    {resume}", flush=True)
             _write_page(trainer, outcome, path, resume)
         return EXIT_CODE + outcome.stopped
@@ -60,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"nothing left to do: {args.out} has done {outcome.step} steps")
     elif world.leads:
         loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
-        print(f"wrote {path} after step {outcome.step} of {settings.steps}{loss}")
+        print(f"wrote {path} after step {outcome.step} of {trainer.schedule.goal}{loss}")
         _tell_heldout(outcome, path)
+        _tell_patience(outcome, trainer.schedule)
         _tell_ready(outcome)
     if world.leads and (outcome.trained or not path.with_name(NAME).is_file()):
         _write_page(trainer, outcome, path)
@@ -98,6 +101,13 @@ def _tell_ready(outcome: Outcome) -> None:
     print("    an export may be refused; train for more --steps, or with a larger --calm-share or --limit-weight")
 
 
+def _tell_patience(outcome: Outcome, schedule: Schedule) -> None:
+    """Where patience ended the learning, and whether the network was calmed all the same."""
+    if schedule.cut is not None:
+        calmed = f"; {outcome.step - schedule.cut} steps of calming followed" if outcome.step > schedule.cut else ""
+        print(f"learning ended early, after step {schedule.cut} of {schedule.planned} (--patience){calmed}")
+
+
 def _tell_heldout(outcome: Outcome, path: Path) -> None:
     """What the run came to on held-out clips, and which file holds the better weights."""
     if outcome.look is None or outcome.best is None:
@@ -108,8 +118,6 @@ def _tell_heldout(outcome: Outcome, path: Path) -> None:
         name = f"{path.stem}{BEST}{path.suffix}"
         better = f"; the best was {best.look.accuracy:.1%} after step {best.step}, in {path.with_name(name)}"
     print(f"held-out clips: {look.accuracy:.1%} right, loss {look.loss:.3f}{better}")
-    if not outcome.patient:
-        print(f"stopped early: {best.since} looks at held-out clips were no better (--patience)")
 
 
 def train(
@@ -125,6 +133,7 @@ def train(
     # What a run goes on from decides, unless the command line does. A saved run with another fit is refused later.
     fit = str(args.fit or begun.get("fit") or start.fit or DEFAULT_FIT)
     data = _open_data(args, config, settings, world, fit)
+    check_classes(data)
     if args.epochs:
         settings = dataclasses.replace(settings, steps=args.epochs * max(1, len(data) // settings.batch))
     config = get_config(args.config, classes=len(data.labels), variant=args.variant)
@@ -136,9 +145,8 @@ def train(
         _announce(model, data, settings, world, report)
     # Without held-out clips the training clips say whether the network can be exported, though not whether it is right.
     judge = None if not world.leads else heldout or HeldOut(data, config, settings.frames)
-    pack = None if judge is None else _write_pack(network, judge.data, config, settings)
     about = {"config": config.to_dict(), "data": data.fingerprint, "fit": data.fit}
-    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin, heldout, judge, pack)
+    trainer = Trainer(model, data, settings, conduct, world, args.out, about, start.origin, heldout, judge)
     if args.resume:
         trainer.resume()
         if args.init and args.init != trainer.origin:
@@ -146,6 +154,8 @@ def train(
                 f"the run in {args.out} started from {trainer.origin}, not from {args.init}: leave out --init, or "
                 "choose another --out"
             )
+    if judge is not None:  # not before it is certain that the run goes on: the pack belongs to the networks there
+        trainer.pack = _write_pack(network, judge.data, config, settings)
     return trainer, trainer.run(), network
 
 
@@ -154,6 +164,7 @@ def _check_folder(args: argparse.Namespace, network: Path) -> dict[str, Any]:
 
     Raises UsageError, CheckpointError.
     """
+    check_free(args.out)
     if args.resume:
         return run_state.read(args.out).settings
     if (args.out / run_state.NAME).is_file():
@@ -214,7 +225,7 @@ def _write_pack(network: Path, data: ClipSet, config: Config, settings: Settings
 
 
 def _announce(model: LCR, data: ClipSet, settings: Settings, world: World, report: str) -> None:
-    for line in (*((report,) if report else ()), *data.notes):
+    for line in (*((report,) if report else ()), *data.notes, *class_notes(data, settings.balance)):
         print(line)
     parameters = sum(p.numel() for p in model.parameters())
     epochs = settings.steps / max(1, len(data) // settings.batch)

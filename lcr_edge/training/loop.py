@@ -27,7 +27,7 @@ from lcr_edge.training import run_state
 from lcr_edge.training.carried import Streams
 from lcr_edge.training.heldout import HeldOut, Look
 from lcr_edge.training.loss import Learner, Losses
-from lcr_edge.training.metrics import MetricsLog
+from lcr_edge.training.metrics import CURVE, MetricsLog
 from lcr_edge.training.optimiser import Average, make_optimisers, restore_state, set_rate, state_tensors
 from lcr_edge.training.processes import World
 from lcr_edge.training.readiness import Readiness
@@ -77,7 +77,8 @@ class Trainer:
     folder: where rank 0 writes. about: what the run's checkpoint says besides the settings (config, data, fit); a
     resumed run must say the same. origin: what the weights started from, for the record. heldout: clips to look at from
     time to time, or None. judge: those on which the network is judged at the end, or None.
-    pack: the judge pack in the folder, or None.
+
+    pack: the judge pack in the folder, or None; to be set before ``run``.
     """
 
     def __init__(
@@ -92,7 +93,6 @@ class Trainer:
         origin: str,
         heldout: HeldOut | None = None,
         judge: HeldOut | None = None,
-        pack: PackFile | None = None,
     ) -> None:
         self.data, self.settings, self.conduct, self.world, self.folder = data, settings, conduct, world, folder
         self.identity, self.origin = {**settings.to_dict(), **about}, origin
@@ -128,6 +128,7 @@ class Trainer:
             world.rank,
             world.size,
             settings.augment,
+            settings.balance,
         )
         self.schedule = Schedule(settings)
         self.heldout = heldout
@@ -137,10 +138,12 @@ class Trainer:
         self._look: Look | None = None
         self._looked: int | None = None
         self._looks = False
-        self.judge, self.pack = judge, pack
+        self.judge = judge
+        self.pack: PackFile | None = None
         self.ready: Readiness | None = None
         self.judged = False
         self.step = 0
+        self._saved = False  # whether the folder holds a state of this run
         # Since the last line of the log, of all processes: sum of the cross entropies, clips decided rightly, clips.
         self.loss, self.hits, self.seen = 0.0, 0, 0
         self.faults = FaultCounter()
@@ -149,6 +152,7 @@ class Trainer:
         """Go on from the last complete checkpoint in the folder. Raises UsageError, CheckpointError."""
         saved = run_state.read(self.folder)
         run_state.check_same(saved.settings, self.identity)
+        self._saved = True
         self.learner.load_state_dict({k: v.to(self.world.device) for k, v in saved.tensors["learner"].items()})
         for name, value in saved.tensors["average"].items():
             self.average.tensors[name].copy_(value)
@@ -156,7 +160,7 @@ class Trainer:
         self.streams.restore(saved.tensors.get("streams", {}))
         self.step, self.origin = saved.step, str(saved.progress["origin"])
         self.loss, self.hits, self.seen = (saved.progress[name] for name in ("loss", "hits", "seen"))
-        self.schedule.rounds = saved.progress["rounds"]
+        self.schedule.rounds, self.schedule.cut = saved.progress["rounds"], saved.progress["cut"]
         if saved.progress.get("ready"):
             self.ready = Readiness(*saved.progress["ready"])
         self.judged = saved.progress["judged"]
@@ -170,52 +174,66 @@ class Trainer:
         Raises LcrError: NaN, bad data, no memory, a full disk.
         """
         if self.step >= self._stop and (self.judged or self.step < self.schedule.goal):
+            self._complete()
             return Outcome(self.step, None, False, best=self.best, ready=self.ready)
         module = self._module()
         # One process looks; the others must know, for they sum up the figures of the same lines of the log.
         self._looks = bool(self.world.sum(torch.tensor(int(self.heldout is not None), device=self.world.device)))
-        begun, asked, patient = self.step, False, True
+        begun, asked = self.step, False
         request = StopRequest()
         with request, self._log() as log:
-            while not asked and patient and not self.judged:
+            while not asked and not self.judged:
                 if self.step < self._stop:
-                    asked, patient = self._run_to(self._stop, module, request, log)
-                if asked or not patient or self.step < self.schedule.goal:
+                    asked = self._run_to(self._stop, module, request, log)
+                elif self.step < self.schedule.goal:
                     break
-                self._judge()
+                else:
+                    self._judge()
         trained = self.step > begun
         # The signal of another process, where this one got none, was most likely the system's.
         by = (request.signal or signal.SIGTERM) if asked else None
-        ready = self.ready if self.judged else None
+        ready, patient = self.ready if self.judged else None, self.schedule.cut is None
         return Outcome(self.step, self._loss, trained, by, self._look, self.best, patient, ready, self._looked)
+
+    def _complete(self) -> None:
+        """What a run lacks that was killed right after its last save."""
+        if not self.world.leads:
+            return
+        if not self._network().is_file():
+            self.save_network()
+        if not (self.folder / CURVE).is_file():
+            with MetricsLog(self.folder, self.step, tensorboard=False):
+                pass
 
     @property
     def _stop(self) -> int:
         """The step to which this process trains."""
         return min(self.schedule.goal, self.conduct.stop_after or self.schedule.goal)
 
-    def _run_to(self, stop: int, module: nn.Module, request: StopRequest, log: MetricsLog | None) -> tuple[bool, bool]:
-        """Train up to a step; returns whether a signal asked to stop, and whether patience has lasted."""
-        world, asked, patient = self.world, False, True
-        with bar("training", stop, "step", world.leads, start=self.step) as moved:
+    def _run_to(self, stop: int, module: nn.Module, request: StopRequest, log: MetricsLog | None) -> bool:
+        """Train up to a step, or to where patience ends the learning; returns whether a signal asked to stop."""
+        world, asked = self.world, False
+        title = "training" if self.step < self.schedule.learning else "calming"
+        with bar(title, stop, "step", world.leads, start=self.step) as moved:
             for batch in self._batches(stop, request):
                 self._count_faults(batch, moved)
                 losses, asked = self._step(module, batch, request)
                 self.step += 1
                 moved.update()
-                self._record(losses, log, moved)
-                patient = self._patient()
-                if asked or not patient or self.step % self.conduct.save_every == 0 or self.step == stop:
+                cut = self._record(losses, log, moved)
+                due = self.step % self.conduct.save_every == 0 or self.step == stop
+                # The first state early: a run that is killed before it can only be started again.
+                if asked or cut or due or not self._saved:
                     self.save()
                     if world.leads and not watched():  # a log file instead of a terminal
                         loss = "" if self._loss is None else f": loss {self._loss:.3f}"
                         moved.say(f"step {self.step} of {stop}{loss}")
-                if asked or not patient:
+                if asked or cut:
                     break
             if request.signal is not None and not asked and self.step < stop:
                 self.save()
                 asked = True
-        return asked, patient
+        return asked
 
     def _judge(self) -> None:
         """At the end: is the network ready to export? If not, and there is a round of calming left, add one."""
@@ -254,12 +272,12 @@ class Trainer:
         # A share of the first few clips says little, so count as if a thousand (or all) had been tried.
         self.faults.check(self.conduct.max_corrupt, max(self.faults.tried, min(len(self.data), FEW_CLIPS)))
 
-    def _record(self, losses: Losses, log: MetricsLog | None, moved: Bar) -> None:
-        """After some steps: a look at the held-out clips, a line of the log."""
+    def _record(self, losses: Losses, log: MetricsLog | None, moved: Bar) -> bool:
+        """After some steps: a look at the held-out clips, a line of the log. Whether patience ends the learning."""
         last = self.step == self.schedule.goal
         due = self._looks and (last or self.step % self.look_every == 0)
         if not (due or last or self.step % LOG_EVERY == 0):
-            return
+            return False
         if due:
             self._look = self._look_now()
             self._looked = None if self._look is None else self.step
@@ -269,6 +287,7 @@ class Trainer:
             log.write(self.step, figures)
         shown = {name: figures[name] for name in ("loss", "accuracy")}
         moved.show(shown if self._look is None else {**shown, "held out": self._look.accuracy})
+        return due and self._cut(moved)
 
     @property
     def look_every(self) -> int:
@@ -290,13 +309,20 @@ class Trainer:
             self.best = self.best._replace(since=self.best.since + 1)
         return look
 
-    def _patient(self) -> bool:
-        """Whether to go on: False after ``patience`` looks that were no better than the best."""
-        since = 0 if self.best is None else self.best.since
-        if self.conduct.patience is None:
-            return True
-        # The process that looks decides for all.
-        return int(self.world.sum(torch.tensor(since, device=self.world.device))) < self.conduct.patience
+    def _cut(self, moved: Bar) -> bool:
+        """After a look: end the learning if ``patience`` looks were no better than the best. Whether it has ended."""
+        if self.conduct.patience is None or self.step >= self.schedule.learning:
+            return False
+        # The process that looks decides for all: the others know the best look of a resumed run only.
+        since = self.best.since if self.best is not None and self.world.leads else 0
+        if int(self.world.sum(torch.tensor(since, device=self.world.device))) < self.conduct.patience:
+            return False
+        self.schedule.cut = self.step
+        calm = self.settings.calm_steps
+        if self.world.leads:
+            then = f"{calm} steps of calming follow" if calm else "without --calm-share the run ends"
+            moved.say(f"step {self.step}: {since} looks at held-out clips were no better (--patience); {then}")
+        return True
 
     def _batches(self, stop: int, request: StopRequest) -> Iterator[Batch]:
         """The batches from here to ``stop``; fewer if a signal has ended a process that reads them."""
@@ -390,6 +416,7 @@ class Trainer:
     def save(self) -> None:
         """Write the run's state, and the averaged network as a checkpoint. Every process must call this."""
         streams = self.streams.tensors()
+        first, self._saved = not self._saved, True
         if not self.world.leads:
             return
         tensors = {
@@ -399,11 +426,16 @@ class Trainer:
             "streams": streams,
         }
         progress: dict[str, Any] = {"loss": self.loss, "hits": self.hits, "seen": self.seen, "origin": self.origin}
-        progress |= {"best": self.best, "rounds": self.schedule.rounds, "judged": self.judged}
+        progress |= {"best": self.best, "rounds": self.schedule.rounds, "cut": self.schedule.cut, "judged": self.judged}
         progress["ready"] = None if self.ready is None else dataclasses.astuple(self.ready)
-        # The network first: a run that is killed between the two goes on from the older state and writes it again.
-        self.save_network()
-        run_state.write(self.folder, RunState(self.step, self.identity, progress, tensors))
+        state = RunState(self.step, self.identity, progress, tensors)
+        # The network first: a run that is killed between the two goes on from the older state and writes it again. But
+        # without an older state the network alone could be neither resumed nor started again.
+        if not first:
+            self.save_network()
+        run_state.write(self.folder, state)
+        if first:
+            self.save_network()
 
     @property
     def course(self) -> dict[str, Any]:
@@ -412,10 +444,9 @@ class Trainer:
 
     def save_network(self, suffix: str = "") -> None:
         """Write the averaged weights as the checkpoint that export and evaluate take."""
-        path = self.folder / f"{self.model.config.name}{suffix}.safetensors"
         training = {**self.identity, **self.course}
         save(
-            path,
+            self._network(suffix),
             self.model,
             self.data.labels,
             training,
@@ -423,6 +454,9 @@ class Trainer:
             weights=self.average.tensors,
             judge=self.pack,
         )
+
+    def _network(self, suffix: str = "") -> Path:
+        return self.folder / f"{self.model.config.name}{suffix}.safetensors"
 
     def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
         if not self.world.leads:

@@ -76,7 +76,7 @@ RUN = (
     Number(
         "look-every", "steps between two looks at held-out clips, 0 for none (default: a tenth of the steps)", low=0,
     ),
-    Number("patience", "stop after N looks that were no better than the best one"),
+    Number("patience", "end the learning after N looks that were no better than the best one, and calm"),
     Number("stop-after", "stop after N steps of the schedule; --resume goes on from there"),
     Number(
         "max-corrupt", "stop when a larger share of the clips is unreadable", float, 0, 1,
@@ -112,7 +112,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it stopped")
     what.add_argument(
         "--init", metavar="FILE",
-        help="start from a checkpoint of the same config, or with vrwkv:FILE from Vision-RWKV ImageNet weights",
+        help="start from a checkpoint of the same config; packaged is the lcr_nano that comes along, with a new "
+        "classifier for other classes; vrwkv:FILE are Vision-RWKV ImageNet weights",
     )  # fmt: skip
     what.add_argument("--new-head", action="store_true", help="with --init: learn a new classifier, for other classes")
 
@@ -128,6 +129,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--loss", default=_STANDARD.loss, choices=PLACEMENTS, help="count every frame or the last one (default: every)"
     )
     how.add_argument("--no-augment", dest="augment", action="store_false", help="do not change the clips")
+    how.add_argument(
+        "--balance", action="store_true",
+        help="draw all classes equally often, clips of small ones again and again (default: every clip once an epoch)",
+    )  # fmt: skip
     how.add_argument("--fp32", action="store_true", help="multiply matrices in float32, not in bfloat16")
 
     run = parser.add_argument_group("how to carry out the run")
@@ -162,6 +167,8 @@ def _check_together(args: argparse.Namespace) -> None:
          "--steps and --epochs both say how long to train: give one of them"),
         (args.patience and args.look_every == 0,
          "--patience counts looks at held-out clips, and --look-every 0 has none: leave one out"),
+        (args.patience and args.calm_share == 1 and args.calm_weight,
+         "--patience ends the learning, and with --calm-share 1 there is none: leave one out"),
         (args.tube_mask and args.carry_state == 1,
          "with --carry-state 1 no clip ever gets a new tube mask: lower one of them"),
     ):  # fmt: skip

@@ -80,8 +80,8 @@ def _summary(run: Run) -> list[str]:
     said = [f"Trained on {run.settings.get('data_name')}, {len(run.labels)} classes."]
     if outcome.stopped is not None:
         said.append("The run was stopped and saved; it can go on.")
-    elif not outcome.patient and outcome.best is not None:
-        said.append(f"It ended early: {outcome.best.since} looks at held-out clips were no better (--patience).")
+    elif not outcome.patient:
+        said.append("Learning ended early: looks at held-out clips were no better any more (--patience).")
     elif outcome.step < run.steps:
         said.append("It ended before the last step (--stop-after); --resume without that goes on.")
     parts = [paragraph(" ".join(said))]

@@ -2,6 +2,8 @@
 
     0 ... learning ... steps - calm ... calming ... steps ... another round of calming ... goal
 
+Where patience runs out, learning is cut off there and calming follows at once.
+
 Each part has its own learning rate, a warm-up and a cosine to zero. Calming starts from the averaged weights, because
 it is the average that will be exported.
 """
@@ -27,26 +29,33 @@ class Moment(NamedTuple):
 
 
 class Schedule:
-    """What each step of a run does. rounds: of calming after the settings' steps, which a run may add."""
+    """What each step of a run does. rounds: of calming after the settings' steps, which a run may add. cut: the step
+    after which patience ended the learning, None where it did not."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.rounds = settings, 0
+        self.cut: int | None = None
 
     @property
     def goal(self) -> int:
         """The number of steps of the whole run, as far as it is known."""
-        return self.settings.steps + self.rounds * self.settings.calm_steps
+        return self.learning + (1 + self.rounds) * self.settings.calm_steps
 
     @property
     def learning(self) -> int:
         """The number of steps before the calming."""
+        return self.planned if self.cut is None else self.cut
+
+    @property
+    def planned(self) -> int:
+        """The number of steps before the calming, without patience."""
         return self.settings.steps - self.settings.calm_steps
 
     def at(self, step: int) -> Moment:
         """The step with this number, from 0."""
         settings, calm = self.settings, self.settings.calm_steps
         if step < self.learning:
-            return Moment(False, learning_rate(step, self.learning, settings.lr), False)
+            return Moment(False, learning_rate(step, self.planned, settings.lr), False)
         place = (step - self.learning) % calm
         rate = learning_rate(place, calm, _CALM_PEAK * settings.lr, min(WARMUP, calm // 10 + 1))
         return Moment(True, rate, place == 0)

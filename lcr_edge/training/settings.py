@@ -35,6 +35,7 @@ class Settings:
     calm_share: float = 0.1
     full_rate: tuple[float, float] = (0.0, 0.6)
     augment: bool = True
+    balance: bool = False
     seed: int = 0
     fp32: bool = False
 

@@ -1,4 +1,4 @@
-"""What a run starts from: random weights, a checkpoint, or Vision-RWKV weights."""
+"""What a run starts from: random weights, a checkpoint (the packaged one has a name), or Vision-RWKV weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from lcr_edge.errors import CheckpointError
 from lcr_edge.model.network import LCR
 
 VRWKV = "vrwkv:"
+PACKAGED = "packaged"
 
 
 class Start:
-    """The value of ``--init``, checked before any work: a checkpoint's path, ``vrwkv:PATH``, or None.
+    """The value of ``--init``, checked before any work: a checkpoint's path, "packaged", ``vrwkv:PATH``, or None.
 
     config: of the network to train; its number of classes may still change. Raises CheckpointError for a file that is
     missing or does not fit.
@@ -31,7 +32,7 @@ class Start:
             if not self._imagenet.is_file():
                 raise CheckpointError(f"{self._imagenet} does not exist; give the path of Vision-RWKV weights")
             return
-        self._source = load(init)
+        self._source = load(None if init == PACKAGED else init)
         _check_config(init, self._source.config, config)
 
     @property
@@ -50,10 +51,13 @@ class Start:
         Random weights come from torch's global generator. Raises CheckpointError where the classes differ.
         """
         if self._source is not None:
-            report = ""
+            said = []
             if data.fit != self.fit:
-                report = f"{self.init} was trained with --fit {self.fit}; this run uses {data.fit}"
-            return _adapted(str(self.init), self._source, config, data, new_head), report
+                said.append(f"{self.init} was trained with --fit {self.fit}; this run uses {data.fit}")
+            if self.init == PACKAGED and not new_head and self._source.labels != data.labels:
+                new_head = True
+                said.append("the packaged network has other classes: a new classifier is learned (--new-head)")
+            return _adapted(str(self.init), self._source, config, data, new_head), "\n".join(said)
         model = build_model(config)
         if self._imagenet is None:
             return model, ""

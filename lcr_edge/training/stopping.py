@@ -64,7 +64,8 @@ class StopRequest:
             signal.signal(*self._before.popitem())
 
 
-def resume_command(prog: str, words: Sequence[str]) -> str:
+def resume_command(prog: str, words: Sequence[str], processes: int = 1) -> str:
     """The command that goes on with the run that ``words``, the arguments as they were typed, began."""
     kept = [word for word in words if word != "--resume"]
-    return shlex.join([*prog.split(), *kept, "--resume"])
+    start = prog if processes == 1 else f"torchrun --nproc-per-node {processes} -m lcr_edge {prog.split()[-1]}"
+    return shlex.join([*start.split(), *kept, "--resume"])

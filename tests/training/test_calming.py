@@ -78,6 +78,7 @@ def test_a_wild_network_is_told_from_a_calm_one() -> None:
     assert len(wild.complaints) == 3
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_growth_is_what_a_small_change_of_the_state_does() -> None:
     """The product of the factors of a frame, found again by two streams that start side by side."""
@@ -152,3 +153,62 @@ def _killed(*_: object) -> None:
 
 def _resume(out: Path) -> tuple[str, ...]:
     return ("--resume",) if (out / run_state.NAME).is_file() else ()
+
+
+def test_patience_cuts_the_learning_and_leaves_the_calming() -> None:
+    plan = Schedule(Settings(steps=1000))
+    planned = [plan.at(step) for step in range(plan.goal)]
+    plan.cut = 300
+    assert (plan.learning, plan.planned, plan.goal) == (300, 900, 400)
+    moments = [plan.at(step) for step in range(plan.goal)]
+    assert moments[:300] == planned[:300]
+    assert moments[300:] == planned[900:]
+    plan.rounds = 1
+    assert plan.goal == 500
+    assert [plan.at(step) for step in range(400, 500)] == planned[900:]
+
+
+PATIENT = (
+    "--steps",
+    "40",
+    "--look-every",
+    "2",
+    "--patience",
+    "2",
+    "--calm-share",
+    "0.1",
+    "--lr",
+    "0",
+    "--save-every",
+    "3",
+)
+
+
+@pytest.mark.slow
+def test_a_run_whose_patience_ends_is_calmed_and_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With lr 0 no look is better than the first: learning ends after step 6 of 36, and 4 steps of calming follow."""
+    monkeypatch.setattr("lcr_edge.training.heldout.FRAMES", 24)
+    data = make_folder(tmp_path / "data", clips=2)
+    assert _train(tmp_path / "whole", data, *PATIENT) == 0
+    said = capsys.readouterr()
+    assert "step 6: 2 looks at held-out clips were no better (--patience); 4 steps of calming follow" in said.err
+    assert "after step 10 of 10" in said.out
+    assert "learning ended early, after step 6 of 36 (--patience); 4 steps of calming followed" in said.out
+    assert "ready to export: " in said.out
+    # Stopped before the look that decides, right after it, and in the calming, where other patience changes nothing.
+    out = tmp_path / "parts"
+    for stop, patience in (("5", "2"), ("6", "2"), ("8", "9"), ("10", "1")):
+        assert _train(out, data, *PATIENT, "--patience", patience, "--stop-after", stop, *_resume(out)) == 0
+    assert _train(out, data, *PATIENT, "--resume") == 0
+    for name in ("metrics.csv", "lcr_pico.safetensors", "lcr_pico-best.safetensors", "run.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert run_state.read(out).progress["cut"] == 6
+
+
+def test_without_learning_there_is_nothing_to_be_patient_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _train(tmp_path / "run", tmp_path, "--patience", "2", "--calm-share", "1") == 2
+    assert "--patience ends the learning" in capsys.readouterr().err

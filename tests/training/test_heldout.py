@@ -131,13 +131,15 @@ def test_epochs_looks_the_best_network_and_an_early_stop(
     printed = capsys.readouterr().out
     assert "after step 9 of 20" in printed
     assert f"after step 3, in {out / 'lcr_pico-best.safetensors'}" in printed
-    assert "stopped early: 2 looks" in printed
+    assert "learning ended early, after step 9 of 20 (--patience)" in printed
     rows = _rows(out)
     assert [row["step"] for row in rows] == [3, 6, 9]
     assert all(np.isfinite(row["heldout_accuracy"]) for row in rows)
     assert run_state.read(out).step == 9
     best, last = (load(out / f"lcr_pico{name}.safetensors") for name in ("-best", ""))
     assert (best.training["step"], last.training["step"]) == (3, 9)
+    assert _train(out, root, *options, "--resume") == 0  # patience has run out once and for all
+    assert "nothing left to do" in capsys.readouterr().out
 
 
 def test_lines_without_a_look_say_so_and_a_resumed_run_knows_its_best(root: Path, tmp_path: Path) -> None:

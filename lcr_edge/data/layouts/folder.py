@@ -19,7 +19,7 @@ import hashlib
 from pathlib import Path
 
 from lcr_edge.data.decode import VIDEO_SUFFIXES
-from lcr_edge.data.labels import check_distinct
+from lcr_edge.data.labels import check_distinct, check_labels
 from lcr_edge.data.layouts.listing import Listing, data_root
 from lcr_edge.errors import UsageError
 
@@ -44,6 +44,7 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
                 f"{root} has no videos in a folder per class; expected {root}/<class>/*{'|'.join(VIDEO_SUFFIXES)}"
             )
         labels, files = tuple(sorted(classes)), []
+        check_labels(labels)
         for name in labels:
             held = _held_out(name, classes[name])
             files += [(name, path) for path in classes[name] if (path in held) == (split == "heldout")]
@@ -80,7 +81,16 @@ def _given(root: Path, split: str) -> list[tuple[str, Path]]:
 
 
 def classes_in(part: Path) -> dict[str, list[Path]]:
-    """Sorted video files of each folder in ``part`` that holds any."""
+    """Sorted video files of each folder in ``part`` that holds any. Raises UsageError for a folder that is closed."""
+    try:
+        return _classes_in(part)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the folder {error.filename}: {error.strerror}; change its permissions, or move it away"
+        ) from error
+
+
+def _classes_in(part: Path) -> dict[str, list[Path]]:
     found = {}
     for folder in sorted(part.iterdir()) if part.is_dir() else []:
         if folder.is_dir() and not folder.name.startswith("."):
@@ -120,6 +130,8 @@ def _some(paths: list[Path]) -> str:
 def _held_out(label: str, paths: list[Path]) -> set[Path]:
     if len(paths) < 2:
         return set()
-    ranked = sorted((hashlib.sha256(f"{label}/{path.name}".encode()).digest(), path) for path in paths)
+    ranked = sorted(
+        (hashlib.sha256(f"{label}/{path.name}".encode(errors="surrogateescape")).digest(), path) for path in paths
+    )
     low = sum(int.from_bytes(digest[:8], "big") < HELDOUT_SHARE * 2**64 for digest, _ in ranked)
     return {path for _, path in ranked[: min(max(low, 1), len(paths) - 1)]}

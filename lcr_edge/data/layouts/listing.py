@@ -96,7 +96,13 @@ def sorted_labels(*tables: Sequence[Row]) -> tuple[str, ...]:
 def videos_below(root: Path) -> dict[str, Path]:
     """Every video file at any depth below ``root``, by its name without suffix; the first in sorted order counts."""
     found: dict[str, Path] = {}
+    walked: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(folder).stat()
+        if (here.st_dev, here.st_ino) in walked:  # a link leads back
+            folders.clear()
+            continue
+        walked.add((here.st_dev, here.st_ino))
         folders.sort()
         for name in sorted(names):
             path = Path(folder, name)
