@@ -146,6 +146,8 @@ check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@ln -s ../../tests build/check/tests
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p lcr_edge -p tests
+	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		--scripts-are-modules tests/journeys/own_videos tests/journeys/healthy_networks
 
 # The API reference is made from the installed form too. Opens from the folder: site/index.html.
 docs: $(VENV)/.dev-installed ## the documentation as a web site, in site/; broken links are errors
