@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcr_edge.config import CLIP_FRAMES, Config
-from lcr_edge.data.decode import VIDEO_SUFFIXES
 from lcr_edge.data.labels import JESTER
-from lcr_edge.data.layouts.folder import list_folder
-from lcr_edge.data.layouts.listing import Listing, data_root
+from lcr_edge.data.layouts.folder import list_folder, list_videos
+from lcr_edge.data.layouts.listing import data_root
 from lcr_edge.data.pack import Pack
 from lcr_edge.data.sampling import Sample, balanced
 from lcr_edge.data.sets import KINDS, ClipSet, FileSet, open_set
@@ -100,21 +99,14 @@ def _open_folder(place: str, fit: str) -> ClipSet:
     data_root("folder", root, _OPTION)
     name = f"folder:{root}"
     try:
-        videos = sorted(path for path in root.iterdir() if _is_video(path))
-        if videos:
-            ids = tuple(path.name for path in videos)
-            return FileSet(name, "train", Listing(("any",), ids, (0,) * len(ids), tuple(videos)), None, fit)
-        return FileSet(name, "train", list_folder(root, "train", _OPTION), None, fit)
+        listing = list_videos(root) or list_folder(root, "train", _OPTION)
+        return FileSet(name, "train", listing, None, fit)
     except UsageError as error:
         raise UsageError(
             f"{error}; or put the videos into {root} itself. For other layouts give one of {others}"
         ) from error
     except OSError as error:
         raise UsageError(f"cannot read the data folder {root}: {error.strerror}") from error
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def pack_footage(pack: Pack, clips: int) -> Footage:

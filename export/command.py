@@ -31,6 +31,7 @@ from lcr_edge.export.targets.table import (
     require,
     table,
 )
+from lcr_edge.export.verify.judge_data import add_judge_data, with_judge_data
 from lcr_edge.export.verify.measure import WORKERS
 from lcr_edge.files import check_writable
 from lcr_edge.options import (
@@ -84,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-gate", action="store_true", help="write the bundle even if it misses what its precision promises"
     )
+    add_judge_data(parser)
     _add_int8(parser)
     calibration.add_arguments(parser)
     add_out(parser, "write each bundle as DIR/CONFIG-TARGET-PRECISION/", default="out")
@@ -131,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         print(table())
         return 0
     targets = _check(args)
-    checkpoint = find_checkpoint(args)
+    checkpoint = with_judge_data(find_checkpoint(args), args.judge_data, decided=args.precision == "int8")
     requests = [_request(args, checkpoint.config, target) for target in targets]
     _check_outputs(args)
     import torch

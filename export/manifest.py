@@ -28,6 +28,7 @@ from lcr_edge.contract import (
 from lcr_edge.errors import BundleError
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import producers
+from lcr_edge.export.verify.clips import judging, name_of, strange
 from lcr_edge.runtimes.bundle import MANIFEST, Bundle, file_record, seal
 from lcr_edge.runtimes.tensors import scaling, tensor_table
 
@@ -75,6 +76,7 @@ def write_manifest(
         "files": {name: file_record(folder / name) for name in names},
         "checkpoint_sha256": checkpoint.sha256,
         "random_seed": random_seed(checkpoint),
+        "judged_on": judged_on(checkpoint),
         "producer": _producers(),
         "inputs": tensor_table(inputs),
         "outputs": tensor_table(outputs),
@@ -125,6 +127,17 @@ def random_seed(checkpoint: Checkpoint) -> int | None:
     """The seed of a checkpoint made by ``random_checkpoint``, None for one read from a file."""
     seed = checkpoint.training.get("random_seed")
     return int(seed) if seed is not None and checkpoint.path is None else None
+
+
+def judged_on(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Whose clips judge a network's bundles: name, and SHA-256 of the clips where they are not rendered.
+
+    None for a network of which only single steps are judged, because no clips of its kind are at hand.
+    """
+    if strange(checkpoint):
+        return None
+    pack = judging(checkpoint)
+    return {"data": name_of(checkpoint), "sha256": None if pack is None else pack.sha256}
 
 
 def _producers() -> Mapping[str, str]:

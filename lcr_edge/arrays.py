@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -30,18 +31,27 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     Raises OSError where the file cannot be opened, and ValueError for everything that is wrong with its content.
     """
     with path.open("rb") as file:
-        try:
-            return _read(file)
-        except Exception as error:  # zipfile and zlib have many errors of their own for changed bytes
-            raise ValueError(f"not a whole .npz file: {str(error) or type(error).__name__}") from error
+        return _whole(file, os.fstat(file.fileno()).st_size)
 
 
-def _read(file: BinaryIO) -> dict[str, npt.NDArray[Any]]:
+def npz_of(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """As :func:`read_npz`, of a file's content. Raises ValueError."""
+    return _whole(io.BytesIO(data), len(data))
+
+
+def _whole(file: BinaryIO, size: int) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return _read(file, size)
+    except Exception as error:  # zipfile and zlib have many errors of their own for changed bytes
+        raise ValueError(f"not a whole .npz file: {str(error) or type(error).__name__}") from error
+
+
+def _read(file: BinaryIO, size: int) -> dict[str, npt.NDArray[Any]]:
     # Not numpy.load: it trusts the sizes that are declared, and evaluates the header as Python.
     with zipfile.ZipFile(file) as archive:
         entries = [entry for entry in archive.infolist() if entry.filename.endswith(_NPY)]
         # zipfile never yields more of an entry than is declared here. Of bzip2 and lzma it may inflate more on the way.
-        declared, size = sum(entry.file_size for entry in entries), os.fstat(file.fileno()).st_size
+        declared = sum(entry.file_size for entry in entries)
         if declared > _INFLATED * size + _SMALL:
             raise ValueError(f"{size} bytes that would inflate to {declared}")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):

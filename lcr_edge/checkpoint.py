@@ -31,6 +31,8 @@ class Checkpoint:
 
     sha256: of the file, or of random weights. fit: how camera frames are brought to the network's size, a name of
     ``frames.FITS``. judge: the clips that its exports are judged and calibrated on, None where there are none.
+    pack_sha256: of the judge pack that training wrote beside it, also where that was left behind. judged_on: clips, all
+    of which judge in place of those, and none of which calibrate (``--judge-data``).
     """
 
     model: LCR
@@ -41,6 +43,8 @@ class Checkpoint:
     path: Path | None = None
     fit: str = DEFAULT_FIT
     judge: PackFile | Pack | None = None
+    pack_sha256: str | None = None
+    judged_on: Pack | None = None
 
     @property
     def strange_to_gestures(self) -> bool:
@@ -193,7 +197,7 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
         _check_length(training.get("frames", CLIP_FRAMES))
     except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{source}: its metadata cannot be read ({error}); the file was altered") from error
-    judge = _judge(source, metadata)
+    judge, pack_sha256 = _judge(source, metadata)
     fit = metadata.get("fit", DEFAULT_FIT)
     if fit not in FITS:
         raise CheckpointError(
@@ -214,13 +218,16 @@ def _assemble(source: Path, metadata: dict[str, str], tensors: dict[str, Any], d
     if len(labels) != config.classes:
         raise CheckpointError(f"{source}: {len(labels)} labels for {config.classes} classes; the file was altered")
     model.load_state_dict(tensors)
-    return Checkpoint(model.eval(), config, labels, digest, training, source, fit, judge)
+    return Checkpoint(model.eval(), config, labels, digest, training, source, fit, judge, pack_sha256)
 
 
-def _judge(source: Path, metadata: dict[str, str]) -> PackFile | None:
-    """The judge pack beside a checkpoint; None if there is none, or it was left behind. Raises CheckpointError."""
+def _judge(source: Path, metadata: dict[str, str]) -> tuple[PackFile | None, str | None]:
+    """The judge pack beside a checkpoint, None if there is none or it was left behind, and its SHA-256.
+
+    Raises CheckpointError.
+    """
     if "judge" not in metadata:
-        return None
+        return None, None
     try:
         about = json.loads(metadata["judge"])
         name, digest = str(about["file"]), str(about["sha256"])
@@ -229,7 +236,7 @@ def _judge(source: Path, metadata: dict[str, str]) -> PackFile | None:
     if not name.endswith(PACK_SUFFIX) or Path(name).name != name:
         raise CheckpointError(f"{source}: {name!r:.80} is no name of a judge pack; the file was altered")
     path = source.with_name(name)
-    return PackFile(path, digest) if path.is_file() else None
+    return PackFile(path, digest) if path.is_file() else None, digest
 
 
 def _check_length(frames: object) -> None:

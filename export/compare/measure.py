@@ -16,7 +16,7 @@ from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import BundleError, UsageError
 from lcr_edge.export.compare.table import Comparison, Row, threads_text
 from lcr_edge.export.int8.layers import in_float
-from lcr_edge.export.manifest import read_parity
+from lcr_edge.export.manifest import judged_on, read_parity
 from lcr_edge.export.quiet import quiet
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import TARGETS
@@ -124,6 +124,8 @@ def reusable(exporter: Exporter, request: Request, gate: Gate, judged: bool) -> 
         digest = None if exporter.samples is None else exporter.samples.digest
         if judged and manifest.get("calibration_digest") != digest:
             return None, "it was calibrated with other samples"
+    if judged and manifest.get("judged_on") != judged_on(exporter.checkpoint):
+        return None, "it was judged on other clips"
     if judged:
         parity = read_parity(bundle)
         streams, clips = parity.get("streams") or {}, parity.get("clips") or {}

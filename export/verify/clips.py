@@ -1,4 +1,5 @@
-"""The frames that bundles are checked with: the network's own judge pack, rendered gestures, or any video file.
+"""The frames that bundles are checked with: the network's own judge pack, rendered gestures, clips that the user names
+(``judge_data``), or any video file.
 
 Rendered gestures judge networks that were trained on them, and random weights. A network of other data whose pack is
 not there is stepped over them, too, but then what depends on the content is not judged: see :func:`strange`.
@@ -26,6 +27,7 @@ from lcr_edge.frames import FITS
 
 if TYPE_CHECKING:
     from lcr_edge.checkpoint import Checkpoint
+    from lcr_edge.data.pack import Pack
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -74,34 +76,46 @@ def rendered_clips(
 
 def strange(checkpoint: Checkpoint) -> str:
     """Why there is nothing to judge this network on; empty where there is."""
-    if checkpoint.judge is None and checkpoint.strange_to_gestures:
-        return "no clips of its own data are at hand: keep the judge pack beside the checkpoint"
+    if checkpoint.judged_on is None and checkpoint.judge is None and checkpoint.strange_to_gestures:
+        return (
+            "no clips of its own data are at hand: keep the judge pack beside the checkpoint, or name the pack or the "
+            "data with --judge-data"
+        )
     return ""
+
+
+def judging(checkpoint: Checkpoint) -> Pack | None:
+    """The clips that judge the network: those of --judge-data, or of its pack; None for rendered gestures."""
+    if checkpoint.judged_on is not None:
+        return checkpoint.judged_on
+    return None if checkpoint.judge is None else checkpoint.judge.read().judging()
 
 
 def name_of(checkpoint: Checkpoint) -> str:
     """What :func:`own_clips` and :func:`own_stream` show."""
-    if checkpoint.judge is not None:
-        return f"clips of {checkpoint.judge.read().name}"
-    return "rendered gestures"
+    pack = judging(checkpoint)
+    if pack is None:
+        return "rendered gestures"
+    return f"clips of {pack.name}{'' if checkpoint.judged_on is None else ' (--judge-data)'}"
 
 
 def own_stream(checkpoint: Checkpoint) -> Iterator[U8]:
     """Endless frames to judge the network on, uint8 [H, W, 3], always the same ones."""
-    if checkpoint.judge is None:
+    pack = judging(checkpoint)
+    if pack is None:
         return rendered_stream(checkpoint.config, checkpoint.fit)
-    clips = checkpoint.judge.read().judging().clips
-    return (frame.copy() for clip in itertools.cycle(clips) for frame in clip)  # torch wants frames that can be written
+    # torch wants frames that can be written
+    return (frame.copy() for clip in itertools.cycle(pack.clips) for frame in clip)
 
 
 def own_clips(checkpoint: Checkpoint, per_class: int, workers: int, progress: bool) -> tuple[U8, I64]:
     """Clips to judge the network on, uint8 [n, T, H, W, 3], and the class of each in its labels, int64 [n].
 
-    Those of its pack, all of them, or :func:`rendered_clips` of the size, length and rate that it was trained with. The
-    class is -1 for a gesture that is not among the labels.
+    Those of :func:`judging`, all of them, or :func:`rendered_clips` of the size, length and rate that it was trained
+    with. The class is -1 for a gesture that is not among the labels, and for a clip of --judge-data without a class.
     """
-    if checkpoint.judge is not None:
-        pack = checkpoint.judge.read().judging()
+    pack = judging(checkpoint)
+    if pack is not None:
         return pack.clips, pack.targets
     config = checkpoint.config
     length = int(checkpoint.training.get("frames", CLIP_FRAMES))

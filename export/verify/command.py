@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from lcr_edge.errors import MissingExtraError, ParityError, UsageError
+from lcr_edge.export.verify.judge_data import add_judge_data
 from lcr_edge.export.verify.measure import FRAMES, WORKERS, save_golden, verify
 from lcr_edge.export.verify.report import Report
 from lcr_edge.files import check_file, check_writable, write_atomically
@@ -38,6 +39,7 @@ from lcr_edge.tolerances import CLIPS_PER_CLASS, STREAM_FRAMES
 _WITH_TORCH = {
     "--checkpoint": ("checkpoint", None),
     "--clip": ("clip", None),
+    "--judge-data": ("judge_data", None),
     "--frames": ("frames", FRAMES),
     "--decisions": ("decisions", False),
     "--report": ("report", None),
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="bundle folder, as export wrote it")
     add_checkpoint(parser, "the packaged lcr_nano, or the random weights that the bundle was made of")
     parser.add_argument("--clip", metavar="FILE", help="a video; a short one is played forward and backward in turn")
+    add_judge_data(parser)
     add_frames(parser, "frames to step", FRAMES)
     parser.add_argument(
         "--decisions",
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
             args.bundle,
             checkpoint=args.checkpoint,
             clip=args.clip,
+            judge_data=args.judge_data,
             frames=args.frames,
             threads=args.threads,
             decisions=args.decisions or None,
@@ -156,7 +160,8 @@ def _write_files(args: argparse.Namespace, bundle: Bundle, report: Report) -> li
         write_atomically(args.junit, junit(report))
         written.append(args.junit)
     if args.save_golden is not None:
-        save_golden(args.save_golden, args.bundle, checkpoint=args.checkpoint, clip=args.clip, frames=args.frames)
+        made_of = {"checkpoint": args.checkpoint, "clip": args.clip, "judge_data": args.judge_data}
+        save_golden(args.save_golden, args.bundle, **made_of, frames=args.frames)
         written.append(args.save_golden)
     return written
 

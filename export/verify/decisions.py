@@ -18,7 +18,7 @@ from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import StateError
 from lcr_edge.evaluate.measure import BATCH
 from lcr_edge.evaluate.scores import NO_DECISION, confusion, decide
-from lcr_edge.export.verify.clips import name_of, own_clips
+from lcr_edge.export.verify.clips import judging, name_of, own_clips
 from lcr_edge.progress import with_bar
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import Check, points_lost, promised
@@ -26,9 +26,10 @@ from lcr_edge.tolerances import CLIPS_PER_CLASS, LEARNT
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
+UNLABELLED = "the clips of --judge-data have no classes of the network: no accuracy, only agreement"
 _SHOWN = 6  # pairs of classes in the table
 # Every bundle of a checkpoint is compared with the same logits of the float network, and these take longest to make.
-# The last few are kept, by all that they depend on: (digest of config and weights, clips, frames).
+# The last few are kept, by all that they depend on: (digest, clips, frames).
 _KEPT = 4
 _kept_logits: dict[tuple[str, int, int], F32] = {}
 
@@ -132,8 +133,9 @@ def why_not(checkpoint: Checkpoint) -> str:
     """Why accuracy on the clips at hand means nothing for this network; empty where it may."""
     if checkpoint.training.get("random_seed") is not None:
         return "the weights are random: no accuracy, only agreement"
-    if checkpoint.judge is not None:
-        return ""
+    pack = judging(checkpoint)
+    if pack is not None:
+        return UNLABELLED if (pack.targets < 0).any() else ""
     missing = sum(name not in checkpoint.labels for name in JESTER)
     if missing:
         return f"{missing} of the {len(JESTER)} rendered gestures are not among its labels: no accuracy, only agreement"
@@ -151,8 +153,11 @@ def _float_logits(checkpoint: Checkpoint, clips: U8, progress: bool) -> F32:
 
 
 def _digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of config, fit and the weights as they are now; the file's own says nothing of weights that changed."""
-    digest = hashlib.sha256(repr((checkpoint.config, checkpoint.fit)).encode())
+    """SHA-256 of config, fit, the clips of --judge-data and the weights as they are now: the file's own says nothing of
+    weights that changed."""
+    named = checkpoint.judged_on
+    what = (checkpoint.config, checkpoint.fit, None if named is None else named.sha256)
+    digest = hashlib.sha256(repr(what).encode())
     for value in checkpoint.model.state_dict().values():
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcr_edge.errors import CheckpointError
+from lcr_edge.errors import CheckpointError, UsageError
+from lcr_edge.export.verify.judge_data import with_judge_data
 from lcr_edge.files import write_atomically
 from lcr_edge.progress import with_bar
 from lcr_edge.runtimes import Model, load
@@ -36,6 +37,7 @@ def verify(
     *,
     checkpoint: str | None = None,
     clip: str | None = None,
+    judge_data: str | None = None,
     frames: int = FRAMES,
     threads: int | None = 1,
     decisions: bool | None = None,
@@ -45,13 +47,20 @@ def verify(
     """Measure a bundle; see ``lcr_edge.export.verify.report.Report``. Needs torch.
 
     checkpoint: the file that it was exported from; by default the packaged one, or the random weights that its
-    manifest names. The other arguments are those of :func:`measure_all`. Does not raise on a missed promise. Raises
-    BundleError, CheckpointError (not the bundle's checkpoint), VideoError, UsageError, MissingExtraError, and
-    ParityError for a state that is NaN before there is anything to judge.
+    manifest names. judge_data: clips in place of the network's own, see the module of that name. The other arguments
+    are those of :func:`measure_all`. Does not raise on a missed promise. Raises BundleError, CheckpointError (not the
+    bundle's checkpoint), VideoError, UsageError, MissingExtraError, and ParityError for a state that is NaN before
+    there is anything to judge.
     """
     model = load(bundle, threads=threads)
     _check_frames(model, frames)
-    reference = reference_checkpoint(model.bundle, checkpoint)
+    decided = promised(model).drift is not None if decisions is None else decisions
+    if judge_data is not None and clip is not None and not decided:
+        raise UsageError(
+            f"--judge-data would not be used: --clip gives the frames, and {model.bundle.precision} compares no "
+            "decisions; add --decisions, or leave one of the two out"
+        )
+    reference = with_judge_data(reference_checkpoint(model.bundle, checkpoint), judge_data, decided=decided)
     return measure_all(
         model, reference, clip=clip, frames=frames, decisions=decisions, workers=workers, progress=progress
     )
@@ -73,12 +82,12 @@ def measure_all(
     """Everything that the bundle's precision promises, and in the report what else was measured.
 
     clip: a video file for the two modes, fitted as the bundle says; frames: of it. Without one, the network's own
-    clips: those of its judge pack, or rendered gestures. If it was trained on other data and has no pack, only what
-    holds on any frame is judged. decisions: also compare them on its own clips, by default where the precision promises
-    something about them (int8): one stream of max(streams, frames) frames with shorter ones beside it, and clips
-    (``per_class`` held-out ones of each rendered gesture, or those of the pack); then the video is also played from
-    several places, if ``frames`` reaches the end of the window LATE. workers: processes that draw gestures, see
-    ``clips.rendered_clips``. progress: bars on a terminal's stderr.
+    clips: those of ``--judge-data`` or of its judge pack, or rendered gestures. If it was trained on other data and has
+    neither, only what holds on any frame is judged. decisions: also compare them on its own clips, by default where the
+    precision promises something about them (int8): one stream of max(streams, frames) frames with shorter ones beside
+    it, and clips (``per_class`` held-out ones of each rendered gesture, or all that judge it); then the video is also
+    played from several places, if ``frames`` reaches the end of the window LATE. workers: processes that draw gestures,
+    see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
     rollout: the float network's answers to those frames (``reference.roll``), where they are at hand from another
     bundle of the same checkpoint.
 
@@ -138,7 +147,13 @@ def _check_frames(model: Model, frames: int) -> None:
 
 
 def save_golden(
-    path: Path, bundle: str | os.PathLike[str], *, checkpoint: str | None = None, clip: str | None = None, frames: int
+    path: Path,
+    bundle: str | os.PathLike[str],
+    *,
+    checkpoint: str | None = None,
+    clip: str | None = None,
+    judge_data: str | None = None,
+    frames: int,
 ) -> None:
     """Write the clip and the reference's answers to ``path`` (.npz), for a long selftest where there is no torch.
 
@@ -148,7 +163,7 @@ def save_golden(
     from lcr_edge.export.verify.reference import roll
 
     checked = read_bundle(bundle)
-    reference = reference_checkpoint(checked, checkpoint)
+    reference = with_judge_data(reference_checkpoint(checked, checkpoint), judge_data, decided=False)
     golden = roll(reference.model, clips.stream(clip, reference, frames))
     write_atomically(path, golden.to_bytes())
 

@@ -122,5 +122,8 @@ def _sizes(manifest: Mapping[str, Any]) -> str:
     files: Mapping[str, Any] = manifest.get("files", {})
     rows = [[text(name), f"{record['bytes']:,}"] for name, record in files.items()]
     total = sum(record["bytes"] for record in files.values())
-    origin = f"Checkpoint {manifest.get('checkpoint_sha256')}, exported {manifest.get('created')}."
+    judged = (manifest.get("judged_on") or {}).get("data", "no clips of the network's kind")
+    origin = (
+        f"Checkpoint {manifest.get('checkpoint_sha256')}, exported {manifest.get('created')}, then judged on {judged}."
+    )
     return section("Sizes", table(["file", "bytes"], [*rows, ["all", f"{total:,}"]]) + paragraph(origin))

@@ -2,8 +2,8 @@
 
     CONFIG.judge.npz: jpeg uint8 [bytes of all frames], sizes int64 [n * T], targets int64 [n], about: JSON
 
-Frames are JPEG files of the network's size. The checkpoint holds the file's name and SHA-256; another pack, or one that
-was altered, is refused.
+Frames are JPEG files of the network's size; ``about`` has the names of the classes. The checkpoint holds the file's
+name and SHA-256; another pack, or one that was altered, is refused, unless ``--judge-data`` names it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcr_edge.arrays import npz_of
 from lcr_edge.data.sampling import Sample, balanced
 from lcr_edge.data.sets import ClipSet
 from lcr_edge.errors import CheckpointError, MissingExtraError, VideoError
@@ -30,17 +30,20 @@ SUFFIX = ".judge.npz"
 MOST_BYTES = 4_000_000
 MOST_CLIPS = 216
 _QUALITY = 95
+_MOST_DECODED = 2**31  # bytes of all frames in memory
 _ROOM = 20_000  # bytes for everything but the pictures
 _LEAST_TO_SPLIT = 16
 
 
 @dataclass(frozen=True)
 class Pack:
-    """clips: uint8 RGB [n, T, H, W, 3], classes in turn. targets: class index of each, int64 [n]. name: whose clips."""
+    """clips: uint8 RGB [n, T, H, W, 3], classes in turn. targets: class index of each, int64 [n]; -1 for a clip without
+    a class. name: whose clips. labels: class names, by index; empty where a pack of an earlier version has none."""
 
     clips: NDArray[np.uint8]
     targets: NDArray[np.int64]
     name: str
+    labels: tuple[str, ...] = ()
 
     def read(self) -> Pack:
         """This pack, as a :class:`PackFile` reads one."""
@@ -53,12 +56,20 @@ class Pack:
 
     def judging(self) -> Pack:
         """The clips that exports are judged on."""
-        return Pack(self.clips[: self._split], self.targets[: self._split], self.name)
+        return Pack(self.clips[: self._split], self.targets[: self._split], self.name, self.labels)
 
     def calibrating(self) -> Pack:
         """The clips for calibration: others than those that judge, where there are enough."""
         first = self._split % len(self.clips)
-        return Pack(self.clips[first:], self.targets[first:], self.name)
+        return Pack(self.clips[first:], self.targets[first:], self.name, self.labels)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of clips and targets, however they are stored."""
+        digest = hashlib.sha256(repr((self.clips.shape, self.targets.tolist())).encode())
+        for clip in self.clips:
+            digest.update(np.ascontiguousarray(clip).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -73,18 +84,29 @@ class PackFile:
         return _read(self.path, self.sha256)
 
 
-def choose(data: ClipSet, size: tuple[int, int], fps: float, frames: int) -> Pack:
+def choose(
+    data: ClipSet,
+    size: tuple[int, int],
+    fps: float,
+    frames: int,
+    *,
+    most_bytes: float | None = None,
+    faults: list[str] | None = None,
+) -> Pack:
     """As many clips as fit into the file, of each class in turn; clips that cannot be read are left out.
 
-    Clips have ``frames`` frames at ``fps`` from their middle, fitted to ``size`` (height, width).
+    Clips have ``frames`` frames at ``fps`` from their middle, fitted to ``size`` (height, width). most_bytes: of the
+    file, MOST_BYTES by default. faults: gets a message for each clip that cannot be read.
     """
     clips: list[NDArray[np.uint8]] = []
     targets: list[int] = []
-    room = MOST_BYTES - _ROOM
+    room = (MOST_BYTES if most_bytes is None else most_bytes) - _ROOM
     for index in balanced(data.targets, 0)[: 2 * MOST_CLIPS]:
         try:
             clip = data.read(index, Sample(frames, fps, 0.5), size)[0]
-        except VideoError:
+        except VideoError as error:
+            if faults is not None:
+                faults.append(str(error))
             continue
         room -= sum(len(picture) for picture in _encoded(clip)) + 8 * len(clip)
         if room < 0 or len(clips) == MOST_CLIPS:
@@ -93,13 +115,14 @@ def choose(data: ClipSet, size: tuple[int, int], fps: float, frames: int) -> Pac
         targets.append(int(data.targets[index]))
     found = np.stack(clips) if clips else np.empty((0, frames, *size, 3), np.uint8)
     kind, _, place = data.name.partition(":")
-    return Pack(found, np.array(targets, np.int64), f"{kind}:{Path(place).name}")
+    name = f"{kind}:{Path(place).expanduser().resolve().name}" if place else kind
+    return Pack(found, np.array(targets, np.int64), name, data.labels)
 
 
 def write(path: Path, pack: Pack) -> str:
     """Write the pack atomically; returns its SHA-256. Raises OutputError."""
     pictures = [picture for clip in pack.clips for picture in _encoded(clip)]
-    about = json.dumps({"name": pack.name, "shape": list(pack.clips.shape)})
+    about = json.dumps({"name": pack.name, "shape": list(pack.clips.shape), "labels": list(pack.labels)})
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -112,6 +135,15 @@ def write(path: Path, pack: Pack) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
+def read_any(path: Path) -> tuple[Pack, str]:
+    """A pack that the user names, whoever's it is, and its SHA-256. Raises CheckpointError, MissingExtraError."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"the judge pack {path} cannot be read ({error.strerror}): copy it again") from error
+    return _read(path, digest), digest
+
+
 def _read(path: Path, sha256: str) -> Pack:
     try:
         if path.stat().st_size > 2 * MOST_BYTES:
@@ -120,27 +152,32 @@ def _read(path: Path, sha256: str) -> Pack:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise CheckpointError(
                 f"{path} is the judge pack of another network, or was altered: copy the one that training wrote beside "
-                "this network"
+                "this network, or, to judge on other clips of its classes, name these with --judge-data"
             )
         return _unpacked(data)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the judge pack {path} cannot be read ({error}): copy it again") from error
 
 
 @functools.lru_cache(maxsize=2)
 def _unpacked(data: bytes) -> Pack:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        about: dict[str, Any] = json.loads(file["about"].tobytes())
-        jpeg, sizes, targets = file["jpeg"].tobytes(), file["sizes"].tolist(), file["targets"]
+    file = npz_of(data)
+    about: dict[str, Any] = json.loads(file["about"].tobytes())
+    jpeg, sizes, targets = file["jpeg"].tobytes(), file["sizes"].tolist(), file["targets"]
     shape = tuple(int(length) for length in about["shape"])
     if len(shape) != 5 or math.prod(shape[:2]) != len(sizes) or len(targets) != shape[0] or sum(sizes) != len(jpeg):
         raise ValueError("its parts do not fit together")
+    if math.prod(shape) > _MOST_DECODED:
+        raise ValueError(f"its frames would take {math.prod(shape)} bytes")
     clips, place = np.empty(shape, np.uint8), 0
     for number, length in enumerate(sizes):
         clips[np.unravel_index(number, shape[:2])] = _decoded(jpeg[place : place + length])
         place += length
     clips.setflags(write=False)
-    return Pack(clips, targets.astype(np.int64), str(about["name"]))
+    labels = tuple(map(str, about.get("labels", ())))
+    if targets.dtype.kind != "i" or (labels and not ((targets >= 0) & (targets < len(labels))).all()):
+        raise ValueError("a class index has no class")
+    return Pack(clips, targets.astype(np.int64), str(about["name"]), labels)
 
 
 def _encoded(clip: NDArray[np.uint8]) -> list[bytes]:
@@ -151,7 +188,10 @@ def _encoded(clip: NDArray[np.uint8]) -> list[bytes]:
 
 def _decoded(picture: bytes) -> NDArray[np.uint8]:
     cv2 = _opencv()
-    found = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        found = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # an empty one, or one of too many pixels
+        found = None
     if found is None:
         raise ValueError("a picture is damaged")
     return np.asarray(found[..., ::-1], np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from lcr_edge.checkpoint import load, random_checkpoint, save
 from lcr_edge.config import get_config
 from lcr_edge.data import pack as module
-from lcr_edge.data.pack import MOST_BYTES, SUFFIX, Pack, PackFile, choose, write
+from lcr_edge.data.pack import MOST_BYTES, SUFFIX, Pack, PackFile, choose, read_any, write
 from lcr_edge.data.sets import open_set
 from lcr_edge.errors import CheckpointError
 from lcr_edge.tolerances import DECODED
@@ -77,6 +78,26 @@ def test_a_checkpoint_finds_its_pack_and_refuses_another(chosen: Pack, tmp_path:
     assert load(tmp_path / "net.safetensors").judge is None
     assert load(tmp_path / "net.safetensors").strange_to_gestures
     assert not load().strange_to_gestures
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"shape": [1, 1, 10**6, 10**6, 3]}, "would take"),
+        ({"shape": [2, 1, 32, 32, 3]}, "do not fit together"),
+        ({"shape": [1, 1, 32, 32, 3], "labels": ["a"]}, "no class"),
+        ({"shape": [1, 1, 32, 32, 3], "labels": 5}, "not iterable"),
+        ({"shape": [1, 1, 16, 16, 3], "labels": ["a", "b"]}, "could not broadcast"),
+        ({}, "shape"),
+    ],
+)
+def test_a_pack_from_elsewhere_is_not_trusted(about: dict[str, object], said: str, tmp_path: Path) -> None:
+    path = tmp_path / f"hostile{SUFFIX}"
+    picture = np.frombuffer(module._encoded(np.zeros((1, 32, 32, 3), np.uint8))[0], np.uint8)
+    written = np.frombuffer(json.dumps({"name": "x", **about}).encode(), np.uint8)
+    np.savez(path, jpeg=picture, sizes=np.array([len(picture)]), targets=np.array([1]), about=written)
+    with pytest.raises(CheckpointError, match=said):
+        read_any(path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "large"])

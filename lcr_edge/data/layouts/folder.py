@@ -69,6 +69,14 @@ def list_folder(root: Path, split: str, option: str = "--data") -> Listing:
     )
 
 
+def list_videos(root: Path) -> Listing | None:
+    """The videos that lie in ``root`` itself, all of one class, "any"; None where there are none. Raises OSError."""
+    videos = tuple(sorted(path for path in root.iterdir() if _is_video(path) and path.is_file()))
+    if not videos:
+        return None
+    return Listing(("any",), tuple(path.name for path in videos), (0,) * len(videos), videos)
+
+
 def _given(root: Path, split: str) -> list[tuple[str, Path]]:
     names = (TRAIN,) if split == "train" else HELDOUT
     part = next((root / name for name in names if (root / name).is_dir()), None)
