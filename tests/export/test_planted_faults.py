@@ -45,9 +45,9 @@ def test_a_planted_fault_is_seen(
 ) -> None:
     (fault,) = (fault for fault in FAULTS if fault.kind == kind)
     with fault.plant(bench, target, precision) as folder:
-        assert verify in bench.ask_verify(folder).caught
+        assert any(name.startswith(verify) for name in bench.ask_verify(folder).caught)
         found = bench.ask_selftest(folder).caught
-    assert found == "" if selftest is None else selftest in found
+    assert found == () if selftest is None else any(name.startswith(selftest) for name in found)
 
 
 @pytest.mark.slow
@@ -55,8 +55,8 @@ def test_a_planted_fault_is_seen(
 def test_a_bundle_without_a_fault_is_not_accused(bench: Bench, target: str) -> None:
     for precision in ("fp32", "int8"):
         with HEALTHY.plant(bench, target, precision) as folder:
-            assert bench.ask_verify(folder).caught == ""
-            assert bench.ask_selftest(folder).caught == ""
+            assert bench.ask_verify(folder).caught == ()
+            assert bench.ask_selftest(folder).caught == ()
 
 
 def test_every_fault_is_in_the_table() -> None:

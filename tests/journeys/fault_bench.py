@@ -40,10 +40,20 @@ Change = Callable[[StepCell, "Plan | None"], "tuple[StepCell, Plan | None]"]
 
 @dataclass(frozen=True)
 class Answer:
-    """caught: by which checks, "" for none. worst: the largest rms error / std of one step, NaN where not measured."""
+    """caught: by which checks, none for passed. worst: the largest rms error / std of one step, NaN where not measured."""
 
-    caught: str
+    caught: tuple[str, ...]
     worst: float = float("nan")
+
+    @property
+    def short(self) -> str:
+        """The checks' kinds, and what differs."""
+        kinds = (name if name.startswith(_WHOLE) else name.partition(":")[0] for name in self.caught)
+        return "; ".join(dict.fromkeys(kinds))
+
+
+# Names that say more than what comes before the colon.
+_WHOLE = ("identity", "refused", "feeding", "state_")
 
 
 class _Changed(Exporter):
@@ -140,24 +150,24 @@ class Bench:
             reference_checkpoint(model.bundle)
             report = measure_all(model, self.checkpoint, frames=self.frames, decisions=False, rollout=self._rollout)
         except LcrError as error:
-            return Answer(f"refused: {str(error)[:60]}")
+            return Answer((f"refused: {str(error)[:80]}",))
         return Answer(_caught(report), _worst(report))
 
     def ask_selftest(self, folder: Path) -> Answer:
         try:
             report = selftest(folder, threads=1)
         except LcrError as error:
-            return Answer(f"refused: {str(error)[:60]}")
+            return Answer((f"refused: {str(error)[:80]}",))
         missed = [check.name for check in report.checks if check.met is False]
         other = [
             sentence[:40] for sentence in report.failures if not any(sentence == c.sentence for c in report.checks)
         ]
-        return Answer("; ".join([*other, *missed]))
+        return Answer((*other, *missed))
 
 
-def _caught(report: Report) -> str:
-    missed = [check.name for check in report.every_check if check.met is False]
-    return "; ".join([*(sentence[:60] for sentence in report.broken), *missed])
+def _caught(report: Report) -> tuple[str, ...]:
+    missed = (check.name for check in report.every_check if check.met is False)
+    return (*(sentence[:60] for sentence in report.broken), *missed)
 
 
 def _worst(report: Report) -> float:

@@ -105,7 +105,13 @@ FAULTS: tuple[Fault, ...] = (
         engines=("onnx", "openvino"),
         precisions=("int8",),
     ),
-    Fault("calibrated on zero states", "cell", plants.zero_states, precisions=("int8",)),
+    Fault(
+        "calibrated on zero states",
+        "cell",
+        plants.zero_states,
+        engines=("onnx", "openvino"),
+        precisions=("int8",),
+    ),
     Fault("one layer skipped", "cell", partial(plants.in_cell, "one layer skipped"), precisions=("fp32",)),
     *(
         Fault(kind, "cell", partial(plants.in_cell, kind), engines=("onnx", "openvino"), precisions=("fp32",))
