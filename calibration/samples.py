@@ -64,6 +64,11 @@ class Samples:
             digest.update(array.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
+    @property
+    def share_with_state(self) -> float:
+        """Share of the samples whose states are not zero, in [0, 1]; of a stream all are, but for its first frame."""
+        return float((self.state_h.reshape(len(self), -1) != 0).any(axis=1).mean())
+
     def feeds(self, index: int) -> dict[str, npt.NDArray[Any]]:
         """The step's inputs for one sample, by the names of the step contract: frame uint8 [1, H, W, 3], edge uint8
         [1, H, W], state_h_in and state_c_in float32 [L, N+1, C]. Raises IndexError."""

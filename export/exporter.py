@@ -22,6 +22,7 @@ from lcr_edge.export.quiet import load_ready, quiet
 from lcr_edge.export.staging import staged
 from lcr_edge.export.targets.job import Converted, Job, Source, convert
 from lcr_edge.export.targets.request import Request
+from lcr_edge.export.targets.stored import can_read, prepared_digests
 from lcr_edge.export.targets.table import require
 from lcr_edge.export.verify.clips import own_stream
 from lcr_edge.export.verify.measure import measure_all
@@ -109,6 +110,10 @@ class Exporter:
         gate = gate or Gate()
         with staged(self.out, request.name) as folder:
             source, plan = self._source(request, float_layers)
+            # Of what was prepared, not of what the converter makes of it: that is what is checked.
+            products = None
+            if plan is not None and can_read(request.target):
+                products = prepared_digests(source.cell, plan, request.target)
             with step(f"{request.name}: converting"), quiet():
                 samples = self._samples() if request.precision == "int8" else None
                 made = convert(Job(source, request, folder, plan, samples))
@@ -116,7 +121,7 @@ class Exporter:
                 frames = itertools.islice(own_stream(self.checkpoint), _golden(request))
                 golden = roll(self.checkpoint.model, frames)
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
-                self._write_manifest(folder, request, made, plan)
+                self._write_manifest(folder, request, made, plan, products)
                 report = self._measure(folder, gate)
             page = None
             if self.pages is not None:
@@ -126,7 +131,7 @@ class Exporter:
                 shown = "" if page is None else f". The report is {page}"
                 raise ParityError(f"{request.name} was not written: it breaks its promise: {report.complaint}{shown}")
             (folder / PARITY).write_bytes(report.to_json())
-            self._write_manifest(folder, request, made, plan)
+            self._write_manifest(folder, request, made, plan, products)
             sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         return Exported(self.out / request.name, sizes, report, page)
 
@@ -151,15 +156,20 @@ class Exporter:
             raise CalibrationError("int8 needs calibration samples: make them with calibration.collect.collect")
         return self.samples
 
-    def _write_manifest(self, folder: Path, request: Request, made: Converted, plan: Plan | None) -> None:
+    def _write_manifest(
+        self, folder: Path, request: Request, made: Converted, plan: Plan | None, products: dict[str, str] | None
+    ) -> None:
+        int8 = request.precision == "int8"
         write_manifest(
             folder,
             request,
             self.checkpoint,
             made.operators,
             boundary=made.boundary,
-            calibration_digest=self._samples().digest if request.precision == "int8" else None,
+            calibration_digest=self._samples().digest if int8 else None,
             float_layers=() if plan is None else plan.float_layers,
+            products=products,
+            calibration_states=self._samples().share_with_state if int8 else None,
         )
 
     def _measure(self, folder: Path, gate: Gate) -> Report:

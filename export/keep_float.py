@@ -72,6 +72,6 @@ def _first_part(trials: Trials, float_layers: Collection[str], gate: Gate) -> No
     request = trials.request
     title = f"{request.name}: {len(float_layers)} layers in float, over {gate.frames} frames"
     with step(title), trials.quantised(None, float_layers) as model:
-        report = measure_all(model, trials.checkpoint, frames=gate.frames, decisions=False)
+        report = measure_all(model, trials.checkpoint, frames=gate.frames, decisions=False, identity=False)
     if not report.passed:
         raise ParityError(f"{request.name} was not written, it breaks its promise: {report.complaint}")

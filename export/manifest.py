@@ -27,12 +27,14 @@ from lcr_edge.contract import (
 )
 from lcr_edge.errors import BundleError
 from lcr_edge.export.targets.request import Request
+from lcr_edge.export.targets.stored import PRODUCTS
 from lcr_edge.export.targets.table import producers
 from lcr_edge.export.verify.clips import judging, name_of, strange
 from lcr_edge.runtimes.bundle import MANIFEST, Bundle, file_record, seal
 from lcr_edge.runtimes.tensors import scaling, tensor_table
 
 PARITY = "parity.json"
+SETTLED = "calibration_states"
 
 
 def write_manifest(
@@ -44,12 +46,15 @@ def write_manifest(
     boundary: Boundary | None = None,
     calibration_digest: str | None = None,
     float_layers: Sequence[str] = (),
+    products: Mapping[str, str] | None = None,
+    calibration_states: float | None = None,
 ) -> None:
     """Write manifest.json for all files now in the folder; write it again when one is added.
 
     For int8 only: boundary, (scale, zero point) of logits and states by tensor name, with ``--io int8``;
     calibration_digest, of the samples that gave the ranges; float_layers, products left in float (names as in
-    ``calibration.quant_plan``). Raises ValueError if ``--io int8`` lacks the boundary.
+    ``calibration.quant_plan``); products, the digest of each prepared product (``targets.stored``); calibration_states,
+    the share of the samples whose states are not zero. Raises ValueError if ``--io int8`` lacks the boundary.
     """
     config, boundary = request.config, boundary or {}
     dtype = STATE_DTYPES[request.state_precision]
@@ -101,7 +106,9 @@ def write_manifest(
         ],
         "labels": list(checkpoint.labels),
         "calibration_digest": calibration_digest,
+        SETTLED: calibration_states,
         "float_layers": list(float_layers),
+        PRODUCTS: None if products is None else dict(products),
         "runtime_hints": _hints(request),
         "required_ops": required_ops,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -60,6 +60,12 @@ def promise_of(precision: str, state_precision: str = "fp32") -> Promise | None:
     return PROMISES.get("fp16" if (precision, state_precision) == ("fp32", "fp16") else precision)
 
 
+# A golden clip against the network that it is said to be of, one step at a time, both float64 arithmetic rounded to
+# float32: largest difference, of values above 1 in units of the largest.
+GOLDEN_OFF = 1e-6
+# Share of the int8 calibration samples that have a state other than zeros: at least. Streams give 7 of 8.
+CALIBRATED_ON_STATES = 0.5
+
 # The network against itself: forward(clip) and T calls of step, per torch dtype name.
 FORWARD_EQUALS_STEPS = {"float64": 1e-10, "float32": 1e-5}
 # The WKV forms against the readable reference in float64, outputs and gradients.

@@ -23,7 +23,8 @@ ONE_STEP, STREAM = "one step", "stream"
 class Check:
     """One promised figure.
 
-    kind: "error", "ratio", "share" or "points"; for a share the promise is a minimum, for the others a maximum. met:
+    kind: "error", "ratio", "share", "points" or "differences"; for a share the promise is a minimum, for the others a
+    maximum, and no difference is ever allowed. met:
     None if it could not be judged. remark: why it could not, or else the margin by which it was missed or met.
     allowed: what also meets the promise where the figure alone would be too strict, otherwise empty. sentence: says
     what was missed.
@@ -43,16 +44,18 @@ class Check:
         return _FORMATS[self.kind](figure)
 
     def bound(self) -> str:
-        """The promise as text: "1.00e-05 at most"."""
-        least = "least" if self.kind == "share" else "most"
-        return f"{self.shown(self.promised)} at {least}{', or ' if self.allowed else ''}{self.allowed}"
+        """The promise as text, with what else meets it: "1.00e-05 at most"; "98.00%, or one frame of 46"."""
+        if self.kind == "differences":
+            return "none"
+        most = "" if self.kind == "share" else " at most"
+        return f"{self.shown(self.promised)}{most}{', or ' if self.allowed else ''}{self.allowed}"
 
     def line(self) -> str:
         """One line for people."""
         verdict = {True: "met", False: "MISSED", None: "-"}[self.met]
         shown = "" if self.measured is None else self.shown(self.measured)
-        remark = f" ({self.remark})" if self.remark else ""
-        return f"{verdict:7}{self.name:50}{shown:>12}  promised {self.bound()}{remark}"
+        remark = f"; {self.remark}" if self.remark else ""
+        return f"{verdict:7}{self.name:50}{shown:>12}  (promised {self.bound()}{remark})"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, except that NaN and Inf are kept as floats."""
@@ -72,6 +75,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "ratio": "{:.3f}".format,
     "share": "{:.2%}".format,
     "points": "{:+.2f}".format,
+    "differences": "{:.0f}".format,
 }
 
 
@@ -128,15 +132,27 @@ def same_class(mode: str, agreed: int, frames: int, promise: Promise) -> Check:
     met = share >= promise.top1 or frames - agreed <= promise.flips
     # In a clip this short, the frames that may differ are a larger share than the promise allows.
     short = (frames - promise.flips) / frames < promise.top1
-    allowed = f"all but {promise.flips} of {frames} frames" if short and promise.flips else ""
+    allowed = _frames_of(promise.flips, frames) if short and promise.flips else ""
     since = f" from frame {promise.settled} on" if promise.settled else ""
     points = 100 * (promise.top1 - share)
     remark = f"{points:.2f} points below" if not met else f"{frames - agreed} of {frames} frames differ"
     sentence = (
         f"{mode}: the class matches the reference in {share:.2%} of the frames{since}, promised {promise.top1:.1%}"
-        f"{', or ' if allowed else ''}{allowed} ({frames - agreed} of {frames} frames differ)"
+        f"{', or all but ' if allowed else ''}{allowed} ({frames - agreed} of {frames} frames differ)"
     )
     return Check(f"{mode}: same class{since}", "share", promise.top1, share, met, remark, sentence, allowed)
+
+
+def _frames_of(few: int, frames: int) -> str:
+    return f"{'one frame' if few == 1 else f'{few} frames'} of {frames}"
+
+
+def differences(what: str, count: int | None, sentence: str, found: str = "") -> Check:
+    """How often something differs that must be the same. count: None if it could not be judged, then ``found`` says
+    why; otherwise it says what differs."""
+    met = None if count is None else count == 0
+    why = f"identity: {sentence}" + (f" ({found})" if found else "")
+    return Check(f"identity: {what}", "differences", 0.0, count, met, "" if met else found, why)
 
 
 def drift(

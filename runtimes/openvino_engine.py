@@ -19,6 +19,8 @@ from lcr_edge.runtimes.engines import ENGINES
 Array = npt.NDArray[Any]
 # OpenVINO's property; the bundle's runtime hint has the same name.
 _GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+# Whether the CPU device turns quantised products into int8 ones; without, it computes the same roundings in float.
+LOW_PRECISION = "LP_TRANSFORMS_MODE"
 
 
 @functools.cache
@@ -31,11 +33,35 @@ def core() -> Any:
     return importlib.import_module("openvino").Core()
 
 
+@functools.cache
+def saturates() -> bool:
+    """Whether OpenVINO's int8 products are wrong on this CPU, found by one whose result is known.
+
+    x86 processors with AVX2 or AVX-512 but without VNNI add two products of a uint8 and an int8 in 16 bits, where large
+    ones stop at 32767. Takes about 0.1 s, once in a process. Raises MissingExtraError.
+    """
+    try:
+        ops: Any = importlib.import_module("openvino.opset13")
+        ov: Any = importlib.import_module("openvino")
+    except ImportError as error:
+        raise ENGINES["openvino"].missing() from error
+    size, one, zero = 64, np.float32(1), np.float32(0)
+    given = ops.parameter([1, size], np.float32)
+    rounded = ops.fake_quantize(given, zero, one, zero, one, 256)
+    weights = ops.multiply(ops.convert(ops.constant(np.full((size, size), 127, np.int8)), np.float32), one / 127)
+    product = ov.Model([ops.matmul(rounded, weights, False, True)], [given], "saturates")
+    compiled = core().compile_model(product, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    sums = np.asarray(compiled.create_infer_request().infer([np.ones((1, size), np.float32)])[0])
+    return bool(np.abs(sums - size).max() > 0.01 * size)
+
+
 class OpenVinoEngine:
     """One compiled model on the CPU device and one infer request (two when the model keeps its state inside).
 
     OpenVINO's default arithmetic on many CPUs is bf16 or f16, whose error compounds in a fed-back state, so the hint
-    is always set. Raises MissingExtraError and BundleError (model too new, state variables that do not fit).
+    is always set. Where int8 products saturate (:func:`saturates`), an int8 bundle computes in float what int8 products
+    should give: right, but slower. Raises MissingExtraError and BundleError (model too new, state variables that do not
+    fit).
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
@@ -52,6 +78,9 @@ class OpenVinoEngine:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         path = bundle.folder / bundle.model_files[0]
         properties.update(_dynamic_quantisation(bundle))
+        if bundle.precision == "int8" and saturates():
+            properties[LOW_PRECISION] = False
+            self.name += ", int8 in float"
         try:
             compiled = core().compile_model(str(path), "CPU", properties)
             self._request = compiled.create_infer_request()

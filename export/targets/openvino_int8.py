@@ -36,8 +36,10 @@ from lcr_edge.files import write_atomically
 from lcr_edge.runtimes.openvino_engine import core
 
 F32 = npt.NDArray[np.float32]
+I8 = npt.NDArray[np.int8]
 
-_WEIGHT = ".weight"
+# Ends the name of a weight, after that of its layer.
+WEIGHT = ".weight"
 # Smaller tables are not worth a Gather.
 _MIRROR_BYTES = 4096
 _TOKEN_AXIS = -2
@@ -70,7 +72,7 @@ def quantise(model: ov.Model, plan: Plan) -> ov.Model:
         product = layers[name]
         mode = plan.mode_of(name)
         weight = product.input_value(1).get_node().data
-        product.input(1).replace_source_output(_compressed(weight) if mode == plan.mode else _unfolding(weight))
+        product.input(1).replace_source_output((_compressed if mode == plan.mode else _unfolding)(weight, name))
         if mode == "static":
             product.input(0).replace_source_output(_rounded(product.input_value(0), plan, name))
     _share_constants(result)
@@ -109,29 +111,45 @@ def _layers(model: Any) -> dict[str, Any]:
             continue
         weight = node.input_value(1).get_node()
         name = weight.get_friendly_name()
-        if weight.get_type_name() != "Constant" or not name.endswith(_WEIGHT):
+        if weight.get_type_name() != "Constant" or not name.endswith(WEIGHT):
             continue
         if node.get_attributes() != {"transpose_a": False, "transpose_b": True}:
             raise LcrError(f"MatMul of {name} is not the product of a linear layer: export again")
         # HostEdgeCell holds the StepCell as "cell".
-        found[name[: -len(_WEIGHT)].removeprefix("cell.")] = node
+        found[name[: -len(WEIGHT)].removeprefix("cell.")] = node
     return found
 
 
-def _compressed(weight: F32) -> Any:
-    """float32 [out, in] as an int8 constant times one scale per output channel."""
+def _compressed(weight: F32, layer: str) -> Any:
+    """float32 [out, in] as an int8 constant, named after its layer, times one scale per output channel."""
     q, scale = quantise_weight(weight)
-    return ops.multiply(ops.convert(ops.constant(q), "f32"), ops.constant(scale[:, None])).output(0)
+    return ops.multiply(_int8(q, layer), ops.constant(scale[:, None])).output(0)
 
 
-def _unfolding(weight: F32) -> Any:
+def _unfolding(weight: F32, layer: str) -> Any:
     """The same with a division, which the CPU device does once when it loads the model."""
     q, scale = quantise_weight(weight)
-    return ops.divide(ops.convert(ops.constant(q), "f32"), ops.constant(1 / scale[:, None])).output(0)
+    return ops.divide(_int8(q, layer), ops.constant(1 / scale[:, None])).output(0)
+
+
+def _int8(q: I8, layer: str) -> Any:
+    constant = ops.constant(q)
+    constant.set_friendly_name(f"{layer}{WEIGHT}")
+    return ops.convert(constant, "f32")
 
 
 def _rounded(value: Any, plan: Plan, layer: str) -> Any:
     """``value`` rounded to the grid of the layer's input, as floats."""
+    low, high, levels = input_ends(plan, layer)
+    ends = [ops.constant(np.float32(end)) for end in (low, high)]
+    return ops.fake_quantize(value, *ends, *ends, int(levels)).output(0)
+
+
+def input_ends(plan: Plan, layer: str) -> tuple[float, float, float]:
+    """The smallest and the largest value of the grid of a layer's input, as float32 has them, and its levels.
+
+    Raises UsageError for a layer without a usable range.
+    """
     if layer not in plan.ranges:
         raise UsageError(f"the plan has no range for the input of layer {layer}: calibrate again")
     low, high = plan.ranges[layer]
@@ -140,8 +158,8 @@ def _rounded(value: Any, plan: Plan, layer: str) -> Any:
     levels, least, most = _LEVELS[plan.activations]
     # A layer that saw nothing but zeros: any scale represents them.
     scale, zero = plan.scale(layer) if max(abs(low), abs(high)) > levels * _TINY else (1.0, 0)
-    ends = [ops.constant(np.float32(scale * (end - zero))) for end in (least, most)]
-    return ops.fake_quantize(value, *ends, *ends, levels).output(0)
+    low, high = (float(np.float32(scale * (end - zero))) for end in (least, most))
+    return low, high, float(levels)
 
 
 def _drop_idle(model: Any) -> None:
@@ -188,11 +206,12 @@ def _share_mirrored(model: Any) -> None:
 
 
 def _rename(model: Any) -> None:
-    """Number the inner nodes and remove the names of their tensors."""
+    """Number the inner nodes, but for int8 weights, by which ``verify`` finds products, and remove tensors' names."""
     for number, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() in ("Parameter", "Result") or _is_boundary(node):
             continue
-        node.set_friendly_name(str(number))
+        if node.get_type_name() != "Constant" or str(node.get_element_type()) != "<Type: 'int8_t'>":
+            node.set_friendly_name(str(number))
         for output in node.outputs():
             output.get_tensor().set_names(set())
 

@@ -44,8 +44,9 @@ class Target:
     with ``convert(job: Job) -> Converted``. files: what the converter writes; the engine opens the first one.
     packages: (import name, package name) pairs that the export needs, beyond what every export needs; int8_packages:
     what int8 needs in addition. The manifest records their versions. extra: the lcr-edge extra that installs them.
-    io_modes: from ``contract.IO_MODES``. default_quant: for int8. hints: the manifest's runtime hints; int8_hints: what
-    int8 adds to them, by quant.
+    io_modes: from ``contract.IO_MODES``. default_quant: for int8. stored: a module that reads int8 products back from
+    the files, see ``targets.stored``; None where that cannot be done. hints: the manifest's runtime hints; int8_hints:
+    what int8 adds to them, by quant.
     """
 
     engine: EngineRow
@@ -57,6 +58,7 @@ class Target:
     io_modes: tuple[str, ...] = (DEFAULT_IO,)
     int8_packages: tuple[tuple[str, str], ...] = ()
     default_quant: str = DEFAULT_QUANT
+    stored: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -85,6 +87,7 @@ TARGETS: dict[str, Target] = {
             ("model.onnx",),
             (*_ONNX, ("onnxruntime", "onnxruntime")),
             "export",
+            stored="lcr_edge.export.targets.onnx_stored",
             hints={"intra_op_num_threads": "physical cores, at most 4", "inter_op_num_threads": 1},
         ),
         Target(
@@ -93,6 +96,7 @@ TARGETS: dict[str, Target] = {
             ("model.xml", "model.bin"),
             (*_ONNX, ("openvino", "openvino")),
             "demo",
+            stored="lcr_edge.export.targets.openvino_stored",
             hints={"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"},
             # OpenVINO quantises the inputs of layers with int8 weights in groups of this size, or not at all (0).
             int8_hints={
@@ -106,6 +110,7 @@ TARGETS: dict[str, Target] = {
             ("model.tflite",),
             (("litert_torch", "litert-torch"), ("ai_edge_litert", "ai-edge-litert")),
             "export",
+            stored="lcr_edge.export.targets.tflite_stored",
             io_modes=IO_MODES,
             int8_packages=(("ai_edge_quantizer", "ai-edge-quantizer"),),
             # Its static form rounds the outputs of products too, and is no faster.

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES, SMALLEST_RANGE, Plan
 from lcr_edge.errors import LcrError, UsageError
@@ -41,6 +42,7 @@ from lcr_edge.export.targets.tflite_file import (
     write,
 )
 
+F32 = npt.NDArray[np.float32]
 Ranges = Mapping[str, "tuple[float, float]"]
 
 # A bias is int32 in steps of input scale * weight scale; beyond this it would leave no room for the sum.
@@ -197,14 +199,24 @@ def _statistics(model: Any, layers: Mapping[str, Any], plan: Plan, outputs: Rang
         ):
             ones = [1] * len(tensors[index].shape)
             found[text(tensors[index])] = {"min": np.full(ones, ends[0]), "max": np.full(ones, ends[1])}
-        largest = np.abs(array(model, operator.inputs[1])).max(axis=1, keepdims=True)
-        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-            # The bias has no scale of its own: a channel with weights near zero would leave it too few steps.
-            step = (max(-read_range[0], read_range[1]) if plan.activations == "s8" else np.ptp(read_range) / 2) / 127
-            needed = 127 * np.abs(array(model, operator.inputs[2])) / (step * _BIAS_STEPS)
-            largest = np.maximum(largest, needed[:, None].astype(np.float32))
+        has_bias = len(operator.inputs) > 2 and operator.inputs[2] >= 0
+        bias = array(model, operator.inputs[2]) if has_bias else None
+        largest = weight_ends(array(model, operator.inputs[1]), bias, read_range, plan.activations)
         found[text(tensors[operator.inputs[1]])] = {"min": -largest, "max": largest}
     return found
+
+
+def weight_ends(weight: F32, bias: F32 | None, read_range: tuple[float, float], activations: str) -> F32:
+    """The largest value of each channel's int8 grid in static mode, float32 [out, 1].
+
+    The bias has no scale of its own: a channel with weights near zero would leave it too few steps.
+    """
+    largest: F32 = np.abs(weight).max(axis=1, keepdims=True)
+    if bias is None:
+        return largest
+    step = (max(-read_range[0], read_range[1]) if activations == "s8" else np.ptp(read_range) / 2) / 127
+    needed = 127 * np.abs(bias) / (step * _BIAS_STEPS)
+    return np.maximum(largest, needed[:, None].astype(np.float32))
 
 
 def _scale_behind(model: Any, weights: set[str]) -> None:

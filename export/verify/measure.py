@@ -1,4 +1,5 @@
-"""Everything that is measured on a bundle: the two modes of ``parity``, then ``streams`` and ``decisions``."""
+"""Everything that is measured on a bundle: the two modes of ``parity``, ``identity``, then ``streams`` and
+``decisions``."""
 
 from __future__ import annotations
 
@@ -78,6 +79,7 @@ def measure_all(
     workers: int = 1,
     progress: bool = False,
     rollout: Golden | None = None,
+    identity: bool = True,
 ) -> Report:
     """Everything that the bundle's precision promises, and in the report what else was measured.
 
@@ -89,14 +91,16 @@ def measure_all(
     played from several places, if ``frames`` reaches the end of the window LATE. workers: processes that draw gestures,
     see ``clips.rendered_clips``. progress: bars on a terminal's stderr.
     rollout: the float network's answers to those frames (``reference.roll``), where they are at hand from another
-    bundle of the same checkpoint.
+    bundle of the same checkpoint. identity: also compare the bundle with its checkpoint, see ``verify.identity``; only
+    a bundle that nobody keeps can do without.
 
     Does not raise on a missed promise. Raises BundleError, VideoError, UsageError, MissingExtraError.
     """
     from lcr_edge.export.verify import clips, parity
     from lcr_edge.export.verify.decisions import measure_clips, why_not
+    from lcr_edge.export.verify.identity import measure_identity
     from lcr_edge.export.verify.reference import steps, steps_of
-    from lcr_edge.export.verify.report import CLIPS, MODES, STREAMS, VIDEO
+    from lcr_edge.export.verify.report import CLIPS, IDENTITY, MODES, STREAMS, VIDEO
     from lcr_edge.export.verify.streams import measure_streams, measure_video
 
     _check_frames(model, frames)
@@ -112,6 +116,9 @@ def measure_all(
     if unknown and clip is None:
         report = dataclasses.replace(report, checks=tuple(_unjudged(check, unknown) for check in report.checks))
     report = dataclasses.replace(report, seconds=seconds)
+    if identity:
+        with _timed(seconds, IDENTITY):
+            report = dataclasses.replace(report, identity=measure_identity(model, checkpoint))
     if not (report.promise.drift is not None if decisions is None else decisions) or unknown:
         return report
     shared = {"per_class": min(per_class, _FEW) if why_not(checkpoint) else per_class, "workers": workers}

@@ -18,10 +18,11 @@ from lcr_edge.tolerances import Promise
 
 if TYPE_CHECKING:
     from lcr_edge.export.verify.decisions import Clips
+    from lcr_edge.export.verify.identity import Identity
     from lcr_edge.export.verify.streams import Streams
 
 # The parts of a verification.
-MODES, STREAMS, VIDEO, CLIPS = "modes", "streams", "video", "clips"
+MODES, IDENTITY, STREAMS, VIDEO, CLIPS = "modes", "identity", "streams", "video", "clips"
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Report:
 
     one_step, stream: a :class:`Line` for each phase and one for "all" frames, stepped from the reference's state and
     from the bundle's own; the two curves are the same, frame by frame. checks: each promise about them. broken: what
-    is wrong whatever the precision. streams, video, clips: long rendered streams, streams of the given video,
-    decisions on rendered clips; None where not measured. sensitivity: (layer or kind of layers, what quantising it
-    alone costs: rms error / std in a stream), the costliest first; empty where not measured. seconds: that each part
-    (MODES, STREAMS, VIDEO, CLIPS) took; not in :meth:`to_dict`, so that the same bundle gives the same JSON.
+    is wrong whatever the precision. identity: what does not show in errors of logits and states; None where not
+    compared. streams, video, clips: long rendered streams, streams of the given video, decisions on rendered clips;
+    None where not measured. sensitivity: (layer or kind of layers, what quantising it alone costs: rms error / std in
+    a stream), the costliest first; empty where not measured. seconds: that each part (MODES, IDENTITY, STREAMS, VIDEO,
+    CLIPS) took; not in :meth:`to_dict`, so that the same bundle gives the same JSON.
     passed: nothing was missed.
     """
 
@@ -50,6 +52,7 @@ class Report:
     stream_curve: Curve
     checks: tuple[Check, ...]
     broken: tuple[str, ...]
+    identity: Identity | None = None
     streams: Streams | None = None
     video: Streams | None = None
     clips: Clips | None = None
@@ -57,9 +60,9 @@ class Report:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def _further(self) -> dict[str, Streams | Clips]:
+    def _further(self) -> dict[str, Identity | Streams | Clips]:
         """What was measured beyond the two modes, by part."""
-        found = {STREAMS: self.streams, VIDEO: self.video, CLIPS: self.clips}
+        found = {IDENTITY: self.identity, STREAMS: self.streams, VIDEO: self.video, CLIPS: self.clips}
         return {name: part for name, part in found.items() if part is not None}
 
     @property
@@ -103,6 +106,7 @@ class Report:
             "one_step": {phase: line.to_dict() for phase, line in self.one_step.items()},
             "stream": {phase: line.to_dict() for phase, line in self.stream.items()},
             "curves": {"one_step": self.one_step_curve.thinned(), "stream": self.stream_curve.thinned()},
+            "identity": None if self.identity is None else self.identity.to_dict(),
             "streams": None if self.streams is None else self.streams.to_dict(),
             "video": None if self.video is None else self.video.to_dict(),
             "clips": None if self.clips is None else self.clips.to_dict(),

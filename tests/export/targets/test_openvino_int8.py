@@ -25,9 +25,10 @@ from lcr_edge.export.targets.onnx_int8 import quantise_weight
 from lcr_edge.export.targets.openvino_int8 import quantise, save
 from lcr_edge.export.targets.request import Request
 from lcr_edge.model.step_cell import HostEdgeCell, StepCell
+from lcr_edge.runtimes import openvino_engine
 from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import read_bundle
-from lcr_edge.runtimes.openvino_engine import OpenVinoEngine, core
+from lcr_edge.runtimes.openvino_engine import LOW_PRECISION, OpenVinoEngine, core, saturates
 from lcr_edge.tolerances import PROMISES
 from tests.export.made import PACKAGED, bundle, checkpoint
 from tests.runtimes.toy import make_bundle, reseal
@@ -94,8 +95,11 @@ def _run(model: ov.Model, group: int = 0, name: str = PICO) -> list[Array]:
     return [np.stack(parts) for parts in zip(*steps)]
 
 
-def _compile(model: ov.Model, group: int = 0) -> ov.CompiledModel:
+def _compile(model: ov.Model, group: int = 0, integer: bool | None = None) -> ov.CompiledModel:
+    """As the engine does. integer: whether products may become int8 ones, by default where they are right."""
+    integer = not saturates() if integer is None else integer
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, GROUP_SIZE: group}
+    settings[LOW_PRECISION] = integer
     return core().compile_model(model, "CPU", settings)
 
 
@@ -145,7 +149,7 @@ def test_every_chosen_layer_is_executed_in_int8(name: str, activations: str) -> 
     for layers, floats in ((every, ()), (some, ()), (every, some)):
         plan = _plan(activations=activations, name=name, layers=layers, float_layers=floats)
         model = quantise(_float_model(name), plan)
-        found, integer = _products(_compile(model, GROUPS["dynamic"])), len(layers) - len(floats)
+        found, integer = _products(_compile(model, GROUPS["dynamic"], True)), len(layers) - len(floats)
         assert found["u8", "i8"] + found["i8", "i8"] == integer
         assert found["f32", "f32"] == len(every) - integer
         assert _rms(_run(model, name=name), _run(_float_model(name), name=name)) < INT8
@@ -298,9 +302,31 @@ def test_the_engine_takes_the_hint_of_the_bundle(tmp_path: Path) -> None:
     feed = {key: tensor.numpy() for key, tensor in _feeds()[0].items()}
     for group, other in ((0, 32), (32, 0)):
         reseal(folder, runtime_hints={GROUP_SIZE: group})
-        found = OpenVinoEngine(read_bundle(folder), EngineOptions(threads=1)).run(feed)["logits"]
+        engine = OpenVinoEngine(read_bundle(folder), EngineOptions(threads=1))
+        assert engine._request.get_compiled_model().get_property(GROUP_SIZE) == group
+        found = engine.run(feed)["logits"]
         assert (found == _run(model, group)[0][0]).all()
-        assert (found != _run(model, other)[0][0]).any()
+        if not saturates():  # without VNNI this OpenVINO quantises nothing on the fly
+            assert (found != _run(model, other)[0][0]).any()
     reseal(folder, runtime_hints={GROUP_SIZE: -1})
     with pytest.raises(BundleError, match="must be 0 or a positive number of values, found -1"):
         OpenVinoEngine(read_bundle(folder), EngineOptions(threads=1))
+
+
+def test_where_int8_saturates_the_engine_computes_in_float(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both answers of the probe, on this CPU. In float, products round as the plan says."""
+    plan = _plan()
+    folder, model = tmp_path / "bundle", quantise(_float_model(), plan)
+    save(model, make_bundle(folder, "openvino", "host") / "model.xml")
+    reseal(folder, precision="int8")
+    feed = {key: tensor.numpy() for key, tensor in _feeds()[0].items()}
+    found = {}
+    for wrong in (False, True):
+        monkeypatch.setattr(openvino_engine, "saturates", lambda wrong=wrong: wrong)
+        engine = OpenVinoEngine(read_bundle(folder), EngineOptions(threads=1))
+        assert engine.name.endswith(", int8 in float") == wrong
+        found[wrong] = _products(engine._request.get_compiled_model()), engine.run(feed)["logits"]
+    assert found[True][0] == {("f32", "f32"): len(plan.layers)} or all(one == "f32" for one, _ in found[True][0])
+    assert any(one == "u8" for one, _ in found[False][0])
+    wanted = _emulated(plan)[0][0]
+    assert np.abs(found[True][1] - wanted).max() < 0.1 * wanted.std()

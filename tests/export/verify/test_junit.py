@@ -19,7 +19,7 @@ from lcr_edge.cli import main
 from lcr_edge.errors import ParityError
 from lcr_edge.export.verify.junit import junit, junit_of_error
 from lcr_edge.export.verify.measure import measure_all
-from lcr_edge.export.verify.report import CLIPS, MODES, STREAMS, Report
+from lcr_edge.export.verify.report import CLIPS, IDENTITY, MODES, STREAMS, Report
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
 from tests.export import made
 from tests.export.targets.rounded import rounded
@@ -33,7 +33,9 @@ def report() -> Report:
 
 def test_each_check_is_a_case(report: Report) -> None:
     root = ElementTree.fromstring(junit(report))
-    assert [suite.get("name") for suite in root] == [f"{report.bundle} {part}" for part in (MODES, STREAMS, CLIPS)]
+    assert [suite.get("name") for suite in root] == [
+        f"{report.bundle} {part}" for part in (MODES, IDENTITY, STREAMS, CLIPS)
+    ]
     cases = list(root.iter("testcase"))
     checks = report.every_check
     assert [case.get("name") for case in cases] == [check.name for check in checks]
@@ -46,7 +48,7 @@ def test_each_check_is_a_case(report: Report) -> None:
     for name, count in counts.items():
         assert root.get(name) == str(count)
         assert sum(int(suite.get(name, "-1")) for suite in root) == count
-    for suite, part in zip(root, (MODES, STREAMS, CLIPS)):
+    for suite, part in zip(root, (MODES, IDENTITY, STREAMS, CLIPS)):
         own = [float(case.get("time", "nan")) for case in suite]
         assert float(suite.get("time", "nan")) == pytest.approx(report.seconds[part], abs=1e-3)
         assert sum(own) == pytest.approx(report.seconds[part] if own else 0, abs=1e-3 * (1 + len(own)))

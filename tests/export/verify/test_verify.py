@@ -114,7 +114,7 @@ def test_int8_is_judged_by_averages_and_decisions() -> None:
         assert check.met is True
         assert check.promised == INT8.step_relative
         assert 0 < (check.measured or 0) == report.one_step[f"from {INT8.settled}"].tensors[tensor].relative
-    assert {name.split(":")[0] for name in checks} == {"one step", "stream", "streams"}
+    assert {name.split(":")[0] for name in checks} == {"one step", "stream", "identity", "streams"}
     assert report.streams is not None
     assert report.clips is not None
     written = json.loads(report.to_json())
