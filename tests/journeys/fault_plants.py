@@ -54,7 +54,7 @@ def constants(
     precision: str,
     products: bool = True,
 ) -> Iterator[Path]:
-    """Constants of the cell with other content in the model file. products: some are of products, which int8 changes."""
+    """Constants of the cell with other content in the file. products: some are of products, which int8 changes."""
     cell = bench.cell(precision if products else "fp32", target)
     held = {name: tensor.detach().numpy() for name, tensor in (*cell.named_buffers(), *cell.named_parameters())}
     changes = pairs(held)
@@ -111,7 +111,7 @@ def swapped_layers(held: dict[str, Array]) -> list[tuple[Array, Array]]:
     pairs = []
     for name in names:
         one, other = held[f"layers.1.{name}"], held[f"layers.2.{name}"]
-        if one.dtype.kind == "f" and one.size > 1 and not np.array_equal(one, other):
+        if one.dtype.kind == "f" and one.size > 1 and one.shape == other.shape and not np.array_equal(one, other):
             pairs += [(one, other), (other, one)]
     return pairs
 
