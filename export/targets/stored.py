@@ -24,6 +24,8 @@ from lcr_edge.errors import CalibrationError
 from lcr_edge.export.targets.table import TARGETS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lcr_edge.calibration.quant_plan import Plan
     from lcr_edge.model.step_cell import StepCell
 
@@ -69,7 +71,7 @@ def prepared_digests(cell: StepCell, plan: Plan, target: str) -> dict[str, str]:
     wanted = _module(target).wanted
     found = {}
     for name in plan.layers:
-        bias = linears[name].bias
+        bias: Tensor | None = linears[name].bias
         arrays = linears[name].weight.detach().numpy(), None if bias is None else bias.detach().numpy()
         product: Stored = wanted(name, *arrays, plan)
         _check_grid(name, arrays[0])

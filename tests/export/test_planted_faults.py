@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.export import made
@@ -30,12 +28,7 @@ PLANTED = [
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    found = Bench(made.checkpoint(PICO), made.samples(PICO), tmp_path_factory.mktemp("faults"), 12)
-    for target in ("onnx", "openvino", "tflite"):
-        for precision in ("fp32", "int8"):
-            folder: Path = made.bundle(PICO, target, precision)
-            found.use(folder)
-    return found
+    return Bench(made.checkpoint(PICO), made.samples(PICO), tmp_path_factory.mktemp("faults"), 12)
 
 
 @pytest.mark.slow
@@ -44,6 +37,7 @@ def test_a_planted_fault_is_seen(
     bench: Bench, kind: str, target: str, precision: str, verify: str, selftest: str | None
 ) -> None:
     (fault,) = (fault for fault in FAULTS if fault.kind == kind)
+    bench.use(made.bundle(PICO, target, precision))
     with fault.plant(bench, target, precision) as folder:
         assert any(name.startswith(verify) for name in bench.ask_verify(folder).caught)
         found = bench.ask_selftest(folder).caught
@@ -54,6 +48,7 @@ def test_a_planted_fault_is_seen(
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
 def test_a_bundle_without_a_fault_is_not_accused(bench: Bench, target: str) -> None:
     for precision in ("fp32", "int8"):
+        bench.use(made.bundle(PICO, target, precision))
         with HEALTHY.plant(bench, target, precision) as folder:
             assert bench.ask_verify(folder).caught == ()
             assert bench.ask_selftest(folder).caught == ()

@@ -40,7 +40,7 @@ Change = Callable[[StepCell, "Plan | None"], "tuple[StepCell, Plan | None]"]
 
 @dataclass(frozen=True)
 class Answer:
-    """caught: by which checks, none if it passed. worst: largest rms error / std of one step, NaN if not measured."""
+    """caught: by which checks; none: it passed. worst: the largest rms error / std of one step, NaN if not measured."""
 
     caught: tuple[str, ...]
     worst: float = float("nan")

@@ -74,8 +74,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("bias dropped in one product", "file", partial(plants.constants, plants.bias_dropped)),
     Fault("forget bias truncated", "file", partial(plants.constants, plants.bias_truncated)),
-    Fault("wrong decay table", "file", partial(plants.constants, plants.wrong_decay)),
-    Fault("decay of two channels swapped", "file", partial(plants.constants, plants.swapped_decay)),
+    Fault("wrong decay table", "file", partial(plants.constants, plants.wrong_decay, products=False)),
+    Fault("decay of two channels swapped", "file", partial(plants.constants, plants.swapped_decay, products=False)),
     Fault("a class's row zeroed", "file", partial(plants.constants, plants.row_zeroed), precisions=FLOATS),
     Fault("two layers swapped", "file", partial(plants.constants, plants.swapped_layers), precisions=FLOATS),
     Fault(

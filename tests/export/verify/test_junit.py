@@ -70,7 +70,9 @@ def test_hostile_names_are_escaped(report: Report) -> None:
     evil = '</testsuite>"<&]]>\x00\x1b\ud800\uffff'
     kept = '</testsuite>"<&]]>' + 4 * "\ufffd"
     checks = tuple(dataclasses.replace(check, name=evil, sentence=evil, met=False) for check in report.checks)
-    hostile = dataclasses.replace(report, bundle=evil, checks=checks, broken=(evil,), streams=None, clips=None)
+    hostile = dataclasses.replace(
+        report, bundle=evil, checks=checks, broken=(evil,), identity=None, streams=None, clips=None
+    )
     root = ElementTree.fromstring(junit(hostile))
     cases = list(root.iter("testcase"))
     assert len(cases) == len(checks) + 1
@@ -100,7 +102,7 @@ def test_on_the_command_line_a_missed_promise_is_a_failure_and_ends_with_1(
     assert _verify("--junit", file) == 0
     passed = ElementTree.fromstring(file.read_bytes())
     assert (passed.get("failures"), passed.get("errors")) == ("0", "0")
-    assert int(passed.get("tests", "0")) == 7
+    assert int(passed.get("tests", "0")) == 7 + 16  # promises, and comparisons with the checkpoint
     assert f"wrote {file}" in capsys.readouterr().out
     impossible = dataclasses.replace(tolerances.PROMISES["fp32"], step_abs=sys.float_info.min)
     monkeypatch.setitem(tolerances.PROMISES, "fp32", impossible)
