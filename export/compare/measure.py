@@ -103,6 +103,7 @@ def reusable(exporter: Exporter, request: Request, gate: Gate, judged: bool) -> 
 
     Where only speed counts (not judged), its calibration and what was measured at its export do not matter.
     """
+    from lcr_edge.export.verify.clips import judging
     from lcr_edge.export.verify.decisions import why_not
 
     folder = exporter.out / request.name
@@ -129,7 +130,9 @@ def reusable(exporter: Exporter, request: Request, gate: Gate, judged: bool) -> 
     if judged:
         parity = read_parity(bundle)
         streams, clips = parity.get("streams") or {}, parity.get("clips") or {}
-        least = 1 if why_not(exporter.checkpoint) else gate.per_class * len(JESTER)
+        pack = judging(exporter.checkpoint)
+        rendered = 1 if why_not(exporter.checkpoint) else gate.per_class * len(JESTER)
+        least = rendered if pack is None else len(pack.clips)
         if (
             streams.get("frames", 0) < gate.streams
             or clips.get("clips", 0) < least

@@ -90,12 +90,15 @@ class Journey:
 
     def _train(self, network: Network) -> dict[str, Any]:
         folder = self._folder(network)
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         call = ["train", "--data", network.data, "--config", network.config, "--out", str(folder / "run")]
         call += ["--steps", str(network.steps), "--seed", str(network.seed)]
         if network.data.startswith("rendered"):
             call += ["--cache", str(self.out / "cache")]
-        code, said, errors = lcr_edge(*call)
+        resumed = (folder / "run" / "run.safetensors").is_file()  # of a journey that was stopped
+        code, said, errors = lcr_edge(*call, "--resume") if resumed else (1, "", "")
+        if code or not _READY.search(said):  # nothing to go on with, other --steps, or it had ended without a word
+            shutil.rmtree(folder, ignore_errors=True)
+            code, said, errors = lcr_edge(*call)
         ready = _READY.search(said)
         measured = _FIGURES.search(said)
         right = _RIGHT.search(said)
