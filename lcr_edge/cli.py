@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import IO, Any, Callable, cast
+from typing import IO, Any, Callable, TextIO, cast
 
 from lcr_edge import __version__
 from lcr_edge.errors import LcrError, MissingExtraError, OutputError
@@ -97,7 +97,7 @@ class _StdoutError(Exception):
 class _Watched:
     """stdout, whose errors can be told from those of files."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

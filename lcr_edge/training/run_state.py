@@ -47,7 +47,7 @@ def _digest(about: str, flat: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(about.encode())
     for name, value in sorted(flat.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
