@@ -42,8 +42,10 @@ class ModelFile(Protocol):
 
 def open_model(folder: Path, target: str) -> ModelFile:
     """The model of a bundle."""
-    made: ModelFile = {"onnx": OnnxFile, "openvino": OpenVinoFile, "tflite": TfliteFile}[target](folder)
-    return made
+    kinds: dict[str, Callable[[Path], ModelFile]] = {
+        "onnx": OnnxFile, "openvino": OpenVinoFile, "tflite": TfliteFile
+    }  # fmt: skip
+    return kinds[target](folder)
 
 
 class OnnxFile:
