@@ -42,8 +42,8 @@ class ModelFile(Protocol):
 
 def open_model(folder: Path, target: str) -> ModelFile:
     """The model of a bundle."""
-    made: ModelFile = {"onnx": OnnxFile, "openvino": OpenVinoFile, "tflite": TfliteFile}[target](folder)
-    return made
+    forms: dict[str, Callable[[Path], ModelFile]] = {"onnx": OnnxFile, "openvino": OpenVinoFile, "tflite": TfliteFile}
+    return forms[target](folder)
 
 
 class OnnxFile:
