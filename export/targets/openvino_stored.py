@@ -18,7 +18,7 @@ def wanted(name: str, weight: F32, bias: F32 | None, plan: Plan) -> Stored:
     """What the file should have for a prepared product: weight [out, in], bias [out]."""
     steps, scale = quantise_weight(weight)
     # Where a layer of another plan computes in float, the file has the factors that divide.
-    scale = scale if plan.mode_of(name) == plan.mode else np.float32(1) / scale
+    scale = scale if plan.mode_of(name) == plan.mode else np.asarray(1 / scale, np.float32)
     return Stored(steps, scale, input_ends(plan, name) if plan.mode_of(name) == "static" else (), bias)
 
 

@@ -42,10 +42,8 @@ class ModelFile(Protocol):
 
 def open_model(folder: Path, target: str) -> ModelFile:
     """The model of a bundle."""
-    kinds: dict[str, Callable[[Path], ModelFile]] = {
-        "onnx": OnnxFile, "openvino": OpenVinoFile, "tflite": TfliteFile
-    }  # fmt: skip
-    return kinds[target](folder)
+    forms: dict[str, Callable[[Path], ModelFile]] = {"onnx": OnnxFile, "openvino": OpenVinoFile, "tflite": TfliteFile}
+    return forms[target](folder)
 
 
 class OnnxFile:
