@@ -174,7 +174,7 @@ def test_a_folder_without_a_split_is_left_alone(tmp_path: Path) -> None:
         ([" wave"], "space"),
         (["a\tb"], "control character"),
         (["a\x1b[2J"], "control character"),
-        (["\udcff"], "control character"),
+        (["\udcff"], "not UTF-8"),
         (["a\u202eb"], "invisible formatting"),
         (["wa\u200bve"], "invisible formatting"),
         (["wa\u200dve"], "invisible formatting"),
