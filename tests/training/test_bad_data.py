@@ -17,8 +17,10 @@ from lcr_edge.data.batches import Plan, clip_indices
 from lcr_edge.training import run_state
 from tests.data.made import gesture, write_video
 
-SMALL = ("--config", "lcr_pico", "--batch", "2", "--clip-frames", "4", "--threads", "1", "--workers", "0")
-SMALL += ("--calm-share", "0", "--no-tensorboard", "--steps", "2")
+SMALL = (
+    "--config", "lcr_pico", "--batch", "2", "--clip-frames", "4", "--threads", "1", "--workers", "0",
+    "--calm-share", "0", "--no-tensorboard", "--steps", "2",
+)  # fmt: skip
 BAD = b"not a video"
 
 

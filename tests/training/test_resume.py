@@ -25,8 +25,10 @@ from lcr_edge.training.metrics import MetricsLog
 from lcr_edge.training.stopping import resume_command
 from tests.data.made import make_folder
 
-SMALL = ("--config", "lcr_pico", "--batch", "2", "--clip-frames", "4", "--threads", "1", "--workers", "0")
-SMALL += ("--calm-share", "0", "--no-tensorboard", "--steps", "4", "--save-every", "2", "--look-every", "2")
+SMALL = (
+    "--config", "lcr_pico", "--batch", "2", "--clip-frames", "4", "--threads", "1", "--workers", "0",
+    "--calm-share", "0", "--no-tensorboard", "--steps", "4", "--save-every", "2", "--look-every", "2",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
