@@ -23,6 +23,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	then command -v "$$p"; break; fi; done)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+THREADS_FROM := $(origin OMP_NUM_THREADS)
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo build shell test quick test39 cover lint format check docs checkpoint clean
@@ -66,7 +67,8 @@ $(VENV)/.dev-installed: pyproject.toml lcr_edge/constraints.txt | $(VENV)/pyvenv
 build: $(VENV)/.dev-installed ## the whole environment for work on lcr_edge, in .venv
 
 shell: $(VENV)/.demo-installed ## a shell in which lcr-edge and python are those of .venv; leave it with exit
-	@bash --rcfile <(cat ~/.bashrc 2>/dev/null; cat "$(BIN)/activate") -i || true
+	@env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(if $(filter environment%,$(THREADS_FROM)),,-u OMP_NUM_THREADS) \
+		bash --rcfile <(cat ~/.bashrc 2>/dev/null; echo; cat "$(BIN)/activate") -i || true
 
 demo: $(VENV)/.demo-installed ## export the packaged network to OpenVINO, verify it, run it on a rendered clip
 	$(BIN)/lcr-edge render $(OUT)/clip.mp4 --label "Rolling Hand Forward" --seed 1

@@ -19,19 +19,20 @@ _WORKSTATION = ("train", "demo", "export", "all", "dev")
 def how_to_install(extra: str) -> str:
     """The command that installs an extra of pyproject.toml, for where this copy of lcr_edge is.
 
-    In a checkout: to activate its environment where ``make`` has built it and another Python runs; otherwise ``make
-    build``, or pip for an extra that a device needs. Installed from a wheel: pip, with the tested versions
-    (``CONSTRAINTS``) for the extras of a workstation.
+    In a checkout: to activate its environment where ``make`` has built it and another Python runs; ``make build`` where
+    it has not; otherwise, and for an extra that a device needs, pip. Installed from a wheel: pip. For the extras of a
+    workstation pip gets the tested versions (``CONSTRAINTS``).
     """
     root = _PACKAGE.parent
+    versions = f"-c {shlex.quote(str(CONSTRAINTS))} " if extra in _WORKSTATION else ""
     if (root / "Makefile").is_file() and (root / "pyproject.toml").is_file():
         environment = root / ".venv"
-        if (environment / ".dev-installed").is_file() and Path(sys.prefix).resolve() != environment.resolve():
+        whole, here = (environment / ".dev-installed").is_file(), Path(sys.prefix).resolve() == environment.resolve()
+        if whole and not here:
             return f"source {shlex.quote(str(environment / 'bin' / 'activate'))}"
-        if extra in _WORKSTATION:
+        if extra in _WORKSTATION and not whole:
             return f"make -C {shlex.quote(str(root))} build"
-        return f"pip install {_quoted(f'{root}[{extra}]')}"
-    versions = f"-c {shlex.quote(str(CONSTRAINTS))} " if extra in _WORKSTATION else ""
+        return f"pip install {versions}-e {_quoted(f'{root}[{extra}]')}"
     return f"pip install {versions}{_quoted(f'lcr-edge[{extra}]')}"
 
 
@@ -58,7 +59,8 @@ class MissingExtraError(LcrError):
         self.package = package
         self.extra = extra
         super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed. Install it with: {how_to_install(extra)}"
+            f"{purpose} needs the package {package!r}, which this Python does not have. "
+            + f"To have it: {how_to_install(extra)}"
         )
 
 

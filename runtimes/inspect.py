@@ -98,8 +98,9 @@ def run(args: argparse.Namespace) -> int:
         facts.update({key: manifest[key] for key in ("target", "precision")})
         facts.update({key: manifest[key] for key in _OF_INT8 if manifest.get(key)})
         facts.update(edges=bundle.edges, state_mode=bundle.state_mode, io=bundle.io, fit=bundle.fit)
-        if manifest.get("judged_on"):
-            facts["judged_on"] = manifest["judged_on"]["data"]
+        judged = manifest.get("judged_on")
+        if isinstance(judged, dict):
+            facts["judged_on"] = judged.get("data")
         facts["contract_version"] = manifest["contract_version"]
         facts["files"] = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     else:

@@ -48,7 +48,8 @@ def saturates() -> bool:
     size, one, zero = 64, np.float32(1), np.float32(0)
     given = ops.parameter([1, size], np.float32)
     rounded = ops.fake_quantize(given, zero, one, zero, one, 256)
-    weights = ops.multiply(ops.convert(ops.constant(np.full((size, size), 127, np.int8)), np.float32), one / 127)
+    stored = ops.convert(ops.constant(np.full((size, size), 127, np.int8)), np.float32)
+    weights = ops.multiply(stored, np.float32(1 / 127))
     product = ov.Model([ops.matmul(rounded, weights, False, True)], [given], "saturates")
     compiled = core().compile_model(product, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     sums = np.asarray(compiled.create_infer_request().infer([np.ones((1, size), np.float32)])[0])
@@ -78,10 +79,10 @@ class OpenVinoEngine:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         path = bundle.folder / bundle.model_files[0]
         properties.update(_dynamic_quantisation(bundle))
-        if bundle.precision == "int8" and saturates():
-            properties[LOW_PRECISION] = False
-            self.name += ", int8 in float"
         try:
+            if bundle.precision == "int8" and saturates():
+                properties[LOW_PRECISION] = False
+                self.name += ", int8 in float"
             compiled = core().compile_model(str(path), "CPU", properties)
             self._request = compiled.create_infer_request()
         except Exception as error:

@@ -18,7 +18,7 @@ from lcr_edge.edges.host import host_edges
 from lcr_edge.errors import BundleError, StateError
 from lcr_edge.export.manifest import SETTLED
 from lcr_edge.export.targets.stored import PRODUCTS, can_read, differing
-from lcr_edge.export.verify.rules import rules_of_the_step
+from lcr_edge.export.verify.rules import differing_values, rules_of_the_step
 from lcr_edge.frames import FITS
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import Check, differences
@@ -46,8 +46,10 @@ class Identity:
 
     def table(self) -> str:
         """A line for people."""
-        held = sum(check.met is True for check in self.checks)
-        return f" identity {held} of {len(self.checks)} comparisons without a difference"
+        judged = [check for check in self.checks if check.met is not None]
+        held, left = sum(check.met is True for check in judged), len(self.checks) - len(judged)
+        rest = f"; {left} not judged" if left else ""
+        return f" identity {held} of {len(judged)} comparisons without a difference{rest}"
 
 
 def measure_identity(model: Model, checkpoint: Checkpoint) -> Identity:
@@ -93,17 +95,13 @@ def _fit(model: Model, checkpoint: Checkpoint) -> Iterator[Check]:
     pixels = 0
     for down, across in _CAMERAS:
         frame = random.integers(0, 256, (round(height * down), round(width * across), 3), np.uint8)
-        pixels += _pixels(model.fit(frame.copy()), FITS[checkpoint.fit](frame, height, width))
+        pixels += differing_values(model.fit(frame.copy()), FITS[checkpoint.fit](frame, height, width))
     yield differences(
         "pixels of fitted frames",
         pixels,
         f"frames are not fitted as in training ({checkpoint.fit})",
         f"{pixels} pixels",
     )
-
-
-def _pixels(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> int:
-    return int((found != wanted).sum()) if found.shape == wanted.shape else wanted.size
 
 
 def _golden(model: Model, checkpoint: Checkpoint) -> Iterator[Check]:
@@ -114,12 +112,12 @@ def _golden(model: Model, checkpoint: Checkpoint) -> Iterator[Check]:
     with torch.no_grad():
         # The tensor program, not the function that made them: two that agree are hardly both wrong.
         program = checkpoint.model.edge_graph(torch.from_numpy(golden.frames)).numpy().astype(np.uint8)
-    pixels = _pixels(golden.edges, program)
+    pixels = differing_values(golden.edges, program)
     yield differences(
         "pixels of the golden edges", pixels, "the golden clip's edges are not the reference's", f"{pixels} pixels"
     )
     seen = np.stack([host_edges(frame) for frame in golden.frames])
-    pixels = _pixels(seen, program)
+    pixels = differing_values(seen, program)
     text = "this machine finds other edges than the reference: install another OpenCV, or none"
     yield differences("pixels of edges on this machine", pixels, text, f"{pixels} pixels")
     off = _off(golden, checkpoint, program)
@@ -160,7 +158,9 @@ def _int8(model: Model) -> Iterator[Check]:
     name, text = "int8 products", "the model file has other weights, scales, zero points or biases than were prepared"
     if bundle.io == "int8":
         yield differences(name, None, text, "not judged: an integer-only model is quantised by its converter")
-    elif not isinstance(digests, dict) or not can_read(bundle.target):
+    elif not can_read(bundle.target):
+        yield differences(name, None, text, "not judged: products cannot be read back from files of this target")
+    elif not isinstance(digests, dict):
         why = "not judged: the bundle has no digests of its products; export it again to have them"
         yield differences(name, None, text, why)
     else:

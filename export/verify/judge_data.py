@@ -54,8 +54,12 @@ def with_judge_data(checkpoint: Checkpoint, spec: str | None, *, decided: bool) 
     """
     if spec is None:
         return checkpoint
-    path = Path(spec).expanduser()
-    if path.is_file():
+    try:
+        path = Path(spec).expanduser()
+        alone = path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{OPTION} {spec} cannot be read: {error}") from error
+    if alone:
         pack, digest = _read_pack(path)
         if digest == checkpoint.pack_sha256:
             return dataclasses.replace(checkpoint, judge=PackFile(path, digest), judged_on=None)
@@ -64,6 +68,8 @@ def with_judge_data(checkpoint: Checkpoint, spec: str | None, *, decided: bool) 
     else:
         data, labelled = _open(spec, checkpoint)
         pack = _chosen(spec, data, checkpoint)
+        if data.split == "train":
+            pack = dataclasses.replace(pack, name=f"{pack.name}, training clips")
     targets = _targets(spec, pack, checkpoint, decided) if labelled else np.full(len(pack.targets), -1)
     if not labelled:
         _tell("these videos have no classes: streams are judged, and accuracy is not")
@@ -73,7 +79,7 @@ def with_judge_data(checkpoint: Checkpoint, spec: str | None, *, decided: bool) 
 
 
 def _read_pack(path: Path) -> tuple[Pack, str]:
-    if path.suffix != Path(SUFFIX).suffix:
+    if not path.name.endswith(SUFFIX):
         raise UsageError(
             f"{OPTION} {path} is neither a folder nor a judge pack (*{SUFFIX}): put videos into a folder, or give one "
             "video to lcr-edge verify --clip"

@@ -122,8 +122,10 @@ def _sizes(manifest: Mapping[str, Any]) -> str:
     files: Mapping[str, Any] = manifest.get("files", {})
     rows = [[text(name), f"{record['bytes']:,}"] for name, record in files.items()]
     total = sum(record["bytes"] for record in files.values())
-    judged = (manifest.get("judged_on") or {}).get("data", "no clips of the network's kind")
-    origin = (
-        f"Checkpoint {manifest.get('checkpoint_sha256')}, exported {manifest.get('created')}, then judged on {judged}."
-    )
+    origin = f"Checkpoint {manifest.get('checkpoint_sha256')}, exported {manifest.get('created')}"
+    if "judged_on" in manifest:  # not in bundles of earlier versions
+        judged = manifest["judged_on"]
+        where = judged.get("data") if isinstance(judged, dict) else "no clips of the network's kind"
+        origin += f", then judged on {where}"
+    origin += "."
     return section("Sizes", table(["file", "bytes"], [*rows, ["all", f"{total:,}"]]) + paragraph(origin))

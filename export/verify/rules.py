@@ -83,17 +83,16 @@ def _boundary(model: Model, frames: list[npt.NDArray[np.uint8]]) -> Iterator[Che
             seen, before = frame.copy(), state.copy()
             logits, after = model.step(frame, state)
             given, gave = recorder.given, recorder.gave
-            wrong["frame"] += _pixels(given[FRAME][0], seen) + _pixels(frame, seen)
+            wrong["frame"] += differing_values(given[FRAME][0], seen) + differing_values(frame, seen)
             if model.bundle.edges == "host":
-                wrong["edges"] += _pixels(given[EDGE][0], host_edges(seen))
+                wrong["edges"] += differing_values(given[EDGE][0], host_edges(seen))
             pairs = [(given[STATES_IN[0]], before.h), (given[STATES_IN[1]], before.c)]
             pairs += [(state.h, before.h), (state.c, before.c)]
-            wrong["state"] += sum(_pixels(found, want) for found, want in pairs)
-            wrong["answer"] += sum(
-                _pixels(found, want) for found, want in zip((after.h, after.c), (gave[name] for name in STATES_OUT))
-            )
+            wrong["state"] += sum(differing_values(found, want) for found, want in pairs)
+            answers = zip((after.h, after.c), (gave[name] for name in STATES_OUT))
+            wrong["answer"] += sum(differing_values(found, want) for found, want in answers)
             if model.bundle.io == "float":
-                wrong["answer"] += _pixels(logits, gave[LOGITS][0])
+                wrong["answer"] += differing_values(logits, gave[LOGITS][0])
             state = after.copy()
     finally:
         model.engine = engine
@@ -169,5 +168,6 @@ def _unlike(answers: list[Answer], others: list[Answer]) -> int:
     return sum(not np.array_equal(a, b) for one, other in zip(answers, others) for a, b in zip(one, other))
 
 
-def _pixels(found: Array, wanted: Array) -> int:
+def differing_values(found: Array, wanted: Array) -> int:
+    """How many values differ; all of them where the shapes do."""
     return int((found != wanted).sum()) if found.shape == wanted.shape else int(wanted.size)

@@ -100,7 +100,7 @@ def clip_indices(clips: int, plan: Plan, number: int, targets: NDArray[np.int64]
     """
     epoch, place = epoch_of(clips, plan, number)
     if plan.balance and targets is not None:
-        order = _balanced_draws(targets.tobytes(), plan.seed, epoch)
+        order = _balanced_draws(targets.tobytes(), plan.seed, epoch, max(clips, plan.batch))
     else:
         order = _order(clips, plan.seed, epoch)
     if clips < plan.batch:
@@ -225,10 +225,10 @@ def _order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=2)
-def _balanced_draws(targets: bytes, seed: int, epoch: int) -> NDArray[np.int64]:
+def _balanced_draws(targets: bytes, seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     classes = np.frombuffer(targets, np.int64)
     weights = 1.0 / np.bincount(classes)[classes]
-    return np.random.default_rng((ORDER, seed, epoch)).choice(len(classes), len(classes), p=weights / weights.sum())
+    return np.random.default_rng((ORDER, seed, epoch)).choice(len(classes), count, p=weights / weights.sum())
 
 
 @functools.lru_cache(maxsize=4)

@@ -81,7 +81,7 @@ class PackFile:
 
     def read(self) -> Pack:
         """Read and check it. Raises CheckpointError, MissingExtraError without OpenCV."""
-        return _read(self.path, self.sha256)
+        return _read(self.path, self.sha256)[0]
 
 
 def choose(
@@ -137,24 +137,22 @@ def write(path: Path, pack: Pack) -> str:
 
 def read_any(path: Path) -> tuple[Pack, str]:
     """A pack that the user names, whoever's it is, and its SHA-256. Raises CheckpointError, MissingExtraError."""
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"the judge pack {path} cannot be read ({error.strerror}): copy it again") from error
-    return _read(path, digest), digest
+    return _read(path, None)
 
 
-def _read(path: Path, sha256: str) -> Pack:
+def _read(path: Path, sha256: str | None) -> tuple[Pack, str]:
+    """The pack, and its SHA-256, which has to be the one that is given."""
     try:
         if path.stat().st_size > 2 * MOST_BYTES:
             raise ValueError(f"it has more than {2 * MOST_BYTES} bytes")
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
+        digest = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and digest != sha256:
             raise CheckpointError(
                 f"{path} is the judge pack of another network, or was altered: copy the one that training wrote beside "
                 "this network, or, to judge on other clips of its classes, name these with --judge-data"
             )
-        return _unpacked(data)
+        return _unpacked(data), digest
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the judge pack {path} cannot be read ({error}): copy it again") from error
 

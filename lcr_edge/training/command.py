@@ -66,9 +66,14 @@ def run(args: argparse.Namespace) -> int:
         _tell_heldout(outcome, path)
         _tell_patience(outcome, trainer.schedule)
         _tell_ready(outcome)
-    if world.leads and (outcome.trained or not path.with_name(NAME).is_file()):
+    if world.leads and (outcome.trained or _older(path.with_name(NAME), path)):
         _write_page(trainer, outcome, path)
     return 0
+
+
+def _older(page: Path, network: Path) -> bool:
+    """Whether the page is missing, or tells of an earlier moment than the network is of."""
+    return not page.is_file() or page.stat().st_mtime < network.stat().st_mtime
 
 
 def _write_page(trainer: Trainer, outcome: Outcome, network: Path, resume: str | None = None) -> None:

@@ -27,7 +27,7 @@ from lcr_edge.training import run_state
 from lcr_edge.training.carried import Streams
 from lcr_edge.training.heldout import HeldOut, Look
 from lcr_edge.training.loss import Learner, Losses
-from lcr_edge.training.metrics import CURVE, MetricsLog
+from lcr_edge.training.metrics import CURVE, METRICS, MetricsLog
 from lcr_edge.training.optimiser import Average, make_optimisers, restore_state, set_rate, state_tensors
 from lcr_edge.training.processes import World
 from lcr_edge.training.readiness import Readiness
@@ -175,11 +175,11 @@ class Trainer:
         """
         if self.step >= self._stop and (self.judged or self.step < self.schedule.goal):
             self._complete()
-            return Outcome(self.step, None, False, best=self.best, ready=self.ready)
+            return self._outcome(False)
         module = self._module()
         # One process looks; the others must know, for they sum up the figures of the same lines of the log.
         self._looks = bool(self.world.sum(torch.tensor(int(self.heldout is not None), device=self.world.device)))
-        begun, asked = self.step, False
+        begun, asked = (self.step, self.judged), False
         request = StopRequest()
         with request, self._log() as log:
             while not asked and not self.judged:
@@ -189,9 +189,10 @@ class Trainer:
                     break
                 else:
                     self._judge()
-        trained = self.step > begun
         # The signal of another process, where this one got none, was most likely the system's.
-        by = (request.signal or signal.SIGTERM) if asked else None
+        return self._outcome((self.step, self.judged) != begun, (request.signal or signal.SIGTERM) if asked else None)
+
+    def _outcome(self, trained: bool, by: int | None = None) -> Outcome:
         ready, patient = self.ready if self.judged else None, self.schedule.cut is None
         return Outcome(self.step, self._loss, trained, by, self._look, self.best, patient, ready, self._looked)
 
@@ -201,7 +202,8 @@ class Trainer:
             return
         if not self._network().is_file():
             self.save_network()
-        if not (self.folder / CURVE).is_file():
+        curve, metrics = self.folder / CURVE, self.folder / METRICS
+        if metrics.is_file() and not (curve.is_file() and curve.stat().st_mtime >= metrics.stat().st_mtime):
             with MetricsLog(self.folder, self.step, tensorboard=False):
                 pass
 

@@ -133,7 +133,10 @@ def test_a_run_that_is_not_ready_goes_on_calming_and_is_resumed_exactly(
     with pytest.raises(_Killed):
         _train(tmp_path / "parts", data, *options, "--resume")
     monkeypatch.setattr(HeldOut, "readiness", judging)
+    capsys.readouterr()
     assert _train(tmp_path / "parts", data, *options, "--resume") == 0
+    assert "not ready to export: float32 is " in capsys.readouterr().out
+    assert "Not ready to export: float32 is " in (tmp_path / "parts" / "report.html").read_text()
     assert (tmp_path / "parts" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
     whole, parts = (load(str(tmp_path / name / "lcr_pico.safetensors")).model for name in ("whole", "parts"))
     for name, value in whole.state_dict().items():

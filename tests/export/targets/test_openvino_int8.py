@@ -326,7 +326,8 @@ def test_where_int8_saturates_the_engine_computes_in_float(monkeypatch: pytest.M
         engine = OpenVinoEngine(read_bundle(folder), EngineOptions(threads=1))
         assert engine.name.endswith(", int8 in float") == wrong
         found[wrong] = _products(engine._request.get_compiled_model()), engine.run(feed)["logits"]
-    assert found[True][0] == {("f32", "f32"): len(plan.layers)} or all(one == "f32" for one, _ in found[True][0])
+    assert found[True][0]
+    assert all(one == "f32" for one, _ in found[True][0])
     assert any(one == "u8" for one, _ in found[False][0])
     wanted = _emulated(plan)[0][0]
     assert np.abs(found[True][1] - wanted).max() < 0.1 * wanted.std()
