@@ -131,7 +131,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-augment", dest="augment", action="store_false", help="do not change the clips")
     how.add_argument(
         "--balance", action="store_true",
-        help="draw all classes equally often, clips of small ones again and again (default: every clip once an epoch)",
+        help="draw all classes equally often on average, clips of small ones again and again "
+        "(default: every clip once an epoch)",
     )  # fmt: skip
     how.add_argument("--fp32", action="store_true", help="multiply matrices in float32, not in bfloat16")
 
