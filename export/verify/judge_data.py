@@ -66,9 +66,9 @@ def with_judge_data(checkpoint: Checkpoint, spec: str | None, *, decided: bool) 
         _check_pack(spec, pack, checkpoint)
         labelled = True
     else:
-        data, labelled = _open(spec, checkpoint)
+        data, labelled, heldout = _open(spec, checkpoint)
         pack = _chosen(spec, data, checkpoint)
-        if data.split == "train":
+        if not heldout:
             pack = dataclasses.replace(pack, name=f"{pack.name}, training clips")
     targets = _targets(spec, pack, checkpoint, decided) if labelled else np.full(len(pack.targets), -1)
     if not labelled:
@@ -103,8 +103,8 @@ def _check_pack(spec: str, pack: Pack, checkpoint: Checkpoint) -> None:
         )
 
 
-def _open(spec: str, checkpoint: Checkpoint) -> tuple[ClipSet, bool]:
-    """The clips, and whether they have classes."""
+def _open(spec: str, checkpoint: Checkpoint) -> tuple[ClipSet, bool, bool]:
+    """The clips, whether they have classes, and whether they are held out."""
     kind, _, place = spec.partition(":")
     folder = Path(place if kind == "folder" else spec).expanduser()
     if (kind == "folder" or kind not in KINDS) and folder.is_dir():
@@ -113,16 +113,16 @@ def _open(spec: str, checkpoint: Checkpoint) -> tuple[ClipSet, bool]:
         except OSError as error:
             raise UsageError(f"{OPTION} {spec} cannot be read: {error.strerror}") from error
         if videos is not None:
-            return FileSet(f"folder:{folder}", "heldout", videos, None, checkpoint.fit), False
+            return FileSet(f"folder:{folder}", "heldout", videos, None, checkpoint.fit), False, True
     config = checkpoint.config
     shape: dict[str, Any] = {"size": config.frame_shape[:2], "fps": config.train_fps, "frames": _length(checkpoint)}
     more: dict[str, Any] = {**shape, "cache": None, "fit": checkpoint.fit, "option": OPTION}
     try:
-        return open_set(spec, split="heldout", **more), True
+        return open_set(spec, split="heldout", **more), True, True
     except UsageError as error:
         found = open_set(spec, split="train", **more)  # what is wrong with both splits is told by this one
         _tell(f"no held-out clips ({error}): judged on training clips")
-        return found, True
+        return found, True, False
 
 
 def _chosen(spec: str, data: ClipSet, checkpoint: Checkpoint) -> Pack:

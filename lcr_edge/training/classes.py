@@ -38,7 +38,7 @@ def class_notes(data: ClipSet, balance: bool) -> tuple[str, ...]:
     if not balance and counts[most] > UNEVEN * counts[least]:
         found.append(
             f"uneven classes: {counts[most]} clips of {data.labels[most]}, {counts[least]} of {data.labels[least]}; "
-            "--balance draws all classes equally often"
+            "--balance draws all classes equally often on average"
         )
     return tuple(found)
 
