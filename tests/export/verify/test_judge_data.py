@@ -106,6 +106,7 @@ def test_without_held_out_clips_the_training_clips_judge(
     judged = with_judge_data(network, f"folder:{tmp_path / 'all'}", decided=True)
     assert judged.judged_on is not None
     assert len(judged.judged_on.clips) == 6
+    assert judged.judged_on.name.endswith(", training clips")
     assert "no held-out clips" in capsys.readouterr().err
 
 
