@@ -138,6 +138,7 @@ def test_an_export_prints_what_it_wrote_and_nothing_of_the_converters(tmp_path: 
     assert "max abs error" in lines[2]
     assert len(lines) == 3
     assert [line.split(" ...")[0] for line in ended.stderr.splitlines()] == [
+        "loading PyTorch",
         "lcr_pico-openvino-fp32: converting",
         "lcr_pico-openvino-fp32: verifying over 50 frames",
     ]

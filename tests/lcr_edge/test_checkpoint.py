@@ -151,7 +151,7 @@ def test_usual_names_are_taken(good: Path, tmp_path: Path, name: str) -> None:
     [
         ("labels", [*OTHER_LABELS, "a\x1b[2Jb"], "class 26.*control character"),
         ("labels", [*OTHER_LABELS, "a\nb"], "control character"),
-        ("labels", [*OTHER_LABELS, "\ud800"], "control character"),
+        ("labels", [*OTHER_LABELS, "\ud800"], "not UTF-8"),
         ("labels", [*OTHER_LABELS, ""], "1 to 255 characters"),
         ("labels", [*OTHER_LABELS, "x" * 256], "1 to 255 characters"),
         ("labels", [*OTHER_LABELS, 7], "found 7"),

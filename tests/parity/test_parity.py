@@ -92,7 +92,7 @@ def test_int8_decides_like_float_on_real_video_on_streams_and_clips(target: str,
     assert report.failures == ()
     assert all(check.met for check in report.every_check)
     kinds = {check.kind: check.measured for check in report.every_check}
-    assert set(kinds) == {"ratio", "share", "points"}
+    assert set(kinds) == {"ratio", "share", "points", "differences"}
     assert report.clips is not None
     assert report.clips.clips == PER_CLASS * len(JESTER)
     assert report.stream["all"].tensors["state_c"].max_abs > (PROMISES["fp32"].stream_abs or 0)
