@@ -75,6 +75,7 @@ def test_no_gesture_may_show_nobody(photo: Path) -> None:
     assert 0 < empty < seen
 
 
+@pytest.mark.slow
 def test_the_set_says_what_stands_behind_and_the_heldout_split_stays_as_it_is(photo: Path, tmp_path: Path) -> None:
     def opened(split: str, *backdrops: Path) -> str:
         where = {"size": (32, 32), "fps": 8.0, "frames": 4, "cache": tmp_path}

@@ -103,6 +103,7 @@ def test_the_clips_of_a_file_lose_no_frame_between_them() -> None:
     assert set(counts) == {19, 20}
 
 
+@pytest.mark.slow
 def test_a_network_camera_is_recorded_at_the_rate_that_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +126,7 @@ def test_start_is_for_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "--start is a place in a video file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_camera_that_goes_leaves_the_clips_before(
     hangs: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,6 +150,7 @@ def spawn(*words: str, stdin: int | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(call, cwd=ROOT, stdin=stdin, stdout=pipe, stderr=pipe, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_drops_the_clip_in_progress(number: signal.Signals, tmp_path: Path) -> None:
     with network_camera(20.0) as address:
@@ -189,6 +192,7 @@ def answered(answers: Sequence[tuple[str, str]], *words: str) -> tuple[int, str,
     return process.returncode, out, shown + rest
 
 
+@pytest.mark.slow
 def test_review_of_a_camera(tmp_path: Path) -> None:
     with network_camera(20.0) as address:
         options = ["--classes", "a", "--clips", "3", "--seconds", "0.5", "--countdown", "0", "--source", address]

@@ -200,6 +200,7 @@ def test_only_what_the_system_refuses_becomes_an_output_error(good: Path, tmp_pa
     assert not (tmp_path / "x.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_write_keeps_the_old_file(good: Path) -> None:
     """A file size limit stands in for a full disk."""
     before = good.read_bytes()

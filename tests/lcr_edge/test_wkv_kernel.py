@@ -52,6 +52,7 @@ def test_kernel_source_in_float32(on_cpu: MakeKernels, tokens: int, chunks: int)
     assert_right(run(on_cpu(), inputs, chunks), inputs)
 
 
+@pytest.mark.slow
 @needs_cxx
 @pytest.mark.parametrize("dim", [16, 64])
 @pytest.mark.parametrize("tokens", [17, 50])
@@ -61,6 +62,7 @@ def test_kernel_source_for_other_head_sizes(on_cpu: MakeKernels, dim: int, token
         assert_right(run(on_cpu(dim=dim), inputs, chunks), inputs, f"{chunks} chunks")
 
 
+@pytest.mark.slow
 @needs_cxx
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("tokens", [3, 50])

@@ -107,6 +107,7 @@ def test_more_right_clips_are_better_and_of_equals_the_lower_loss(
     assert Look(*one).better_than(Look(*other)) is better
 
 
+@pytest.mark.slow
 def test_epochs_looks_the_best_network_and_an_early_stop(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +143,7 @@ def test_epochs_looks_the_best_network_and_an_early_stop(
     assert "nothing left to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_lines_without_a_look_say_so_and_a_resumed_run_knows_its_best(root: Path, tmp_path: Path) -> None:
     options = ("--steps", "24", "--look-every", "8")
     assert _train(tmp_path / "whole", root, *options) == 0

@@ -179,6 +179,7 @@ def test_weights_to_start_from(folder: str, tmp_path: Path, capsys: pytest.Captu
     assert f"started from {path}, not from other.safetensors" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_frames_are_fitted_as_those_that_the_weights_have_seen(
     folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def _products(compiled: ov.CompiledModel) -> collections.Counter[tuple[str, str]
     return collections.Counter((one, other) for one, other in types)
 
 
+@pytest.mark.slow
 @needs_int8
 @pytest.mark.parametrize("activations", [ACTIVATIONS[0], pytest.param(ACTIVATIONS[1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [PICO, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)])

@@ -46,6 +46,7 @@ def test_a_model_of_integers_has_no_other_tensors(inner: str) -> None:
         assert grids[f"{state}_in"] == grids[f"{state}_out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [INNER[0], *(pytest.param(inner, marks=pytest.mark.slow) for inner in INNER[1:])])
 def test_integers_step_like_the_float_model_with_their_state_copied(inner: str) -> None:
     content, grids = _whole(inner)
