@@ -165,6 +165,7 @@ def test_real_videos_in_a_flat_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [None, pytest.param("rendered:900", marks=pytest.mark.slow)])
 def test_rendered_gestures_draw_no_more_than_needed(data: str | None, checkpoint: Checkpoint) -> None:
     samples = collect(checkpoint, data, clips=9, samples=4)

@@ -79,6 +79,7 @@ def test_a_folder_without_a_readable_clip(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.csv"}  # it may be started again
 
 
+@pytest.mark.slow
 def test_strange_names_and_what_lies_among_clips(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

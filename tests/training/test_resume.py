@@ -192,6 +192,7 @@ def test_a_resume_that_is_refused_changes_nothing(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_train_into_one_folder(
     data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def _anonymous(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
     return dataclasses.replace(checkpoint, labels=labels, training={})
 
 
+@pytest.mark.slow
 def test_clips_are_decided_as_a_device_decides_them() -> None:
     checkpoint, model = made.checkpoint("lcr_pico"), rounded("lcr_pico", 3)
     found = measure_clips(model, checkpoint, per_class=1)
