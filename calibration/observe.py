@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
     from lcr_edge.model.step_cell import StepCell
 
+Ranges = dict[str, "tuple[float, float]"]
 # Rows kept of each product's input: enough for its second moments, at least 1500 times the square root of its columns.
 ROWS = 12_000
 
@@ -70,19 +71,22 @@ def observe(cell: StepCell, samples: Samples, rows: int = ROWS, seed: int = 0) -
     return {name: Inputs(torch.cat(parts), low[name], high[name]) for name, parts in kept.items()}
 
 
-def output_ranges(cell: StepCell, samples: Samples) -> dict[str, tuple[float, float]]:
-    """The smallest and largest output of each product of ``cell.linears()``, bias included, by name."""
-    found: dict[str, tuple[float, float]] = {}
+def ranges(cell: StepCell, samples: Samples) -> tuple[Ranges, Ranges]:
+    """The smallest and largest value of the input, and of the output, of each product of ``cell.linears()``, by name.
+    The output includes the bias."""
+    inputs: Ranges = {}
+    outputs: Ranges = {}
 
     def watch(name: str, linear: nn.Linear) -> torch.utils.hooks.RemovableHandle:
-        def keep(_: nn.Module, __: Any, y: Tensor) -> None:
-            low, high = found.get(name, (math.inf, -math.inf))
-            found[name] = (min(low, float(y.min())), max(high, float(y.max())))
+        def keep(_: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> None:
+            for found, x in ((inputs, given[0]), (outputs, y)):
+                low, high = found.get(name, (math.inf, -math.inf))
+                found[name] = (min(low, float(x.min())), max(high, float(x.max())))
 
         return linear.register_forward_hook(keep)
 
     _step_all(cell, samples, [watch(name, linear) for name, linear in cell.linears().items()])
-    return found
+    return inputs, outputs
 
 
 def _step_all(cell: StepCell, samples: Samples, handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lcr_edge.calibration.observe import Inputs, observe, output_ranges
+from lcr_edge.calibration.observe import Inputs, observe, ranges
 from lcr_edge.calibration.quant_plan import Plan
 from lcr_edge.calibration.rounding import round_for_inputs
+from lcr_edge.errors import CalibrationError
 
 if TYPE_CHECKING:
     from lcr_edge.calibration.samples import Samples
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 EQUALISE = 0.5
 # No channel is scaled, up or down, by more than this relative to the others.
 _MOST = 16.0
+# Of a planned range: by how much an end of it may differ from what is read afterwards.
+_SLACK = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def prepare(
     result = copy.deepcopy(cell)
     names = [name for name in result.linears() if layers is None or name in layers]
     computing = [name for name in names if mode != "weight-only" and name not in float_layers]
-    ranges: dict[str, tuple[float, float]] = {}
+    planned: dict[str, tuple[float, float]] = {}
     with torch.no_grad():
         for name in computing:
             scale = _channel_scale(inputs[name], result.linears()[name].weight)
@@ -73,13 +76,30 @@ def prepare(
             exact = linear.weight.double()
             rounded = round_for_inputs(exact, inputs[name].rows)
             if mode == "static" and name in computing:
-                ranges[name] = inputs[name].range
+                planned[name] = inputs[name].range
             missing = (exact - rounded) @ inputs[name].rows.double().mean(dim=0)
             linear.weight.copy_(rounded)
             _add_bias(linear, missing)
     stored = tuple(name for name in names if name in float_layers) if mode != "weight-only" else ()
-    outputs = output_ranges(result, samples) if mode == "static" else {}
-    return Prepared(result, Plan(mode, activations, tuple(names), ranges, stored, outputs))
+    outputs = ranges(result, samples)[1] if mode == "static" else {}
+    return Prepared(result, Plan(mode, activations, tuple(names), planned, stored, outputs))
+
+
+def check_ranges(cell: StepCell, plan: Plan, samples: Samples) -> None:
+    """Whether the plan's ranges are those of what a prepared cell reads on the samples. Raises CalibrationError.
+
+    The other products' rounded weights move what a product reads a little, so a tenth is allowed.
+    """
+    if not plan.ranges:
+        return
+    seen, _ = ranges(cell, samples)
+    for name, planned in plan.ranges.items():
+        (low, high), slack = seen[name], _SLACK * (planned[1] - planned[0])
+        if not (abs(low - planned[0]) <= slack and abs(high - planned[1]) <= slack):
+            raise CalibrationError(
+                f"the plan has the range {planned[0]:.3g} to {planned[1]:.3g} for {name}, which reads {low:.3g} to "
+                f"{high:.3g} on the calibration samples: report it, or leave the layer in float with --keep-float"
+            )
 
 
 def _channel_scale(inputs: Inputs, weight: Tensor) -> Tensor:

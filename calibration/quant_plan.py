@@ -41,6 +41,11 @@ class Plan:
         low, high = self.ranges[layer]
         if self.activations == "s8":
             return max(abs(low), abs(high), SMALLEST_RANGE) / 127.0, 0
-        low, high = min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST_RANGE)
-        scale = (high - low) / 255.0
-        return scale, round(-low / scale)
+        return grid_of(low, high)
+
+
+def grid_of(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of 256 steps that cover the values from ``low`` to ``high``, and zero exactly."""
+    low, high = min(low, 0.0), max(high, 0.0, min(low, 0.0) + SMALLEST_RANGE)
+    scale = (high - low) / 255.0
+    return scale, round(-low / scale)

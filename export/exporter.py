@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from lcr_edge.calibration.prepare import prepare
+from lcr_edge.calibration.prepare import check_ranges, prepare
 from lcr_edge.calibration.quant_plan import Plan
 from lcr_edge.calibration.samples import Samples
+from lcr_edge.calibration.simulate import simulate
 from lcr_edge.checkpoint import Checkpoint
 from lcr_edge.errors import CalibrationError, ParityError
 from lcr_edge.export.int8.costs import Costs
@@ -27,7 +28,7 @@ from lcr_edge.export.targets.table import require
 from lcr_edge.export.verify.clips import own_stream
 from lcr_edge.export.verify.measure import measure_all
 from lcr_edge.export.verify.page import write_page
-from lcr_edge.export.verify.reference import roll
+from lcr_edge.export.verify.reference import roll, with_rounding
 from lcr_edge.export.verify.report import Report
 from lcr_edge.model.step_cell import INTEGER_CHUNK, StepCell
 from lcr_edge.progress import step
@@ -112,14 +113,18 @@ class Exporter:
             source, plan = self._source(request, float_layers)
             # Of what was prepared, not of what the converter makes of it: that is what is checked.
             products = None
-            if plan is not None and can_read(request.target):
-                products = prepared_digests(source.cell, plan, request.target)
+            if plan is not None:
+                check_ranges(source.cell, plan, self._samples())
+                if can_read(request.target):
+                    products = prepared_digests(source.cell, plan, request.target)
             with step(f"{request.name}: converting"), quiet():
                 samples = self._samples() if request.precision == "int8" else None
                 made = convert(Job(source, request, folder, plan, samples))
             with step(f"{request.name}: verifying over {gate.frames} frames"):
                 frames = itertools.islice(own_stream(self.checkpoint), _golden(request))
                 golden = roll(self.checkpoint.model, frames)
+                if plan is not None:
+                    golden = with_rounding(golden, simulate(source.cell, plan, **request.row.rounds))
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
                 self._write_manifest(folder, request, made, plan, products)
                 report = self._measure(folder, gate)

@@ -63,6 +63,11 @@ def promise_of(precision: str, state_precision: str = "fp32") -> Promise | None:
 # A golden clip against the network that it is said to be of, one step at a time, both float64 arithmetic rounded to
 # float32: largest difference, of values above 1 in units of the largest.
 GOLDEN_OFF = 1e-6
+# An int8 bundle's distance from the planned answers, in units of the planned rounding (lcr_edge.runtimes.planned): two
+# roundings of one size that have nothing in common are 1.41 apart. Planned roundings below the second figure, a share
+# of the tensor's standard deviation, count as that large: there float32 itself shows.
+ROUNDING_OFF = 1.5
+ROUNDING_LEAST = 1e-4
 # Share of the int8 calibration samples that have a state other than zeros: at least. Streams give 7 of 8.
 CALIBRATED_ON_STATES = 0.5
 

@@ -14,7 +14,7 @@ from lcr_edge.errors import BundleError
 from lcr_edge.frames import Frame
 from lcr_edge.runtimes.api import Floats, Model, State
 from lcr_edge.runtimes.tallies import Phases, Tally
-from lcr_edge.tolerances import EARLY, LATE, PROMISES, Promise, promise_of
+from lcr_edge.tolerances import EARLY, LATE, PROMISES, ROUNDING_OFF, Promise, promise_of
 
 ONE_STEP, STREAM = "one step", "stream"
 
@@ -153,6 +153,17 @@ def differences(what: str, count: int | None, sentence: str, found: str = "") ->
     met = None if count is None else count == 0
     why = f"identity: {sentence}" + (f" ({found})" if found else "")
     return Check(f"identity: {what}", "differences", 0.0, count, met, "" if met else found, why)
+
+
+def rounding_off(measured: float, where: str) -> Check:
+    """How far int8 answers are from the planned ones, in units of the planned rounding; ``where`` it is farthest."""
+    met, times = _at_most(measured, ROUNDING_OFF)
+    sentence = (
+        f"int8 rounding: {where} is {measured:.2f} times as far from what was planned as the planned rounding is from "
+        f"float, promised {ROUNDING_OFF} at most: the model file or the engine does not compute what was prepared"
+    )
+    name = "int8 rounding: off the planned one / planned one"
+    return Check(name, "ratio", ROUNDING_OFF, measured, met, f"{times}, {where}", sentence)
 
 
 def drift(

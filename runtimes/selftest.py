@@ -21,6 +21,7 @@ from lcr_edge.errors import BundleError, ParityError, StateError
 from lcr_edge.runtimes.api import Model, load
 from lcr_edge.runtimes.checks import Check, StateUse, failures_of, finite, mode_checks, promised
 from lcr_edge.runtimes.golden import Golden, read_golden
+from lcr_edge.runtimes.planned import planned_check
 from lcr_edge.runtimes.tallies import Line, Phases
 
 
@@ -83,9 +84,10 @@ def selftest(
     try:
         unused = _teacher_forced(model, golden, one_step)
         latencies = _free_running(model, golden, stream)
+        planned = planned_check(model, golden)
     except StateError as error:
         raise ParityError(f"selftest failed: {model.bundle.folder} produces an unusable state: {error}") from error
-    checks = tuple(mode_checks(promise, one_step, stream))
+    checks = (*mode_checks(promise, one_step, stream), *(() if planned is None else (planned,)))
     return SelftestReport(
         bundle=str(model.bundle.folder),
         engine=model.engine.name,

@@ -61,6 +61,7 @@ class Target:
     stored: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rounds: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -89,6 +90,7 @@ TARGETS: dict[str, Target] = {
             "export",
             stored="lcr_edge.export.targets.onnx_stored",
             hints={"intra_op_num_threads": "physical cores, at most 4", "inter_op_num_threads": 1},
+            rounds={"per_row": False, "outputs": False},
         ),
         Target(
             ENGINES["openvino"],
@@ -103,6 +105,7 @@ TARGETS: dict[str, Target] = {
                 "dynamic": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32},
                 "weight-only": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
             },
+            rounds={"per_row": True, "outputs": False},
         ),
         Target(
             ENGINES["tflite"],
@@ -116,6 +119,7 @@ TARGETS: dict[str, Target] = {
             # Its static form rounds the outputs of products too, and is no faster.
             default_quant="dynamic",
             hints={"signature": "serving_default", "num_threads": "physical cores, at most 4"},
+            rounds={"per_row": True, "outputs": True},
         ),
     )
 }

@@ -1,7 +1,8 @@
 """Whether a bundle is the one that it claims to be, and whether its runtime keeps the step's rules.
 
 Errors of logits and states say nothing about labels, about how frames are fitted, or about a caller's second camera.
-These checks do: each counts what differs from the checkpoint, or from what a step promises, and nothing may.
+These checks do: each counts what differs from the checkpoint, or from what a step promises, and nothing may. One more,
+of int8, measures how far the engine is from the rounding that was planned.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lcr_edge.frames import FITS
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import Check, differences
 from lcr_edge.runtimes.golden import Golden, read_golden
+from lcr_edge.runtimes.planned import planned_check
 from lcr_edge.tolerances import CALIBRATED_ON_STATES, GOLDEN_OFF
 
 if TYPE_CHECKING:
@@ -35,19 +37,25 @@ _CAMERAS = ((1.0, 1.0), (1.5, 2.0), (2.0, 1.0), (0.75, 0.5))
 
 @dataclass(frozen=True)
 class Identity:
-    """checks: what was compared, each with the number of differences. broken: what kept one from being compared."""
+    """checks: what was compared, each with the number of differences, and for int8 ``runtimes.planned``. broken: what
+    kept one from being compared."""
 
     checks: tuple[Check, ...]
     broken: tuple[str, ...] = ()
 
+    @property
+    def _compared(self) -> list[Check]:
+        """The checks that count differences: all but the one on the planned rounding."""
+        return [check for check in self.checks if check.kind == "differences"]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the checks are in the report's list."""
-        return {"differences": sum(int(check.measured or 0) for check in self.checks)}
+        return {"differences": sum(int(check.measured or 0) for check in self._compared)}
 
     def table(self) -> str:
         """A line for people."""
-        judged = [check for check in self.checks if check.met is not None]
-        held, left = sum(check.met is True for check in judged), len(self.checks) - len(judged)
+        judged = [check for check in self._compared if check.met is not None]
+        held, left = sum(check.met is True for check in judged), len(self._compared) - len(judged)
         rest = f"; {left} not judged" if left else ""
         return f" identity {held} of {len(judged)} comparisons without a difference{rest}"
 
@@ -61,6 +69,8 @@ def measure_identity(model: Model, checkpoint: Checkpoint) -> Identity:
     broken = []
     try:
         checks += rules_of_the_step(model)
+        planned = planned_check(model, read_golden(model.bundle))
+        checks += [] if planned is None else [planned]
     except StateError as error:  # NaN or Inf
         broken.append(f"identity: the rules of the step cannot be tried: {error}")
     return Identity(tuple(checks), tuple(broken))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ from lcr_edge.runtimes.golden import Golden
 
 if TYPE_CHECKING:
     from lcr_edge.model.network import LCR
+    from lcr_edge.model.step_cell import StepCell
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
+# Frames at the end of a golden clip, where the state is full, whose planned rounding is kept: 50 tokens each.
+_ROUNDED = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,25 @@ def roll(model: LCR, frames: Iterable[U8], state: tuple[F32, F32] | None = None)
         state_h=np.stack([step.state_h for step in kept]),
         state_c=np.stack([step.state_c for step in kept]),
     )
+
+
+def with_rounding(golden: Golden, cell: StepCell) -> Golden:
+    """The golden clip with what the rounding of ``cell`` adds to its last answers, see ``Golden.rounding``.
+
+    cell: prepared for int8 and rounding as its engine does, see ``calibration.simulate``.
+    """
+    import torch
+
+    rows = []
+    for t in range(max(1, len(golden.frames) - _ROUNDED), len(golden.frames)):
+        before = golden.answer(t - 1)[1:]
+        with torch.no_grad():
+            logits, h, c = cell.step(
+                *(torch.from_numpy(array[t])[None] for array in (golden.frames, golden.edges)),
+                *(torch.from_numpy(array) for array in before),
+            )
+        rows.append([a.numpy() - b for a, b in zip((logits[0], h, c), golden.answer(t))])
+    return dataclasses.replace(golden, rounding=tuple(np.stack(part).astype(np.float16) for part in zip(*rows)))
 
 
 def steps_of(rollout: Golden) -> Iterator[Step]:

@@ -29,7 +29,7 @@ from lcr_edge.data.layouts.kinetics import list_kinetics
 from lcr_edge.data.layouts.listing import SPLITS, Listing
 from lcr_edge.data.layouts.recognise import layout_of
 from lcr_edge.data.layouts.something import list_something
-from lcr_edge.data.rendered.clips import clip_seed
+from lcr_edge.data.rendered.clips import ROUNDS, clips_of
 from lcr_edge.data.rendered.store import Store, heldout_store, train_store
 from lcr_edge.data.sampling import Sample, frame_indices
 from lcr_edge.errors import UsageError
@@ -125,9 +125,9 @@ class RenderedSet(ClipSet):
         behind: str = "",
     ) -> None:
         clips, frames = store.clips.shape[:2]
-        index = [i % len(JESTER) for i in range(clips)]
-        ids = [f"{JESTER[i]} {clip_seed(seed, k // len(JESTER))} {frames}@{fps}{behind}" for k, i in enumerate(index)]
-        listing = Listing(JESTER, tuple(ids), tuple(index), ())
+        drawn = clips_of(clips // len(ROUNDS[split]), seed, ROUNDS[split])
+        ids = [f"{JESTER[label]} {own} {frames}@{fps}{behind}" for label, own in drawn]
+        listing = Listing(JESTER, tuple(ids), tuple(label for label, _ in drawn), ())
         labels, targets = _as_classes(name, listing, classes)
         super().__init__(name, split, labels, targets, ids, fit=fit, reversible=True)
         self._store, self._fps = store, fps

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lcr_edge.calibration.observe import observe, output_ranges
-from lcr_edge.calibration.prepare import Prepared, prepare
+from lcr_edge.calibration.observe import observe, ranges
+from lcr_edge.calibration.prepare import Prepared, check_ranges, prepare
 from lcr_edge.calibration.quant_plan import QUANT_MODES
 from lcr_edge.calibration.rounding import round_to_grid
 from lcr_edge.calibration.samples import Samples
@@ -81,7 +81,7 @@ def test_products_that_are_left_out_stay_themselves() -> None:
 
 
 def test_ranges_hold_all_that_was_read_and_written() -> None:
-    seen, wrote = observe(_cell(), _samples()), output_ranges(_cell(), _samples())
+    seen, wrote = observe(_cell(), _samples()), ranges(_cell(), _samples())[1]
     read: dict[str, list[np.ndarray]] = {name: [] for name in seen}
     handles = [
         linear.register_forward_pre_hook(lambda _, x, name=name: read[name].append(x[0].numpy().copy()))
@@ -111,3 +111,16 @@ def test_a_product_that_reads_nan_is_named() -> None:
     state[3, 1] = np.nan
     with pytest.raises(CalibrationError, match=r"layers\.1\.rg receives NaN or Inf"):
         observe(_cell(), dataclasses.replace(_samples(), state_h=state))
+
+
+@pytest.mark.slow
+def test_ranges_that_are_not_those_of_the_samples_are_refused() -> None:
+    found = _prepared("static")
+    check_ranges(found.cell, found.plan, _samples())
+    name = "layers.1.mix_in"
+    low, high = found.plan.ranges[name]
+    for wrong in ((low / 2, high / 2), (2 * low, high), (low, float("nan"))):
+        plan = dataclasses.replace(found.plan, ranges={**found.plan.ranges, name: wrong})
+        with pytest.raises(CalibrationError, match=f"for {name}, which reads"):
+            check_ranges(found.cell, plan, _samples())
+    check_ranges(found.cell, dataclasses.replace(found.plan, ranges={}), _samples())

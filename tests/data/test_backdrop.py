@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lcr_edge.data.labels import JESTER
+from lcr_edge.data.rendered import backdrop
 from lcr_edge.data.rendered.backdrop import Backdrops
 from lcr_edge.data.rendered.clips import render_clip
 from lcr_edge.data.sets import open_set
@@ -64,8 +65,21 @@ def test_a_film_moves_and_a_photo_is_panned_over(photo: Path) -> None:
         assert sum(not np.array_equal(behind(0.0), behind(1.0)) for behind in plays) > len(plays) / 2
 
 
+def test_a_film_plays_as_often_as_all_photos(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[bool] = []
+    whole = backdrop._play
+    monkeypatch.setattr(
+        backdrop, "_play", lambda film, rate, *rest: played.append(bool(rate)) or whole(film, rate, *rest)
+    )
+    backdrops = Backdrops((BIKES, photo, photo, photo))
+    for seed in range(300):
+        backdrops.choose(np.random.default_rng(seed), 8)
+    assert 80 < len(played) < 130  # a drawn room or noise stands behind the others
+    assert 0.4 < np.mean(played) < 0.6
+
+
 def test_no_gesture_may_show_nobody(photo: Path) -> None:
-    """Before something else than a room, half of these clips have an empty scene: it differs at the chest, too."""
+    """Before something else than a room, most of these clips have an empty scene: it differs at the chest, too."""
     backdrops, nobody, empty, seen = Backdrops((photo,)), JESTER.index("No gesture"), 0, 0
     for seed in range(24):
         plain, other = (render_clip(nobody, seed, size=32, frames=4, backdrops=found) for found in (None, backdrops))

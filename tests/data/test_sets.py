@@ -20,6 +20,7 @@ from lcr_edge.errors import OutputError, UsageError
 from tests.data import made
 
 SIZE = (64, 64)
+NOBODY, OTHER = JESTER.index("No gesture"), JESTER.index("Doing other things")
 WHOLE = Sample(made.FRAMES, made.FPS, 0.0)
 MAKERS: dict[str, Callable[..., Path]] = {
     "jester": made.make_jester,
@@ -108,7 +109,7 @@ def test_rendered_samples_are_exact_and_cached_once(tmp_path: Path) -> None:
     assert file.is_file()
     assert data.labels == JESTER
     assert data.reversible
-    assert data.targets.tolist() == list(range(27))
+    assert data.targets.tolist() == [*range(27), NOBODY, OTHER, OTHER]
     stamp = file.stat().st_mtime_ns
     again: ClipSet = pickle.loads(pickle.dumps(rendered(tmp_path / "new")))
     assert file.stat().st_mtime_ns == stamp
@@ -133,7 +134,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     rendered()
     with pytest.raises(UsageError, match="drawn at another frame rate"):
         rendered(fps=12.0)
-    assert len(rendered(frames=8)) == 27
+    assert len(rendered(frames=8)) == 30
     path = made.truncate(tmp_path / "rendered-64-1-seed0.npy")
     with pytest.raises(UsageError, match=r"not a whole \.npy file.*delete it"):
         rendered()
@@ -141,6 +142,30 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(OutputError, match="it is a folder; give the name of a file"):
         rendered()
+
+
+@pytest.mark.slow
+def test_classes_of_many_kinds_of_scenes_have_more_training_clips() -> None:
+    """Twice and three times as many, none of them twice; of a held-out split as many as of the others."""
+    data, heldout = (
+        open_set("rendered:2", split=split, size=(32, 32), fps=8.0, frames=4, cache=None)
+        for split in ("train", "heldout")
+    )
+    counts = np.bincount(data.targets, minlength=27)
+    assert (counts[NOBODY], counts[OTHER]) == (4, 6)
+    assert set(np.delete(counts, [NOBODY, OTHER])) == {2}
+    assert set(np.bincount(heldout.targets)) == {2}
+    seeds: dict[int, list[int]] = {0: [], NOBODY: [], OTHER: []}
+    for index, target in enumerate(data.targets.tolist()):
+        clip, _ = data.read(index, Sample(4, 8.0, 0.0), (32, 32))
+        if target in seeds:
+            of_clip = [seed for seed in range(6) if np.array_equal(clip, render_clip(target, seed, size=32, frames=4))]
+            seeds[target] += of_clip
+    assert {label: sorted(found) for label, found in seeds.items()} == {
+        0: [0, 1],
+        NOBODY: [0, 1, 2, 3],
+        OTHER: [0, 1, 2, 3, 4, 5],
+    }
 
 
 @pytest.mark.slow

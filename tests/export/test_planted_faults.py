@@ -9,6 +9,7 @@ from tests.journeys.fault_bench import Bench
 from tests.journeys.fault_table import FAULTS, HEALTHY, unused
 
 PICO = "lcr_pico"
+_PLANNED = "int8 rounding"
 # (fault, engine, precision, the check that must see it, what selftest must see: None where it cannot)
 PLANTED = [
     ("h and c swapped", "openvino", "fp32", "one step: state_c", "one step: state_c"),
@@ -20,7 +21,10 @@ PLANTED = [
     ("fmax changed", "tflite", "fp32", "one step: state_c", "one step: state_c"),
     ("one weight one step off", "tflite", "int8", "identity: int8 products", None),
     ("zero point of one product off by one", "onnx", "int8", "identity: int8 products", None),
-    ("range of one product halved", "openvino", "int8", "identity: int8 products", None),
+    ("range of one product halved", "openvino", "int8", "identity: int8 products", _PLANNED),
+    ("fmax changed", "openvino", "int8", _PLANNED, _PLANNED),
+    ("norm epsilon wrong", "onnx", "int8", _PLANNED, _PLANNED),
+    ("decay of two channels swapped", "tflite", "int8", _PLANNED, _PLANNED),
     ("golden of another checkpoint", "onnx", "fp32", "identity: golden answers", "one step: state_h"),
     ("rate changed in the manifest", "onnx", "fp32", "identity: manifest's config and frame", None),
 ]

@@ -124,6 +124,58 @@ def test_int8_may_differ_in_one_frame_of_a_short_clip(bundle: Path) -> None:
     failed(selftest(bundle), "the class matches the reference in 0.00% of the frames from frame 4 on")
 
 
+def _with_rounding(bundle: Path, times: float = 0.0, frames: int = 2, **changes: Any) -> None:
+    """Planned answers beside the golden ones; the engine of these bundles does not round, and is ``times`` as far from
+    float as the rounding is."""
+    arrays = np.load(bundle / GOLDEN)
+    sign = np.random.default_rng(1)
+    for name in ("logits", "state_h", "state_c"):
+        size = 0.02 * arrays[name].std()
+        signs = sign.choice([-1.0, 1.0], size=arrays[name][-frames:].shape)
+        changes.setdefault(f"rounding_{name}", (size * signs).astype(np.float16))
+        if name == "logits":
+            changes[name] = arrays[name] - np.float32(times * size)
+    change_golden(bundle, **changes)
+
+
+def test_int8_must_round_as_planned(bundle: Path) -> None:
+    """sqrt(1 + times^2) is the distance from the planned answers, in units of the rounding."""
+    reseal(bundle, precision="int8")
+    for times, missed in ((0.0, False), (1.0, False), (1.3, True)):
+        golden = np.load(bundle / GOLDEN)["logits"]
+        _with_rounding(bundle, times)
+        report = selftest(bundle)
+        (check,) = (check for check in report.checks if check.name.startswith("int8 rounding"))
+        assert check.measured == pytest.approx(np.hypot(1, times), rel=2e-3)
+        assert any("logits is 1.64 times as far" in failure for failure in report.failures) is missed
+        assert report.passed is not missed, report.failures
+        change_golden(bundle, logits=golden)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounding_logits": np.zeros((6, 27), np.float16)}, "float16 of fewer than 6 frames"),
+        ({"rounding_logits": np.zeros((0, 27), np.float16)}, "rounding_logits"),
+        ({"rounding_state_h": np.zeros((2, 1), np.float16)}, "rounding_state_h"),
+        ({"rounding_state_c": np.float16(0)}, "rounding_state_c"),
+        ({"rounding_logits": np.zeros((2, 27), np.float32)}, "rounding_logits is float32"),
+    ],
+)
+def test_planned_answers_that_cannot_be_used(bundle: Path, changes: dict[str, Any], message: str) -> None:
+    reseal(bundle, precision="int8")
+    _with_rounding(bundle, **changes)
+    with pytest.raises(BundleError, match=message):
+        selftest(bundle)
+
+
+def test_planned_answers_of_which_one_is_missing(bundle: Path) -> None:
+    reseal(bundle, precision="int8")
+    change_golden(bundle, rounding_logits=np.zeros((2, 27), np.float16))
+    with pytest.raises(BundleError, match="cannot be read"):
+        selftest(bundle)
+
+
 def test_a_golden_clip_too_short_for_int8(bundle: Path) -> None:
     change_golden(bundle, **{name: array[: INT8.settled] for name, array in np.load(bundle / GOLDEN).items()})
     reseal(bundle, precision="int8")

@@ -22,7 +22,7 @@ from lcr_edge.errors import UsageError
 Behind = Callable[[float], Array]
 
 DRAWN, NOISE = 0.5, 0.15  # shares of the clips that keep the drawn room, and that stand before noise
-EMPTY = 0.5  # share of the "No gesture" clips before a film, a photo or noise that show no person
+EMPTY = 0.7  # share of the "No gesture" clips before a film, a photo or noise that show no person
 _SIDE, _FRAMES = 176, 240  # pixels of the short side, and frames, that are kept of a film
 _PAN = 0.2  # of the picture's side: the longest way of the camera over a photo, in one second
 
@@ -56,7 +56,10 @@ class Backdrops:
             return None
         if kind < DRAWN + NOISE:
             return _noise(rng, size)
-        return _play(*self._films[int(rng.integers(len(self._films)))], rng, size)
+        photos = [one for one in self._films if not one[1]]
+        films = [one for one in self._films if one[1]]
+        chosen = (films if rng.random() < 0.5 else photos) or self._films  # a film as often as a photo
+        return _play(*chosen[int(rng.integers(len(chosen)))], rng, size)
 
 
 @lru_cache(maxsize=2)

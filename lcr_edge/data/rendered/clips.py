@@ -46,7 +46,7 @@ from lcr_edge.errors import MissingExtraError, UsageError
 from lcr_edge.progress import with_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lcr_edge.data.rendered import backdrop, gestures, hand
 
@@ -55,7 +55,22 @@ _T = TypeVar("_T", bound=np.generic)
 SPLITS = ("train", "heldout")
 MAX_PER_CLASS = 1_000_000
 _MIN_SIZE, _MAX_SIZE = 32, 1024
-_NOBODY = "No gesture"
+_NOBODY, _OTHER = "No gesture", "Doing other things"
+# One round of the training split. Two classes hold many kinds of scenes under one name, so they get more clips; the
+# held-out split has as many of each.
+ROUNDS = {
+    "train": (*range(len(JESTER)), JESTER.index(_NOBODY), JESTER.index(_OTHER), JESTER.index(_OTHER)),
+    "heldout": tuple(range(len(JESTER))),
+}
+
+
+def clips_of(per_class: int, seed: int, labels: Sequence[int]) -> list[tuple[int, int]]:
+    """Label and ``render_clip`` seed of each clip of a set: ``per_class`` rounds of one clip of each of the labels. A
+    label that comes n times in them has ``n * per_class`` clips, and the first ``per_class`` are those it has alone."""
+    found, times = [], [list(labels[:k]).count(label) for k, label in enumerate(labels)]
+    for index in range(per_class):
+        found += [(label, clip_seed(seed, index + per_class * again)) for label, again in zip(labels, times)]
+    return found
 
 
 def clip_seed(seed: int, index: int) -> int:
@@ -177,7 +192,7 @@ def render_set(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """``per_class`` clips of each label (all 27 by default): uint8 [n, T, S, S, 3] and labels int64 [n].
 
-    Clip i is the i-th round of one clip per class, so every prefix is nearly balanced; shuffle as needed. The result
+    The clips come in rounds of one clip per label, so every prefix is nearly balanced; shuffle as needed. The result
     does not depend on ``workers``; with more than one, new Python processes are started, so a script that calls this
     needs the usual ``if __name__ == "__main__"`` guard. progress: a bar on stderr, see ``lcr_edge.progress``.
     Raises UsageError or MissingExtraError.
@@ -231,12 +246,13 @@ def each_joints(
     split: str = "train",
     frames: int = CLIP_FRAMES,
     fps: float = 8.0,
+    labels: Iterable[int] | None = None,
     workers: int = 1,
     progress: bool = False,
 ) -> Iterator[NDArray[np.float32]]:
     """:func:`clip_joints` of each clip of the same :func:`render_set`, in its order."""
     _check_shape(_MIN_SIZE, frames, fps)
-    jobs = _jobs(per_class, seed, split, None, workers)
+    jobs = _jobs(per_class, seed, split, labels, workers)
     return _each(partial(_joints_job, split=split, frames=frames, fps=fps), jobs, workers, progress, "joints")
 
 
@@ -250,7 +266,9 @@ def _jobs(per_class: int, seed: int, split: str, labels: Iterable[int] | None, w
     _check_integer("per_class", per_class, 1, MAX_PER_CLASS)
     _check_integer("workers", workers, 1, 256)
     seed_sequence(chosen[0], seed, split)
-    return [(label, clip_seed(int(seed), index)) for index in range(per_class) for label in chosen]
+    most = per_class * max(chosen.count(label) for label in chosen)
+    _check_integer("per_class, times how often a label is named,", most, 1, MAX_PER_CLASS)
+    return clips_of(per_class, int(seed), chosen)
 
 
 def _each(

@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcr_edge.config import CLIP_FRAMES
-from lcr_edge.data.labels import JESTER
-from lcr_edge.data.rendered.clips import clip_joints, clip_seed, each_clip, each_joints, render_clip, render_set
+from lcr_edge.data.rendered.clips import ROUNDS, clip_joints, clip_seed, each_clip, each_joints, render_clip, render_set
 from lcr_edge.errors import OutputError, UsageError
 from lcr_edge.files import make_folder, written_atomically
 
@@ -61,8 +60,9 @@ def train_store(
     backdrops: Backdrops | None = None,
 ) -> Store:
     """The train split, from ``cache`` or drawn into it; in memory when that is None. Raises OutputError, UsageError."""
-    shape = (per_class * len(JESTER), frames, size, size, 3)
-    how: dict[str, Any] = {"frames": frames, "fps": fps, "workers": workers, "progress": True}
+    labels = ROUNDS["train"]
+    shape = (per_class * len(labels), frames, size, size, 3)
+    how: dict[str, Any] = {"frames": frames, "fps": fps, "labels": labels, "workers": workers, "progress": True}
     if cache is None:
         clips, _ = render_set(per_class, seed, size=size, backdrops=backdrops, **how)
         return Store(clips, np.stack(list(each_joints(per_class, seed, **how))), shape)
