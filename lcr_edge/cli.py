@@ -13,6 +13,7 @@ from typing import IO, Any, Callable, TextIO, cast
 
 from lcr_edge import __version__
 from lcr_edge.errors import LcrError, MissingExtraError, OutputError
+from lcr_edge.progress import load_torch
 
 # Every module has add_arguments(parser) and run(args) -> exit code.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -51,6 +52,8 @@ EXTRA_OF_PACKAGE = {
 }
 
 
+# This one cannot even say what its options are without torch; of several processes the first one tells.
+_LOADS_TORCH = COMMANDS["train"][0]
 _CLOSED_PIPE = 141  # the exit code of a program that the signal of a closed pipe ends
 
 
@@ -66,6 +69,8 @@ def run_command(module: ModuleType | str, prog: str, argv: Sequence[str] | None 
 def _run(module: ModuleType | str, prog: str, argv: Sequence[str] | None) -> int:
     try:
         if isinstance(module, str):
+            if module == _LOADS_TORCH and os.environ.get("RANK", "0") == "0":
+                load_torch()
             module = importlib.import_module(module)
         description = (module.__doc__ or "").split("\n\n")[0].replace("``", "")
         parser = argparse.ArgumentParser(prog=prog, description=description)

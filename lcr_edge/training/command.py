@@ -30,6 +30,7 @@ from lcr_edge.training.loop import BEST, Outcome, Trainer
 from lcr_edge.training.metrics import check_free
 from lcr_edge.training.options import add_arguments, parse
 from lcr_edge.training.page import NAME, Run, write_page
+from lcr_edge.training.precision import float32_wanted
 from lcr_edge.training.processes import World
 from lcr_edge.training.schedule import Schedule
 from lcr_edge.training.settings import Conduct, Settings
@@ -134,6 +135,10 @@ def train(
     begun = _check_folder(args, network)
     if settings.batch % world.size:
         raise UsageError(f"--batch {settings.batch} cannot be shared by {world.size} processes; use a multiple of them")
+    saved = begun.get("fp32") if args.precision == "auto" else None
+    settings = dataclasses.replace(
+        settings, fp32=saved if isinstance(saved, bool) else float32_wanted(args.precision, world)
+    )
     start = Start(None if args.resume else args.init, config)
     # What a run goes on from decides, unless the command line does. A saved run with another fit is refused later.
     fit = str(args.fit or begun.get("fit") or start.fit or DEFAULT_FIT)
@@ -235,8 +240,9 @@ def _announce(model: LCR, data: ClipSet, settings: Settings, world: World, repor
     parameters = sum(p.numel() for p in model.parameters())
     epochs = settings.steps / max(1, len(data) // settings.batch)
     others = f" and {world.size - 1} more" if world.size > 1 else ""
+    form = "float32" if settings.fp32 else "bfloat16"
     print(
-        f"{model.config.name}, {parameters / 1e6:.2f} M parameters, on {world.device}{others}; {data.name}: "
+        f"{model.config.name}, {parameters / 1e6:.2f} M parameters, on {world.device}{others} in {form}; {data.name}: "
         f"{len(data)} clips in {len(data.labels)} classes; {settings.steps} steps = {epochs:.1f} epochs",
         flush=True,
     )

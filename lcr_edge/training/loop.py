@@ -412,7 +412,7 @@ class Trainer:
         raise LcrError(
             f"at step {self.step} the loss is {losses.total.item():.3g} and the gradient's norm {norm:.3g}"
             f"{' here, not finite in another process' if elsewhere else ''}; batch and weights are in {path}. "
-            "Start in another --out with a lower --lr, or with --fp32; --init takes the last checkpoint from here"
+            "Start in another --out with a lower --lr or --precision fp32; --init takes this run's last checkpoint"
         )
 
     def save(self) -> None:

@@ -11,6 +11,7 @@ from lcr_edge.frames import DEFAULT_FIT, FITS
 from lcr_edge.options import Number, add_out, add_seed, add_threads, check_least, check_numbers, check_seed
 from lcr_edge.training.loss import PLACEMENTS
 from lcr_edge.training.optimiser import OPTIMISERS
+from lcr_edge.training.precision import PRECISIONS
 from lcr_edge.training.processes import DEVICES
 from lcr_edge.training.settings import MOST_CALM, Conduct, Settings
 
@@ -134,7 +135,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw all classes equally often on average, clips of small ones again and again "
         "(default: every clip once an epoch)",
     )  # fmt: skip
-    how.add_argument("--fp32", action="store_true", help="multiply matrices in float32, not in bfloat16")
+    how.add_argument(
+        "--precision", default=PRECISIONS[0], choices=PRECISIONS,
+        help="of matrix products: bfloat16, float32, or (auto, the default) bfloat16 where the processor has "
+        "instructions for it; --resume keeps what the run has",
+    )  # fmt: skip
 
     run = parser.add_argument_group("how to carry out the run")
     run.add_argument(
@@ -154,8 +159,9 @@ def parse(args: argparse.Namespace) -> tuple[Settings, Conduct]:
     check_seed(args.seed)
     check_least("--threads", args.threads, 1)
     _check_together(args)
-    # An epoch has as many steps as the data say: see training.command.
+    # An epoch has as many steps as the data say, and "auto" depends on the device: see training.command.
     given = {**vars(args), "full_rate": tuple(args.full_rate), "steps": args.steps or _STANDARD.steps}
+    given["fp32"] = args.precision == "fp32"
     settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
     return settings, Conduct(**{name: given[name] for name in Conduct.__dataclass_fields__})
 

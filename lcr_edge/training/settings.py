@@ -37,7 +37,7 @@ class Settings:
     augment: bool = True
     balance: bool = False
     seed: int = 0
-    fp32: bool = False
+    fp32: bool = False  # matrix products in float32, not in bfloat16
 
     @property
     def calm_steps(self) -> int:

@@ -21,7 +21,7 @@ from tests.data.made import LABELS, make_folder
 
 OPTIONS = (
     "--config", "lcr_pico", "--batch", "4", "--clip-frames", "8", "--threads", "1", "--workers", "0",
-    "--no-tensorboard", "--fp32", "--device", "cpu", "--lr", "1e-6", "--steps", "40", "--save-every", "1",
+    "--no-tensorboard", "--precision", "fp32", "--device", "cpu", "--lr", "1e-6", "--steps", "40", "--save-every", "1",
     "--calm-share", "0",
 )  # fmt: skip
 
