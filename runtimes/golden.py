@@ -48,16 +48,9 @@ class Golden:
     def to_bytes(self) -> bytes:
         """The content of golden.npz."""
         buffer = io.BytesIO()
-        added = {} if self.rounding is None else {_ROUNDING + name: x for name, x in zip(TENSORS, self.rounding)}
-        np.savez_compressed(
-            buffer,
-            frames=self.frames,
-            edges=self.edges,
-            logits=self.logits,
-            state_h=self.state_h,
-            state_c=self.state_c,
-            **added,
-        )
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ("frames", "edges", *TENSORS)}
+        arrays |= {_ROUNDING + name: array for name, array in zip(TENSORS, self.rounding or ())}
+        np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
 

@@ -30,7 +30,7 @@ def multiplies_bf16(device: torch.device, cpu: Path = _CPU) -> bool:
     """Whether the device has instructions that multiply bfloat16. cpu: what Linux says of the processor; where there is
     no such file, no."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         text = cpu.read_text(encoding="utf-8", errors="replace")
     except OSError:

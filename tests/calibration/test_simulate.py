@@ -31,13 +31,13 @@ def _plan(mode: str, activations: str = "u8", **more: object) -> Plan:
     return dataclasses.replace(plan, **more)  # type: ignore[arg-type]
 
 
-def _on_grid(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _on_grid(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     scale = (high - low) / 255
     zero = np.rint(-low / scale)
     return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale)
 
 
-def _expected(linear: torch.nn.Linear, x: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+def _expected(linear: torch.nn.Linear, x: np.ndarray) -> torch.Tensor:
     with torch.no_grad():
         return torch.nn.functional.linear(torch.from_numpy(x.astype(np.float32)), linear.weight, linear.bias)
 

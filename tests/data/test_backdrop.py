@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lcr_edge.data.labels import JESTER
 from lcr_edge.data.rendered import backdrop
@@ -68,9 +70,12 @@ def test_a_film_moves_and_a_photo_is_panned_over(photo: Path) -> None:
 def test_a_film_plays_as_often_as_all_photos(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[bool] = []
     whole = backdrop._play
-    monkeypatch.setattr(
-        backdrop, "_play", lambda film, rate, *rest: played.append(bool(rate)) or whole(film, rate, *rest)
-    )
+
+    def play(film: NDArray[np.uint8], rate: float, *rest: Any) -> Any:
+        played.append(rate > 0)
+        return whole(film, rate, *rest)
+
+    monkeypatch.setattr(backdrop, "_play", play)
     backdrops = Backdrops((BIKES, photo, photo, photo))
     for seed in range(300):
         backdrops.choose(np.random.default_rng(seed), 8)

@@ -10,9 +10,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
-import numpy as np
 import torch
 
 from lcr_edge.arrays import read_npz
@@ -79,10 +78,11 @@ def rollout(name: str, frames: int, clip: str | None = None) -> Golden:
     def make(folder: Path) -> None:
         network = checkpoint(name)
         shown = stream(clip, network, frames)
-        np.savez(folder / "rollout.npz", **vars(roll(network.model, shown)))
+        (folder / "rollout.npz").write_bytes(roll(network.model, shown).to_bytes())
 
     source = "gestures" if clip is None else Path(clip).stem
-    return Golden(**read_npz(shared.folder(f"rollouts/{name}-{frames}-{source}", make) / "rollout.npz"))
+    found: dict[str, Any] = read_npz(shared.folder(f"rollouts/{name}-{frames}-{source}", make) / "rollout.npz")
+    return Golden(**found)
 
 
 def folder() -> Path:
