@@ -26,8 +26,8 @@ from lcr_edge.model.network import LCR
 from lcr_edge.training import run_state
 from lcr_edge.training.classes import check_classes, class_notes
 from lcr_edge.training.heldout import HeldOut
+from lcr_edge.training.holding import holding
 from lcr_edge.training.loop import BEST, Outcome, Trainer
-from lcr_edge.training.metrics import check_free
 from lcr_edge.training.options import add_arguments, parse
 from lcr_edge.training.page import NAME, Run, write_page
 from lcr_edge.training.precision import float32_wanted
@@ -49,9 +49,15 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     world = World.start(args.device)
-    with _explained(settings, world):
-        trainer, outcome, path = train(args, settings, conduct, world)
-        world.close()  # not after an error: other processes may be waiting, and closing would wait for them
+    with holding(args.out) if world.leads else contextlib.nullcontext():
+        with _explained(settings, world):
+            trainer, outcome, path = train(args, settings, conduct, world)
+            world.close()  # not after an error: other processes may be waiting, and closing would wait for them
+        return _tell(args, world, trainer, outcome, path)
+
+
+def _tell(args: argparse.Namespace, world: World, trainer: Trainer, outcome: Outcome, path: Path) -> int:
+    """Print what came of the run and write its page; the exit code."""
     if outcome.stopped is not None:
         if world.leads:
             print(f"stopped after step {outcome.step} of {trainer.schedule.goal}; everything is saved. To go on:")
@@ -174,7 +180,6 @@ def _check_folder(args: argparse.Namespace, network: Path) -> dict[str, Any]:
 
     Raises UsageError, CheckpointError.
     """
-    check_free(args.out)
     if args.resume:
         return run_state.read(args.out).settings
     if (args.out / run_state.NAME).is_file():

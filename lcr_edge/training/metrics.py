@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from lcr_edge.errors import MissingExtraError, OutputError, UsageError, how_to_install
 from lcr_edge.files import make_folder, write_atomically
@@ -37,8 +36,7 @@ class MetricsLog:
     Without tensorboardX there are no events, without matplotlib no picture; stderr says so once. Only one process may
     write into a folder: in distributed training that of rank 0.
 
-    Raises OutputError when a file cannot be written, UsageError for a metrics.csv that is not ours, or that another
-    process is writing.
+    Raises OutputError when a file cannot be written, UsageError for a metrics.csv that is not ours.
     """
 
     def __init__(self, folder: Path, resume_step: int | None, tensorboard: bool) -> None:
@@ -48,7 +46,6 @@ class MetricsLog:
         self._file: io.FileIO | None = None
         self._events: Any = None
         make_folder(folder)
-        check_free(folder)
         if resume_step is not None and self.path.is_file():
             self._keep_until(resume_step)
         else:
@@ -56,7 +53,6 @@ class MetricsLog:
         with _output(self.path):
             # No buffer: a row is one write of the system, so a kill leaves all of it or, on a full disk, its beginning.
             self._file = self.path.open("ab", buffering=0)
-        _hold(self._file, folder)
         if tensorboard:
             self._events = _event_writer(folder / EVENTS, 0 if resume_step is None else resume_step + 1)
         self._draw = _available("matplotlib", f"{CURVE} will not be drawn")
@@ -138,24 +134,6 @@ class MetricsLog:
         remaining = "".join(lines[:kept]).encode() if self._columns is not None else b""
         if remaining != data:
             write_atomically(self.path, remaining)
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder into which another process is training. Raises UsageError."""
-    with contextlib.suppress(OSError), (folder / METRICS).open("rb") as file:
-        _hold(file, folder, fcntl.LOCK_SH)  # the processes of one run may look at the same time
-
-
-def _hold(file: IO[bytes] | io.FileIO, folder: Path, how: int = fcntl.LOCK_EX) -> None:
-    """Lock the file until it is closed, which the system does for a process that is killed. Raises UsageError."""
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"another process is training into {folder}: wait until it has ended, or choose another --out"
-        ) from error
-    except OSError:  # a file system without locks
-        pass
 
 
 def _event_writer(folder: Path, first_step: int) -> Any:

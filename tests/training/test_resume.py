@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,9 +18,10 @@ from safetensors.torch import save as to_bytes
 
 from lcr_edge.checkpoint import write_tensors
 from lcr_edge.cli import main
-from lcr_edge.errors import CheckpointError
+from lcr_edge.errors import CheckpointError, UsageError
 from lcr_edge.files import written_atomically
 from lcr_edge.training import metrics, run_state
+from lcr_edge.training.holding import LOCK, holding
 from lcr_edge.training.loop import Trainer
 from lcr_edge.training.metrics import MetricsLog
 from lcr_edge.training.stopping import resume_command
@@ -192,24 +194,67 @@ def test_a_resume_that_is_refused_changes_nothing(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+_HOLDER = """
+import pathlib, sys
+from lcr_edge.training.holding import holding
+with holding(pathlib.Path(sys.argv[1])):
+    print(1, flush=True)
+    input()
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_do_not_train_into_one_folder(
     data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(whole, tmp_path / "run")
-    with MetricsLog(out, 4, tensorboard=False):
+    with holding(out):
         assert _train(out, data, "--resume") == 2
         assert "another process is training into" in capsys.readouterr().err
-    holder = (
-        "import sys, fcntl; f = open(sys.argv[1], 'rb'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
-    )
-    command = [sys.executable, "-c", holder, str(out / "metrics.csv")]
+    command = [sys.executable, "-c", _HOLDER, str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         assert _train(out, data, "--resume") == 2
         process.kill()
+    assert (out / LOCK).is_file()
     assert _train(out, data, "--resume") == 0
+    assert not (out / LOCK).exists()
+
+
+def test_a_folder_is_held_from_before_the_data_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing clips takes minutes, in which a second run must not begin."""
+    out, seen = tmp_path / "run", []
+
+    def look(*_: object, **__: object) -> None:
+        with pytest.raises(UsageError, match="another process"), holding(out):
+            pass
+        seen.append(out.is_dir())
+        raise UsageError("far enough")
+
+    monkeypatch.setattr("lcr_edge.training.command.open_set", look)
+    assert main(["train", "--out", str(out)]) == UsageError.exit_code
+    assert seen == [True]
+    assert not out.exists(), "an empty folder was left"
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = fcntl.flock, []
+
+    def flock(handle: int, how: int) -> None:
+        whole(handle, how)
+        calls.append(handle)
+        if len(calls) == 1:  # the one that held it ends just now
+            (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with holding(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(UsageError, match="another process"), holding(tmp_path):
+            pass
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_equal_networks_are_equal_files(tmp_path: Path) -> None:
