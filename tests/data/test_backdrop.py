@@ -17,6 +17,7 @@ from lcr_edge.data.rendered.backdrop import Backdrops
 from lcr_edge.data.rendered.clips import render_clip
 from lcr_edge.data.sets import open_set
 from lcr_edge.errors import UsageError, VideoError
+from lcr_edge.frames import letterbox
 from tests.clips import frames, real_clip
 
 BIKES = real_clip("bikes.mp4")
@@ -58,7 +59,8 @@ def test_a_film_moves_and_a_photo_is_panned_over(photo: Path) -> None:
     for path in (BIKES, photo):
         backdrops = Backdrops((path,))
         found = [backdrops.choose(np.random.default_rng(seed), 48) for seed in range(20)]
-        plays = [behind for behind in found if behind is not None]
+        assert not any(one.empty or one.inside is not None for one in found if one is not None)
+        plays = [one.play for one in found if one is not None]
         assert 0 < len(plays) < 20
         for behind in plays:
             assert behind(0.0).shape == (48, 48, 3)
@@ -84,14 +86,36 @@ def test_a_film_plays_as_often_as_all_photos(photo: Path, monkeypatch: pytest.Mo
 
 
 def test_no_gesture_may_show_nobody(photo: Path) -> None:
-    """Before something else than a room, most of these clips have an empty scene: it differs at the chest, too."""
-    backdrops, nobody, empty, seen = Backdrops((photo,)), JESTER.index("No gesture"), 0, 0
+    """Neither a person nor a hand: the scene alone differs from the person in a room at the chest, too."""
+    backdrops, nobody = Backdrops((photo,)), JESTER.index("No gesture")
+    for may, least, most in ((True, 35, 70), (False, 0, 0)):
+        found = [backdrops.choose(np.random.default_rng(seed), 32, may) for seed in range(100)]
+        assert least <= sum(one is not None and one.empty for one in found) <= most
+    empty = 0
     for seed in range(24):
         plain, other = (render_clip(nobody, seed, size=32, frames=4, backdrops=found) for found in (None, backdrops))
-        if not np.array_equal(plain, other):
-            seen += 1
-            empty += bool(np.abs(plain[0, 24:, 14:18].astype(int) - other[0, 24:, 14:18]).mean() > 12)
-    assert 0 < empty < seen
+        empty += bool(np.abs(plain[0, 24:, 14:18].astype(int) - other[0, 24:, 14:18]).mean() > 12)
+    assert 0 < empty < 24
+
+
+def test_an_empty_scene_may_be_letterboxed_as_a_cameras_frame(photo: Path) -> None:
+    backdrops = Backdrops((photo,))
+    found = [backdrops.choose(np.random.default_rng(seed), 48, True) for seed in range(100)]
+    barred = [one for one in found if one is not None and one.inside is not None]
+    assert 10 < len(barred) < 50
+    wanted = letterbox(cv2.imread(str(photo))[:, :, ::-1], 48, 48)
+    for one in barred:
+        assert one.empty
+        assert one.inside is not None
+        inside = np.asarray(one.inside, bool)
+        assert np.array_equal(inside, letterbox(np.full_like(cv2.imread(str(photo)), 255), 48, 48) > 0)
+        difference = np.abs(one.play(0.3).astype(int) - wanted)
+        assert min(difference.mean(), np.abs(one.play(0.3)[:, ::-1].astype(int) - wanted).mean()) < 6
+        assert not one.play(0.3)[~inside].any()
+    nobody = JESTER.index("No gesture")
+    clips = [render_clip(nobody, seed, size=48, frames=4, backdrops=backdrops) for seed in range(40)]
+    rows = np.flatnonzero(~np.asarray(barred[0].inside, bool).any(axis=(1, 2)))
+    assert any(not clip[:, rows].any() for clip in clips), "noise of the camera lies on the bars"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,13 +18,23 @@ from numpy.typing import NDArray
 from lcr_edge.data.decode import read_film
 from lcr_edge.data.rendered.colours import Array, Rng
 from lcr_edge.errors import UsageError
-
-Behind = Callable[[float], Array]
+from lcr_edge.frames import letterbox
 
 DRAWN, NOISE = 0.5, 0.15  # shares of the clips that keep the drawn room, and that stand before noise
-EMPTY = 0.7  # share of the "No gesture" clips before a film, a photo or noise that show no person
+# "No gesture" has to hold for scenes of any kind: fewer of its clips keep the room, and a share of the others shows no
+# person. Where that is a film or a photo, a share shows all of it, as a camera's frame is letterboxed.
+DRAWN_NOBODY, EMPTY, WHOLE = 0.25, 0.7, 0.5
 _SIDE, _FRAMES = 176, 240  # pixels of the short side, and frames, that are kept of a film
 _PAN = 0.2  # of the picture's side: the longest way of the camera over a photo, in one second
+
+
+class Backdrop(NamedTuple):
+    """play: a function of the time in seconds to uint8 [size, size, 3]. empty: nobody stands before it. inside: 1 where
+    the picture is and 0 where a letterbox has its bars, uint8 [size, size, 3]; None without bars."""
+
+    play: Callable[[float], Array]
+    empty: bool
+    inside: Array | None = None
 
 
 class Backdrops:
@@ -49,17 +59,21 @@ class Backdrops:
             found.update(film.tobytes())
         return found.hexdigest()[:8]
 
-    def choose(self, rng: Rng, size: int) -> Behind | None:
-        """What one clip stands before: a function of the time in seconds to uint8 [size, size, 3]; None: its room."""
-        kind = rng.random()
-        if kind < DRAWN:
+    def choose(self, rng: Rng, size: int, nobody: bool = False) -> Backdrop | None:
+        """What one clip stands before; None: its drawn room. nobody: a clip of a class that may show an empty scene."""
+        kind, drawn = rng.random(), DRAWN_NOBODY if nobody else DRAWN
+        if kind < drawn:
             return None
-        if kind < DRAWN + NOISE:
-            return _noise(rng, size)
+        empty = nobody and rng.random() < EMPTY
+        if kind < drawn + NOISE:
+            return Backdrop(_noise(rng, size), empty)
         photos = [one for one in self._films if not one[1]]
         films = [one for one in self._films if one[1]]
         chosen = (films if rng.random() < 0.5 else photos) or self._films  # a film as often as a photo
-        return _play(*chosen[int(rng.integers(len(chosen)))], rng, size)
+        film, rate = chosen[int(rng.integers(len(chosen)))]
+        whole = empty and rng.random() < WHOLE
+        bars = letterbox(np.ones_like(film[0]), size, size) if whole else None
+        return Backdrop(_play(film, rate, rng, size, whole), empty, bars)
 
 
 @lru_cache(maxsize=2)
@@ -83,8 +97,9 @@ def _small(picture: Array) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _play(film: NDArray[np.uint8], rate: float, rng: Rng, size: int) -> Behind:
-    """A square part of a film from a random frame on, forwards and backwards in turn; of a photo, a pan over it."""
+def _play(film: NDArray[np.uint8], rate: float, rng: Rng, size: int, whole: bool) -> Callable[[float], Array]:
+    """A square part of a film from a random frame on, forwards and backwards in turn; of a photo, a pan over it. whole:
+    the whole pictures, letterboxed, in place of a part."""
     height, width = film.shape[1:3]
     side = int(rng.uniform(0.5, 1.0) * min(height, width))
     free = np.array([width - side, height - side], np.float64)
@@ -96,14 +111,17 @@ def _play(film: NDArray[np.uint8], rate: float, rng: Rng, size: int) -> Behind:
     def behind(time: float) -> Array:
         number = (start + round(time * rate)) % way
         x, y = np.clip(corner + pan * time, 0, free).round().astype(int)
-        part = film[min(number, way - number) if len(film) > 1 else 0, y : y + side, x : x + side]
-        grown = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
+        picture = film[min(number, way - number) if len(film) > 1 else 0]
+        part = picture[y : y + side, x : x + side]
+        grown = (
+            letterbox(picture, size, size) if whole else cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
+        )
         return np.asarray(grown[:, ::-1] if mirrored else grown)
 
     return behind
 
 
-def _noise(rng: Rng, size: int) -> Behind:
+def _noise(rng: Rng, size: int) -> Callable[[float], Array]:
     """Cells of random colours, at rest or new in every frame."""
     cells, strength, still = int(rng.integers(4, size + 1)), rng.uniform(10, 90), rng.random() < 0.5
     grey, seed = rng.uniform(40, 215, 3), int(rng.integers(2**31))

@@ -105,19 +105,21 @@ def render_clip(
     """
     _check_shape(size, frames, fps)
     play = _perform(label, seed, split, frames / fps)
-    from lcr_edge.data.rendered import backdrop, hand, scene
+    from lcr_edge.data.rendered import hand, scene
 
-    behind = None if backdrops is None else backdrops.choose(play.place, size)
-    empty = behind is not None and JESTER[label] == _NOBODY and play.place.random() < backdrop.EMPTY
-    stage = scene.Scene(play.room, size, play.skin, play.shirt, play.look.light, behind, empty)
+    behind = None if backdrops is None else backdrops.choose(play.place, size, JESTER[label] == _NOBODY)
+    stage = scene.Scene(play.room, size, play.skin, play.shirt, play.look.light, behind)
     camera = scene.Camera(play.sensor, size)
     look = dataclasses.replace(play.look, shoulder=(stage.person_x + 0.27 * play.look.arm, 0.95))
     out = np.empty((frames, size, size, 3), np.uint8)
     for k in range(frames):
         time = (k + 0.5) / fps
         image = stage.frame(time)
-        layer = hand.expose(hand.shutter(play.path, time, fps), look, size)
-        out[k] = camera.expose(scene.over(image, layer), time)
+        if behind is None or not behind.empty:
+            image = scene.over(image, hand.expose(hand.shutter(play.path, time, fps), look, size))
+        out[k] = camera.expose(image, time)
+        if behind is not None and behind.inside is not None:
+            out[k] *= behind.inside
     return out
 
 

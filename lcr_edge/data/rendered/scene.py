@@ -10,7 +10,7 @@ import math
 import cv2
 import numpy as np
 
-from lcr_edge.data.rendered.backdrop import Behind
+from lcr_edge.data.rendered.backdrop import Backdrop
 from lcr_edge.data.rendered.colours import Array, Rng, cloth_colour
 from lcr_edge.data.rendered.person import draw_person
 
@@ -70,7 +70,7 @@ class Scene:
     """Room and person of one clip at one size.
 
     ``person_x`` is the person's column in fractions of the frame; ``shirt`` its colour, which the sleeve shares.
-    behind: what stands there instead of the room, see ``backdrop``; without a person if ``empty``.
+    behind: what stands there instead of the room, see ``backdrop``; there may be no person before it.
     """
 
     def __init__(
@@ -80,10 +80,9 @@ class Scene:
         skin: Array,
         shirt: Array,
         light: tuple[float, float],
-        behind: Behind | None = None,
-        empty: bool = False,
+        behind: Backdrop | None = None,
     ) -> None:
-        self.size, self._behind, self._empty = size, behind, empty
+        self.size, self._behind = size, behind
         self._margin = max(3, math.ceil(_MARGIN * size))
         self._room = _background(rng, size + 2 * self._margin)
         self.person_x = float(np.clip(0.5 + rng.normal(0, 0.07), 0.32, 0.68))
@@ -105,8 +104,8 @@ class Scene:
         if self._behind is None:
             room = _shifted(self._room, camera_x - self._margin, camera_y - self._margin, self.size)
         else:
-            room = _shifted(self._behind(time), camera_x, camera_y, self.size)
-        if self._empty:
+            room = _shifted(self._behind.play(time), camera_x, camera_y, self.size)
+        if self._behind is not None and self._behind.empty:
             return room.astype(np.float32)
         person = _shifted(self._person, camera_x + person_x, camera_y + person_y, self.size)
         return over(room.astype(np.float32), person.astype(np.float32))
