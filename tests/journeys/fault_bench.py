@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +49,16 @@ class Answer:
     @property
     def short(self) -> str:
         """The checks' kinds, and what differs."""
-        kinds = (name if name.startswith(_WHOLE) else name.partition(":")[0] for name in self.caught)
-        return "; ".join(dict.fromkeys(kinds))
+        return ", ".join(dict.fromkeys(_kind(name) for name in self.caught))
 
 
-# Names that say more than what comes before the colon.
-_WHOLE = ("identity", "refused", "feeding", "state_")
+def _kind(name: str) -> str:
+    """A check's name, or the sentence of a failure, in a few words."""
+    if name.startswith(("feeding", "state_")):
+        return "a state is not used"
+    if name.startswith("identity: "):
+        return name.removeprefix("identity: ").partition(":")[0]
+    return name.partition(":")[0]
 
 
 class _Changed(Exporter):
@@ -150,14 +155,16 @@ class Bench:
             reference_checkpoint(model.bundle)
             report = measure_all(model, self.checkpoint, frames=self.frames, decisions=False, rollout=self._rollout)
         except LcrError as error:
-            return Answer((f"refused: {str(error)[:80]}",))
+            print(error, file=sys.stderr)
+            return Answer(("refused by the loader",))
         return Answer(_caught(report), _worst(report))
 
     def ask_selftest(self, folder: Path) -> Answer:
         try:
             report = selftest(folder, threads=1)
         except LcrError as error:
-            return Answer((f"refused: {str(error)[:80]}",))
+            print(error, file=sys.stderr)
+            return Answer(("refused by the loader",))
         missed = [check.name for check in report.checks if check.met is False]
         other = [
             sentence[:40] for sentence in report.failures if not any(sentence == c.sentence for c in report.checks)

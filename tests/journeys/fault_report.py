@@ -5,16 +5,19 @@
 Each fault is planted in one bundle: in the converter's file, in the prepared cell, in the code around the step, in the
 manifest or the golden clip, or in how a frame is prepared. Digests are made right again, so that none of it is found by
 them alone. By default a fault in a file or a cell is planted once on each engine, and one in the code around it on one
-engine, with precisions that change from row to row; --all plants it in every way that it can be. Prints a table, and
-exits with 1 if verify misses a fault, or complains about a bundle without one.
+engine, with precisions that change from row to row; --all plants it in every way that it can be. Prints each planting
+to stderr as it comes, then a table with a row for each kind, and exits with 1 if verify misses a fault, or complains
+about a bundle without one.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -24,6 +27,19 @@ from lcr_edge.calibration.collect import collect
 from lcr_edge.errors import LcrError
 from tests.journeys.fault_bench import Answer, Bench
 from tests.journeys.fault_table import ALL, ENGINES, FAULTS, HEALTHY, Fault
+
+_HEAD = """\
+| fault | planted in | on | one step, rms error / std | caught by `verify` | caught by `selftest` |
+|---|---|---|---|---|---|"""
+
+
+class _Row(NamedTuple):
+    """One planting: engine and precision, the largest error of one step, and which checks of each command saw it."""
+
+    on: str
+    worst: str
+    verify: str
+    selftest: str
 
 
 def main() -> int:
@@ -51,13 +67,14 @@ def _run(args: argparse.Namespace, work: Path) -> int:
     rows = [row for row in _rows(args.all) if any(text in row[0].kind for text in wanted)]
     caught = planted = alarms = 0
     missed: list[str] = []
-    print("| fault | planted in | engine | precision | one step | verify | selftest |\n|---|---|---|---|---|---|---|")
+    kinds: dict[tuple[str, str], list[_Row]] = {}
     for fault, target, precision in rows:
         verified, tested = _ask(bench, fault, target, precision)
-        shown = verified.short or ("passed" if fault is HEALTHY else "MISSED")
-        answer = tested.short or (f"cannot be seen by the golden clip: {fault.unseen}" if fault.unseen else "passed")
-        cells = [fault.kind, fault.where, target, precision, f"{verified.worst:.1e}", shown, answer]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        shown = verified.short or ("passed" if fault is HEALTHY else "**nothing**")
+        unseen = f"cannot: {fault.unseen}" if fault.unseen else "nothing"
+        row = _Row(f"{target} {precision}", f"{verified.worst:.1e}", shown, tested.short or unseen)
+        kinds.setdefault((fault.kind, fault.where), []).append(row)
+        print(f"{fault.kind}: {', '.join(row)}", file=sys.stderr, flush=True)
         if fault is HEALTHY:
             alarms += bool(verified.caught) + bool(tested.caught)
             continue
@@ -65,6 +82,11 @@ def _run(args: argparse.Namespace, work: Path) -> int:
         caught += bool(verified.caught)
         if not verified.caught:
             missed.append(f"{fault.kind}, {target} {precision}")
+    print(_HEAD)
+    for (kind, where), found in kinds.items():
+        on, worst, verify, self = (tuple(dict.fromkeys(cells)) for cells in zip(*found))
+        cells = (kind, where, ", ".join(on), "; ".join(worst).replace("nan", "-"), " / ".join(verify), " / ".join(self))
+        print(f"| {' | '.join(cells)} |")
     print(f"\ncaught {caught} of {planted}; {alarms} complaints about bundles without a fault")
     for text in missed:
         print(f"missed: {text}")
@@ -91,4 +113,5 @@ def _ask(bench: Bench, fault: Fault, target: str, precision: str) -> tuple[Answe
         with fault.plant(bench, target, precision) as folder:
             return bench.ask_verify(folder), bench.ask_selftest(folder)
     except LcrError as error:
-        return Answer((f"refused by the export: {str(error)[:80]}",)), Answer(("not asked: there is no bundle",))
+        print(error, file=sys.stderr)
+        return Answer(("refused by the export",)), Answer(("not asked",))
