@@ -73,7 +73,7 @@ def test_a_film_plays_as_often_as_all_photos(photo: Path, monkeypatch: pytest.Mo
     played: list[bool] = []
     whole = backdrop._play
 
-    def play(film: NDArray[np.uint8], rate: float, *rest: Any) -> Any:
+    def play(film: NDArray[np.uint8], rate: float, *rest: Any) -> backdrop.Backdrop:
         played.append(rate > 0)
         return whole(film, rate, *rest)
 
@@ -98,24 +98,37 @@ def test_no_gesture_may_show_nobody(photo: Path) -> None:
     assert 0 < empty < 24
 
 
-def test_an_empty_scene_may_be_letterboxed_as_a_cameras_frame(photo: Path) -> None:
-    backdrops = Backdrops((photo,))
-    found = [backdrops.choose(np.random.default_rng(seed), 48, True) for seed in range(100)]
-    barred = [one for one in found if one is not None and one.inside is not None]
+def test_an_empty_scene_may_be_letterboxed_as_a_cameras_frame(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backdrop, "HELD", 0.0)
+    picture = np.asarray(cv2.imread(str(photo)), np.uint8)
+    inside = letterbox(np.full_like(picture, 255), 48, 48) > 0
+    barred = _barred(Backdrops((photo,)))
     assert 10 < len(barred) < 50
-    wanted = letterbox(cv2.imread(str(photo))[:, :, ::-1], 48, 48)
+    wanted = letterbox(picture[:, :, ::-1], 48, 48).astype(int)
     for one in barred:
         assert one.empty
-        assert one.inside is not None
+        assert np.array_equal(np.asarray(one.inside, bool), inside)
+        shown = one.play(0.3)
+        assert min(np.abs(view - wanted).mean() for view in (shown, shown[:, ::-1])) < 6
+        assert not shown[~inside].any()
+
+
+def test_a_camera_in_a_hand_moves_the_picture_and_not_the_bars(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backdrop, "HELD", 1.0)
+    for one in _barred(Backdrops((photo,))):
         inside = np.asarray(one.inside, bool)
-        assert np.array_equal(inside, letterbox(np.full_like(cv2.imread(str(photo)), 255), 48, 48) > 0)
-        difference = np.abs(one.play(0.3).astype(int) - wanted)
-        assert min(difference.mean(), np.abs(one.play(0.3)[:, ::-1].astype(int) - wanted).mean()) < 6
-        assert not one.play(0.3)[~inside].any()
-    nobody = JESTER.index("No gesture")
-    clips = [render_clip(nobody, seed, size=48, frames=4, backdrops=backdrops) for seed in range(40)]
-    rows = np.flatnonzero(~np.asarray(barred[0].inside, bool).any(axis=(1, 2)))
+        views = [one.play(time) for time in (0.0, 0.4, 0.9)]
+        assert not any(view[~inside].any() for view in views)
+        assert not np.array_equal(views[0], views[1])
+        assert not np.array_equal(views[0], views[2])
+    nobody, rows = JESTER.index("No gesture"), np.flatnonzero(~inside.any(axis=(1, 2)))
+    clips = [render_clip(nobody, seed, size=48, frames=4, backdrops=Backdrops((photo,))) for seed in range(40)]
     assert any(not clip[:, rows].any() for clip in clips), "noise of the camera lies on the bars"
+
+
+def _barred(backdrops: Backdrops) -> list[backdrop.Backdrop]:
+    found = (backdrops.choose(np.random.default_rng(seed), 48, True) for seed in range(100))
+    return [one for one in found if one is not None and one.inside is not None]
 
 
 @pytest.mark.slow

@@ -22,10 +22,13 @@ from lcr_edge.frames import letterbox
 
 DRAWN, NOISE = 0.5, 0.15  # shares of the clips that keep the drawn room, and that stand before noise
 # "No gesture" has to hold for scenes of any kind: fewer of its clips keep the room, and a share of the others shows no
-# person. Where that is a film or a photo, a share shows all of it, as a camera's frame is letterboxed.
-DRAWN_NOBODY, EMPTY, WHOLE = 0.25, 0.7, 0.5
+# person. Where that is a film or a photo, a share shows all of it, as a camera's frame is letterboxed, and a share is
+# seen by a camera that somebody holds.
+DRAWN_NOBODY, EMPTY, WHOLE, HELD = 0.25, 0.7, 0.5, 0.5
 _SIDE, _FRAMES = 176, 240  # pixels of the short side, and frames, that are kept of a film
-_PAN = 0.2  # of the picture's side: the longest way of the camera over a photo, in one second
+_PART = 0.5, 1.0  # of a picture's short side: what a square part shows
+_PAN = 0.2  # of the frame: the longest way of the camera over a photo, in one second
+_VERSION = 2  # of what is drawn from the same files: kept clips of another one are drawn again
 
 
 class Backdrop(NamedTuple):
@@ -53,7 +56,7 @@ class Backdrops:
     @property
     def digest(self) -> str:
         """The first 8 hexadecimal digits of the SHA-256 of the files' names and pixels."""
-        found = hashlib.sha256()
+        found = hashlib.sha256(f"{_VERSION}".encode())
         for path, (film, rate) in zip(self.paths, self._films):
             found.update(f"{path.name} {film.shape} {rate}".encode())
             found.update(film.tobytes())
@@ -71,9 +74,7 @@ class Backdrops:
         films = [one for one in self._films if one[1]]
         chosen = (films if rng.random() < 0.5 else photos) or self._films  # a film as often as a photo
         film, rate = chosen[int(rng.integers(len(chosen)))]
-        whole = empty and rng.random() < WHOLE
-        bars = letterbox(np.ones_like(film[0]), size, size) if whole else None
-        return Backdrop(_play(film, rate, rng, size, whole), empty, bars)
+        return _play(film, rate, rng, size, empty)
 
 
 @lru_cache(maxsize=2)
@@ -97,28 +98,61 @@ def _small(picture: Array) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _play(film: NDArray[np.uint8], rate: float, rng: Rng, size: int, whole: bool) -> Callable[[float], Array]:
-    """A square part of a film from a random frame on, forwards and backwards in turn; of a photo, a pan over it. whole:
-    the whole pictures, letterboxed, in place of a part."""
+def _play(film: NDArray[np.uint8], rate: float, rng: Rng, size: int, empty: bool) -> Backdrop:
+    """A film from a random frame on, forwards and backwards in turn, or a photo: a square part of it, over which the
+    camera may glide; or, if nobody stands before it, also all of it, letterboxed, or seen by a camera in a hand."""
     height, width = film.shape[1:3]
-    side = int(rng.uniform(0.5, 1.0) * min(height, width))
-    free = np.array([width - side, height - side], np.float64)
-    corner = rng.uniform(0, 1, 2) * free
-    pan = rng.uniform(-_PAN, _PAN, 2) * side * (rate == 0)
+    whole, held = empty and rng.random() < WHOLE, empty and rng.random() < HELD
+    way = _in_a_hand(rng) if held else _gliding(rng, float(_PAN * (rate == 0 and not whole)))
+    bars = letterbox(np.ones_like(film[0]), size, size) if whole else np.ones((size, size, 3), np.uint8)
+    rows, columns = (np.flatnonzero(bars.any(axis=(1 - axis, 2))) for axis in (0, 1))
+    shape = len(rows), len(columns)
+    # How much of the picture is seen: of all of it a camera that moves leaves out the border.
+    scale = max(shape[0] / height, shape[1] / width) / rng.uniform(
+        *(_PART if not whole else (0.8, 0.9) if held else (1, 1))
+    )
+    free = (np.array([width, height]) * scale - shape[::-1]) / 2
+    middle = rng.uniform(-1, 1, 2) * free.clip(min=0) * (not whole)
     start, mirrored = int(rng.integers(len(film))), rng.random() < 0.5
-    way = max(1, 2 * len(film) - 2)
+    turns = max(1, 2 * len(film) - 2)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
 
     def behind(time: float) -> Array:
-        number = (start + round(time * rate)) % way
-        x, y = np.clip(corner + pan * time, 0, free).round().astype(int)
-        picture = film[min(number, way - number) if len(film) > 1 else 0]
-        part = picture[y : y + side, x : x + side]
-        grown = (
-            letterbox(picture, size, size) if whole else cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
-        )
-        return np.asarray(grown[:, ::-1] if mirrored else grown)
+        number = (start + round(time * rate)) % turns
+        picture = cv2.resize(film[min(number, turns - number)], None, fx=scale, fy=scale, interpolation=method)
+        dx, dy, zoom, angle = way(time)
+        x, y = middle + np.array([dx, dy]) * max(shape)
+        centre = picture.shape[1] / 2 - 0.5, picture.shape[0] / 2 - 0.5
+        turned = cv2.getRotationMatrix2D(centre, angle, zoom)
+        turned[:, 2] += [shape[1] / 2 - 0.5 - centre[0] - x, shape[0] / 2 - 0.5 - centre[1] - y]
+        seen = cv2.warpAffine(picture, turned, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        drawn = np.zeros((size, size, 3), np.uint8)
+        drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = seen[:, ::-1] if mirrored else seen
+        return drawn
 
-    return behind
+    return Backdrop(behind, empty, bars if whole else None)
+
+
+# The camera at a time in seconds: its place, x and y in shares of the frame, how many times it enlarges, its angle.
+Way = Callable[[float], "tuple[float, float, float, float]"]
+
+
+def _gliding(rng: Rng, most: float) -> Way:
+    """Straight on, with up to ``most`` of the frame in a second."""
+    x, y = rng.uniform(-most, most, 2)
+    return lambda time: (x * time, y * time, 1.0, 0.0)
+
+
+def _in_a_hand(rng: Rng) -> Way:
+    """It sways, nears and turns."""
+    size = np.array([0.12, 0.12, 0.1, 6.0]) * rng.uniform(0.1, 1.0, 4)
+    speed, phase = rng.uniform(1.0, 5.0, 4), rng.uniform(0, 2 * np.pi, 4)
+
+    def way(time: float) -> tuple[float, float, float, float]:
+        x, y, zoom, angle = size * np.sin(speed * time + phase)
+        return float(x), float(y), 1.0 + float(zoom), float(angle)
+
+    return way
 
 
 def _noise(rng: Rng, size: int) -> Callable[[float], Array]:
