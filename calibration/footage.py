@@ -88,7 +88,8 @@ def open_clips(spec: str | None, config: Config, fit: str, *, clips: int, seed: 
     if spec == RENDERED or (kind == RENDERED and number.isascii() and number.isdigit() and int(number) > needed):
         spec = f"{RENDERED}:{needed}"
     shape: dict[str, Any] = {"size": config.frame_shape[:2], "fps": config.train_fps, "frames": CLIP_FRAMES}
-    return open_set(spec, split="train", cache=None, workers=workers, seed=seed, fit=fit, option=_OPTION, **shape)
+    how: dict[str, Any] = {"cache": None, "workers": workers, "seed": seed, "fit": fit, "option": _OPTION}
+    return open_set(spec, split="train", even=True, **shape, **how)
 
 
 def _open_folder(place: str, fit: str) -> ClipSet:

@@ -123,9 +123,11 @@ class RenderedSet(ClipSet):
         classes: tuple[str, ...] | None,
         fit: str = DEFAULT_FIT,
         behind: str = "",
+        rounds: tuple[int, ...] | None = None,
     ) -> None:
         clips, frames = store.clips.shape[:2]
-        drawn = clips_of(clips // len(ROUNDS[split]), seed, ROUNDS[split])
+        rounds = ROUNDS[split] if rounds is None else rounds
+        drawn = clips_of(clips // len(rounds), seed, rounds)
         ids = [f"{JESTER[label]} {own} {frames}@{fps}{behind}" for label, own in drawn]
         listing = Listing(JESTER, tuple(ids), tuple(label for label, _ in drawn), ())
         labels, targets = _as_classes(name, listing, classes)
@@ -164,6 +166,7 @@ def open_set(
     fit: str = DEFAULT_FIT,
     option: str = "--data",
     backdrops: Sequence[Path] = (),
+    even: bool = False,
 ) -> ClipSet:
     """One split, "train" or "heldout", of the data set that ``spec`` names (see the module's table). The layout of a
     folder without a kind is recognised by its labels files, see ``layouts/recognise.py``.
@@ -174,7 +177,8 @@ def open_set(
     classes: the class names of a network; the class indices become those, and a set with other classes is refused.
     fit: how recorded frames are brought to the network's size, a name of ``frames.FITS``; rendered ones have that size.
     option: of the command line, for messages. backdrops: photos and videos that stand behind rendered people, in the
-    train split only, see ``rendered/backdrop.py``.
+    train split only, see ``rendered/backdrop.py``. even: draw as many clips of each class, in the train split too; not
+    with a cache, whose files hold what training draws.
 
     Raises UsageError (unknown kind or fit, folder missing or empty, labels files that do not fit), OutputError when
     ``cache`` cannot be written, MissingExtraError without OpenCV.
@@ -209,8 +213,9 @@ def open_set(
         from lcr_edge.data.rendered.backdrop import Backdrops  # needs OpenCV at once
 
         behind = Backdrops(tuple(backdrops))
-    store = train_store(cache, per_class, **shape, backdrops=behind)
-    return RenderedSet(spec, split, store, fps, seed, classes, fit, f" {behind.digest}" if behind else "")
+    rounds = ROUNDS["heldout" if even else split]
+    store = train_store(None if even else cache, per_class, **shape, backdrops=behind, labels=rounds)
+    return RenderedSet(spec, split, store, fps, seed, classes, fit, f" {behind.digest}" if behind else "", rounds)
 
 
 def _per_class(spec: str, number: str, split: str, option: str) -> int:

@@ -155,6 +155,9 @@ def test_classes_of_many_kinds_of_scenes_have_more_training_clips() -> None:
     assert (counts[NOBODY], counts[OTHER]) == (4, 6)
     assert set(np.delete(counts, [NOBODY, OTHER])) == {2}
     assert set(np.bincount(heldout.targets)) == {2}
+    even = open_set("rendered:2", size=(32, 32), fps=8.0, frames=4, cache=None, even=True)  # what int8 is calibrated on
+    assert set(np.bincount(even.targets)) == {2}
+    assert even.targets.tolist() == 2 * list(range(27))
     seeds: dict[int, list[int]] = {0: [], NOBODY: [], OTHER: []}
     for index, target in enumerate(data.targets.tolist()):
         clip, _ = data.read(index, Sample(4, 8.0, 0.0), (32, 32))

@@ -58,9 +58,12 @@ def train_store(
     seed: int,
     workers: int,
     backdrops: Backdrops | None = None,
+    labels: tuple[int, ...] = ROUNDS["train"],
 ) -> Store:
-    """The train split, from ``cache`` or drawn into it; in memory when that is None. Raises OutputError, UsageError."""
-    labels = ROUNDS["train"]
+    """The train split in rounds of these labels, from ``cache`` or drawn into it; in memory when that is None.
+
+    Raises OutputError, UsageError.
+    """
     shape = (per_class * len(labels), frames, size, size, 3)
     how: dict[str, Any] = {"frames": frames, "fps": fps, "labels": labels, "workers": workers, "progress": True}
     if cache is None:
