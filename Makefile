@@ -175,7 +175,7 @@ $(RUN)/photos:
 			"make checkpoint PHOTOS=..."; exit 1; }
 	@mv $(RUN)/opencv-doc/usr/share/doc/opencv-doc/examples/data $@ && rm -r $(RUN)/opencv-doc
 
-checkpoint: $(VENV)/.dev-installed compiler | $(RUN)/photos ## train a network as the packaged one, from random weights (hours)
+checkpoint: $(VENV)/.dev-installed compiler | $(RUN)/photos ## train lcr_nano again from random weights, as docs/lcr_nano.md says (hours)
 	$(BIN)/lcr-edge train --config lcr_nano --optimiser muon --threads 1 --compile --cache $(RUN) --out $(RUN)/run \
 		--steps 8500 --limit-weight 3 --backgrounds $(FILMS) $(PHOTOS)
 	cp $(RUN)/run/lcr_nano.safetensors lcr_edge/checkpoints/
