@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lcr_edge.config import MIN_CLIP_FRAMES
+from lcr_edge.data import worker
 from lcr_edge.data.augment import Recipe, recipe, vary
 from lcr_edge.data.sampling import Sample
 from lcr_edge.data.sets import ClipSet
@@ -302,11 +303,8 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    """One thread a worker, since there are many of them; and a Ctrl-C is for the process that reads from them."""
-    import cv2
-
+    """A Ctrl-C is for the process that reads from the workers."""
+    worker.begin()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-    cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcr_edge.config import CLIP_FRAMES
+from lcr_edge.data import worker
 from lcr_edge.data.labels import JESTER
 from lcr_edge.errors import MissingExtraError, UsageError
 from lcr_edge.progress import with_bar
@@ -280,7 +281,7 @@ def _each(
         yield from with_bar(map(make, jobs), what, "clip", len(jobs), progress)
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has loaded torch can hang
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=worker.begin) as pool:
         # In portions: the pool keeps all results that have not been asked for yet.
         size = 128 * workers
         portions = (pool.map(make, jobs[i : i + size], chunksize=8) for i in range(0, len(jobs), size))
@@ -294,13 +295,6 @@ def _job(job: tuple[int, int], **how: Any) -> NDArray[np.uint8]:
 
 def _joints_job(job: tuple[int, int], *, split: str, frames: int, fps: float) -> NDArray[np.float32]:
     return clip_joints(job[0], job[1], split=split, frames=frames, fps=fps)
-
-
-def _one_thread() -> None:
-    """There are many workers already; OpenCV's own threads would only compete."""
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 def _check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
