@@ -9,7 +9,7 @@ from typing import Any
 
 from lcr_edge.config import CLIP_FRAMES
 
-# 160 were enough for the packaged lcr_nano, after 8500 others: a long run need not calm for a tenth of its steps.
+# 160 were enough for an lcr_nano after 8500 others: a long run need not calm for a tenth of its steps.
 MOST_CALM = 300
 
 
