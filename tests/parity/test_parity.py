@@ -79,7 +79,7 @@ def test_a_bundle_keeps_its_promise_on_real_video(config: str, target: str) -> N
 def test_int8_decides_like_float_on_real_video_on_streams_and_clips(target: str, tmp_path: Path) -> None:
     """All that int8 promises, of a network that knows something; fewer frames, streams and clips than at an export.
 
-    The clip is square: with black bars around it, which calibration never saw, int8 has no margin (docs/int8.md).
+    The clip is square: calibration never saw black bars.
     """
     _need(made.PACKAGED)
     model = load(made.bundle(made.PACKAGED, target, "int8"), threads=1)
