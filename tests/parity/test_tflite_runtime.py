@@ -43,7 +43,7 @@ def test_a_real_video_without_torch(config: str, frames: int, precision: str, qu
         pytest.skip("no packaged checkpoint in this tree yet: lcr-edge train makes one")
     bundle = made.bundle(config, "tflite", precision, quant=quant)
     golden, report = tmp_path / "golden.npz", tmp_path / "report.json"
-    # With black bars, which calibration never saw, int8 has no margin (docs/int8.md): a square clip needs none.
+    # Calibration never saw black bars: a square clip needs none.
     clip = square_clip("bikes.mp4", tmp_path) if precision == "int8" else real_clip("bikes.mp4")
     save_golden(golden, bundle, clip=str(clip), frames=frames)
     command = [PYTHON, "-m", "lcr_edge", "selftest", str(bundle), "--golden", str(golden), "--json", str(report)]
