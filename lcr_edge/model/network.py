@@ -13,12 +13,11 @@ from lcr_edge.errors import FrameError
 from lcr_edge.model.embed import PatchEmbed, rotary_tables
 from lcr_edge.model.layer import Layer, excess
 from lcr_edge.model.norm import NORM_EPS, SteadyNorm
+from lcr_edge.model.probe import Probe
 
 State = tuple[Tensor, Tensor]
 # Tensors a layer and frame whose size is penalised in training: R and G, K, V, the attention's output, the mix's.
 _PENALISED = 5
-# Length of the changes of a token's state whose growth is probed; its state is about 10 long.
-PROBE = 1e-2
 
 
 class Features(NamedTuple):
@@ -97,19 +96,37 @@ class LCR(nn.Module):
         logits: Tensor = self.classify(self.norm_head(pooled))
         return logits
 
-    def step(self, frame: Tensor, state: State, edge: Tensor | None = None) -> tuple[Tensor, State]:
-        """One frame of B streams: frame [B, H, W, 3], state (H, C) -> logits [B, classes], next state."""
+    def step(
+        self, frame: Tensor, state: State, edge: Tensor | None = None, *, probe: Probe | None = None
+    ) -> tuple[Tensor, State]:
+        """One frame of B streams: frame [B, H, W, 3], state (H, C) -> logits [B, classes], next state.
+
+        probe: follows small changes of the state from one call to the next.
+        """
         x, e, prompts = self.tokens(frame, edge)
         rotary = (self.cos, self.sin)
         states = []
         for index, layer in enumerate(self.blocks()):
             before = (state[0][:, index], state[1][:, index])
-            kv = layer.keys_values(x, e, *rotary)
-            h, c, _ = layer(x, kv, prompts[:, :, index], before, rotary, layer.tables(self.config.tokens))
+            kv, tables = layer.keys_values(x, e, *rotary), layer.tables(self.config.tokens)
+            h, c, _ = layer(x, kv, prompts[:, :, index], before, rotary, tables)
+            if probe is not None:
+                other = layer(x, kv, prompts[:, :, index], probe.beside(index, before), rotary, tables)
+                probe.follow(index, (h, c), other[:2])
             states.append((h, c))
             x = x + h if self.config.skip else h
         h, c = (torch.stack(part, dim=1) for part in zip(*states))
         return self.head(*states[-1]), (h, c)
+
+    @torch.no_grad()
+    def damp(self, factor: float) -> None:
+        """Multiply by ``factor`` the weights by which a token's own H reaches R and G, in all layers.
+
+        What a token's state does to its next one, but for the cell's decay, passes through them (and through the scale
+        of the norm before them). Growth of small changes is a product over frames, so it falls steeply with them.
+        """
+        for layer in self.blocks():
+            layer.rg.weight[:, self.config.dim :].mul_(factor)
 
     def forward(self, clip: Tensor, state: State | None = None, edges: Tensor | None = None) -> tuple[Tensor, State]:
         """T frames of B streams: clip [B, T, H, W, 3] -> logits [B, T, classes] of every frame, state after the last.
@@ -127,15 +144,14 @@ class LCR(nn.Module):
         edges: Tensor | None = None,
         keep: Tensor | None = None,
         *,
-        probe: bool = False,
+        probe: Probe | None = None,
     ) -> Features:
         """Clip [B, T, H, W, 3], state and edges as in :meth:`forward`, through all layers.
 
         keep: int64 [B, n], rising: tube masking. Only these patches of each clip (and the class token) are computed, in
         all its frames; they keep their rotary positions and are neighbours in the WKV. States then are [B, L, n+1, C].
 
-        probe: measure ``expansion``, in float32 or float64: beside each layer runs a copy whose state differs a little,
-        PROBE long for each token, in the direction that the frames before have grown most.
+        probe: measures ``expansion``, in float32 or float64; a second copy of each layer runs with a changed state.
         """
         batch, time = clip.shape[:2]
         count = self.config.tokens if keep is None else keep.shape[1] + 1
@@ -160,26 +176,20 @@ class LCR(nn.Module):
 
         finals: list[State] = []
         sizes: list[Tensor] = []
-        growths: list[Tensor] = []
-        for layer, prompt, h, c in zip(self.blocks(), prompts.unbind(2), h_in.unbind(1), c_in.unbind(1)):
+        inputs = zip(self.blocks(), prompts.unbind(2), h_in.unbind(1), c_in.unbind(1))
+        for index, (layer, prompt, h, c) in enumerate(inputs):
             tables = layer.tables(count)
             keys_values = layer.keys_values(x, e, *rotary_all)
             keys, values = (frame_by_frame(part) for part in keys_values)
             frames = []
-            if probe:
-                shift = nn.functional.normalize(torch.randn_like(torch.cat([h, c], dim=-1)), dim=-1) * PROBE
             for x_t, k_t, v_t, p_t in zip(frame_by_frame(x), keys, values, frame_by_frame(prompt)):
                 before = (h, c)
                 h, c, size = layer(x_t, (k_t, v_t), p_t, before, rotary, tables)
                 frames.append((h, c))
                 sizes.append(size)
-                if probe:
-                    beside = (before[0] + shift[..., : self.config.dim], before[1] + shift[..., self.config.dim :])
-                    h_beside, c_beside, _ = layer(x_t, (k_t, v_t), p_t, beside, rotary, tables)
-                    moved = torch.cat([h_beside - h, c_beside - c], dim=-1)
-                    length = moved.norm(dim=-1, keepdim=True).clamp(min=1e-3 * PROBE)
-                    growths.append((length / PROBE).log().clamp(min=0).square().mean())
-                    shift = (moved * (PROBE / length)).detach()
+                if probe is not None:
+                    other = layer(x_t, (k_t, v_t), p_t, probe.beside(index, before), rotary, tables)
+                    probe.follow(index, (h, c), other[:2])
             finals.append((h, c))
             if self.training:
                 sizes.append(excess(*keys_values) * time)
@@ -189,5 +199,5 @@ class LCR(nn.Module):
         hidden, cells = (torch.stack(part, dim=1) for part in zip(*frames))
         h, c = (torch.stack(part, dim=1) for part in zip(*finals))
         excessive = torch.stack(sizes).sum() / (_PENALISED * time * len(finals))
-        expansion = torch.stack(growths).mean() if growths else excessive.new_zeros(())
+        expansion = excessive.new_zeros(()) if probe is None else probe.expansion
         return Features(hidden, cells, (h, c), excessive, expansion)

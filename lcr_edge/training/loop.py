@@ -32,7 +32,7 @@ from lcr_edge.training.optimiser import Average, make_optimisers, restore_state,
 from lcr_edge.training.processes import World
 from lcr_edge.training.readiness import Readiness
 from lcr_edge.training.run_state import RunState
-from lcr_edge.training.schedule import CALM_EMA, ROUNDS, Schedule
+from lcr_edge.training.schedule import CALM_EMA, DAMPING, ROUNDS, Schedule
 from lcr_edge.training.settings import Conduct, Settings
 from lcr_edge.training.stopping import StopRequest
 
@@ -361,6 +361,10 @@ class Trainer:
         moment = self.schedule.at(self.step)
         if moment.starts:
             self.model.load_state_dict(self.average.tensors)
+        if moment.damps:
+            self.model.damp(DAMPING)
+            # In a short round the average would still consist of the old weights for the most part.
+            self.average.follow(self.model, self.step, most=0.0)
         if moment.calm:
             # The directions in which the network probes its growth: as everything else, a function of seed and step.
             torch.manual_seed((settings.seed * 1_000_003 + self.step) * self.world.size + self.world.rank)

@@ -10,12 +10,15 @@ from torch.nn import functional as F
 
 from lcr_edge.config import Config
 from lcr_edge.model.network import LCR, State
+from lcr_edge.model.probe import Probe
 from lcr_edge.training.processes import World
 
 FRACTION_IGNORED = 0.25
 JOINTS = 21
 # Least weight of the penalty on large values while the network is calmed: they are what rounding errors scale with.
 CALM_LIMIT = 5.0
+# Length of the changes of a token's state whose growth is penalised.
+PROBE = 1e-2
 PLACEMENTS = ("every", "last")
 
 
@@ -126,7 +129,7 @@ class Learner(nn.Module):
 
         calm: whether growth of small changes counts, which needs float32.
         """
-        features = self.model.features(frames, state, edges, keep, probe=calm)
+        features = self.model.features(frames, state, edges, keep, probe=Probe(PROBE) if calm else None)
         logits = self.model.head(features.hidden, features.cells)
         named = clip_loss(logits, labels, self.smoothing, self.placement)
         limit = max(self.limit_weight, CALM_LIMIT) if calm else self.limit_weight

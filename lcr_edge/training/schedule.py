@@ -5,7 +5,7 @@
 Where patience runs out, learning is cut off there and calming follows at once.
 
 Each part has its own learning rate, a warm-up and a cosine to zero. Calming starts from the averaged weights, because
-it is the average that will be exported.
+it is the average that will be exported. Another round starts from damped weights, see :meth:`LCR.damp`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from lcr_edge.training.settings import Settings
 
 ROUNDS = 2  # more rounds of calming at most
 _CALM_PEAK = 0.25  # of the peak learning rate
+DAMPING = 0.9  # at the start of each of these
 CALM_EMA = 0.95  # of the decay of the weights' average, at most: a round may have twenty steps
 
 
 class Moment(NamedTuple):
-    """calm: whether the step calms. rate: its learning rate. starts: whether it is the first one of such a part."""
+    """calm: whether the step calms. rate: its learning rate. starts: whether it is the first one of such a part, and
+    damps: of a round that was added."""
 
     calm: bool
     rate: float
     starts: bool
+    damps: bool
 
 
 class Schedule:
@@ -55,7 +58,7 @@ class Schedule:
         """The step with this number, from 0."""
         settings, calm = self.settings, self.settings.calm_steps
         if step < self.learning:
-            return Moment(False, learning_rate(step, self.planned, settings.lr), False)
-        place = (step - self.learning) % calm
+            return Moment(False, learning_rate(step, self.planned, settings.lr), False, False)
+        rounds, place = divmod(step - self.learning, calm)
         rate = learning_rate(place, calm, _CALM_PEAK * settings.lr, min(WARMUP, calm // 10 + 1))
-        return Moment(True, rate, place == 0)
+        return Moment(True, rate, place == 0, rounds > 0 and place == 0)

@@ -37,7 +37,10 @@ def test_the_last_steps_calm_and_each_part_has_its_own_learning_rate() -> None:
     assert moments[-1].rate < 1e-6
     plan.rounds = 2
     assert plan.goal == 1200
-    assert [plan.at(step) for step in range(1100, 1200)] == moments[900:]
+    again = [plan.at(step) for step in range(1000, 1200)]
+    assert [step for step, moment in enumerate(again) if moment.damps] == [0, 100]
+    assert not any(moment.damps for moment in moments)
+    assert [moment._replace(damps=False) for moment in again] == 2 * moments[900:]
 
 
 @pytest.mark.parametrize(
@@ -55,13 +58,13 @@ def _film(count: int) -> list[np.ndarray]:
     return [FITS["letterbox"](frame, PICO.height, PICO.width) for frame in frames(real_clip("bikes.mp4"), count)]
 
 
-def _wild() -> LCR:
+def _wild(times: float = 3.0) -> LCR:
     """A network whose weights are so large that its recurrence amplifies small changes."""
     model = random_checkpoint(PICO, 0).model
     with torch.no_grad():
         for layer in model.blocks():
             for matrix in (layer.rg, layer.attend, layer.mix_in, layer.mix_out):
-                matrix.weight.mul_(3)
+                matrix.weight.mul_(times)
     return model
 
 
@@ -101,6 +104,26 @@ def test_growth_is_what_a_small_change_of_the_state_does() -> None:
     # A change of random direction finds less than one that the frames before have turned, and never much more.
     assert largest < 2 * growth
     assert growth < 100 * largest
+
+
+@pytest.mark.slow
+def test_growth_is_looked_for_where_the_scene_hardly_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, film = _wild(2.4), _film(40)
+    slow = readiness.measure(model, film).growth
+    monkeypatch.setattr(readiness, "SLOW", 1)
+    assert slow > 1.2 * readiness.measure(model, film).growth
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_damping_takes_growth_away() -> None:
+    film = _film(40)
+    model = _wild()
+    growth = readiness.measure(model, film).growth
+    model.damp(0.5)
+    assert readiness.measure(model, film).growth < growth / 10
+    model.damp(0.0)
+    assert readiness.measure(model, film).growth < 1.5
 
 
 def _train(out: Path, data: Path, *options: str) -> int:
@@ -146,6 +169,22 @@ def test_a_run_that_is_not_ready_goes_on_calming_and_is_resumed_exactly(
     assert "nothing left to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_round_that_is_added_damps_the_weights_and_their_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lcr_edge.training.heldout.FRAMES", 24)
+    monkeypatch.setattr(readiness, "READY", READY.__class__(drift=0.0, growth=0.0, agreement=1.0))
+    data = make_folder(tmp_path / "data")
+    for name, share in (("calmed", "0.2"), ("plain", "0")):
+        assert _train(tmp_path / name, data, "--steps", "10", "--lr", "0", "--calm-share", share) == 0
+    calmed, plain = (load(str(tmp_path / name / "lcr_pico.safetensors")).model for name in ("calmed", "plain"))
+    for one, other in zip(calmed.blocks(), plain.blocks()):
+        x, h = other.rg.weight.chunk(2, dim=1)
+        wanted = torch.cat([x, schedule.DAMPING**schedule.ROUNDS * h], dim=1)
+        torch.testing.assert_close(one.rg.weight, wanted)
+
+
 class _Killed(Exception):
     pass
 
@@ -168,7 +207,7 @@ def test_patience_cuts_the_learning_and_leaves_the_calming() -> None:
     assert moments[300:] == planned[900:]
     plan.rounds = 1
     assert plan.goal == 500
-    assert [plan.at(step) for step in range(400, 500)] == planned[900:]
+    assert [plan.at(step)._replace(damps=False) for step in range(400, 500)] == planned[900:]
 
 
 PATIENT = (

@@ -9,7 +9,8 @@ import torch
 
 from lcr_edge.checkpoint import build_model, random_checkpoint
 from lcr_edge.config import get_config
-from lcr_edge.training.loss import JOINTS, JointHead, Learner, clip_loss, frame_weights
+from lcr_edge.model.probe import Probe
+from lcr_edge.training.loss import JOINTS, PROBE, JointHead, Learner, clip_loss, frame_weights
 from lcr_edge.training.optimiser import WARMUP, Average, decays, learning_rate, make_optimisers
 from lcr_edge.training.processes import World
 
@@ -132,19 +133,52 @@ def test_large_values_are_penalised_in_training_mode_only() -> None:
     assert all(layer.rg.weight.grad is not None for layer in model.blocks())
 
 
+def test_a_probe_multiplies_the_growth_of_each_token_over_frames_in_a_row() -> None:
+    probe = Probe(1e-3, torch.Generator().manual_seed(0))
+    zero = torch.zeros(1, 3, 4, dtype=torch.float64)
+    # Three tokens: one that grows for two frames, one that grows, shrinks and grows more, one that only shrinks.
+    factors = torch.tensor([[2.0, 3.0, 0.1], [2.0, 0.5, 0.9], [0.1, 8.0, 0.9]], dtype=torch.float64)
+    for factor in factors:
+        h, c = probe.beside(0, (zero, zero))
+        length = torch.cat([h, c], dim=-1).norm(dim=-1)
+        torch.testing.assert_close(length, torch.full((1, 3), 1e-3, dtype=torch.float64))
+        probe.follow(0, (zero, zero), (h * factor[:, None], c * factor[:, None]))
+    assert probe.growth == pytest.approx(12.0)
+    sums: list[list[float]] = [
+        [2, 3, 1],
+        [4, 1.5, 1],
+        [1, 12, 1],
+    ]  # where a sum is below 0 it starts again: never less than 1
+    assert probe.expansion.item() == pytest.approx(sum(math.log(x) ** 2 for row in sums for x in row) / 9)
+
+
+@torch.no_grad()
+def test_a_layer_moves_each_token_by_that_tokens_state_alone() -> None:
+    """What makes it right to probe the tokens of a layer side by side."""
+    model = random_checkpoint(PICO, 0).model.double()
+    clip = torch.randint(0, 256, (1, 3, *PICO.frame_shape), generator=torch.Generator().manual_seed(0)).byte()
+    _, (h, c) = model(clip)
+    _, after = model.step(clip[:, 0], (h, c))
+    token, last = 5, PICO.layers - 1
+    h[:, last, token] += 0.1
+    _, moved = model.step(clip[:, 0], (h, c))
+    differ = (moved[0] != after[0]).any(-1) | (moved[1] != after[1]).any(-1)
+    assert differ.nonzero().tolist() == [[0, last, token]]
+
+
 def test_expansion_is_what_a_small_change_of_the_state_becomes() -> None:
     model = random_checkpoint(PICO, 0).model.double()
     clip = torch.randint(0, 256, (1, 6, *PICO.frame_shape), generator=torch.Generator().manual_seed(0)).byte()
     # Small random weights: what changes the state dies out.
     assert model.features(clip).expansion.item() == 0.0
-    assert model.features(clip, probe=True).expansion.item() < 1e-3
+    assert model.features(clip, probe=Probe(PROBE)).expansion.item() < 1e-3
     calm = model.features(clip).hidden
-    torch.testing.assert_close(model.features(clip, probe=True).hidden, calm, rtol=0, atol=0)
+    torch.testing.assert_close(model.features(clip, probe=Probe(PROBE)).hidden, calm, rtol=0, atol=0)
     with torch.no_grad():
         for layer in model.blocks():
             layer.rg.weight.mul_(30.0)
             layer.mix_out.weight.mul_(30.0)
-    wild = model.features(clip, probe=True).expansion
+    wild = model.features(clip, probe=Probe(PROBE)).expansion
     assert wild.item() > 0.01
     torch.autograd.backward(wild)
     gradients = [layer.mix_out.weight.grad for layer in model.blocks()]
