@@ -19,9 +19,9 @@ class Probe:
     """length: of the changes that are added to a token's [H ; C], which is about 10 long. generator: of the first
     frame's directions, torch's own by default.
 
-    From then on each is the direction that the frames
-    before have left. After each frame a change is brought back to ``length``, and the logarithms of what that took are
-    summed along the frames: growth of a token is the largest sum over frames in a row (Kadane's algorithm).
+    From then on each direction is the one that the frames before have left. After each frame a change is brought back
+    to ``length``, and the logarithms of what that took are summed along the frames: growth of a token is the largest
+    sum over frames in a row (Kadane's algorithm).
     """
 
     def __init__(self, length: float, generator: torch.Generator | None = None) -> None:

@@ -38,8 +38,8 @@ class Readiness:
 
     drift: max abs difference of logits and states between float32 and float64. growth: how many times larger a small
     change of the state gets at most, between any two frames: of the whole state, or of one token's where the scene
-    hardly moves. int8: rms error of the logits over their standard
-    deviation. agreement: share of the frames in which int8 decides as float does.
+    hardly moves. int8: rms error of the logits over their standard deviation. agreement: share of the frames in which
+    int8 decides as float does.
     """
 
     frames: int
