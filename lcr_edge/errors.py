@@ -84,6 +84,12 @@ class VideoError(LcrError):
     """A video source that cannot be read: missing, empty, corrupt, or no such camera."""
 
 
+class SourceLostError(VideoError):
+    """A camera or stream that worked, was lost, and did not come back."""
+
+    exit_code = 1
+
+
 class OutputError(LcrError):
     """An output that cannot be written: folder not writable, disk full."""
 

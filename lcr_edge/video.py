@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +19,16 @@ from lcr_edge.frames import Frame
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A source frame: uint8 [h, w, 3] RGB, seconds on the source's clock, 0-based number in the source."""
+    """A source frame.
+
+    frame: uint8 [h, w, 3] RGB. time_s: seconds on the source's clock. index: 0-based number in the source. cut: why
+    nothing connects it with the frame before, None where something does.
+    """
 
     frame: Frame
     time_s: float
     index: int
+    cut: str | None = None
 
 
 class VideoSource:
@@ -30,12 +36,14 @@ class VideoSource:
 
     source: a path, a camera number ("0") or a URL. Files are timed by their container's timestamps, or by their frame
     rate if those do not advance; cameras and live streams by the wall clock when a frame arrives. fps: frames a second
-    as the source declares them, 0.0 if it does not; of a file an average, of a camera often wrong.
+    as the source declares them, 0.0 if it does not; of a file an average, of a camera often wrong. name: the source for
+    people and logs, see :func:`name_of`.
     Raises VideoError (missing, empty, corrupt, no such camera), also while iterating, and MissingExtraError.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self.name = name_of(source)
         self.seen = 0
         self.ended = False
         self._is_camera = source.isdigit()
@@ -54,7 +62,7 @@ class VideoSource:
             self._capture = self._cv2.VideoCapture(int(source) if self._is_camera else source)
             opened = bool(self._capture.isOpened())
         except self._cv2.error as error:
-            raise VideoError(f"cannot open {source}: {error}") from error
+            raise VideoError(f"cannot open {self.name}: {error}") from error
         if not opened:
             self._capture.release()
             raise VideoError(self._cannot_open(is_url))
@@ -68,8 +76,8 @@ class VideoSource:
         if self._is_camera:
             return f"there is no camera {self.source}, or another program is using it; try another number"
         if is_url:
-            return f"cannot open {self.source}; check the address, the network and the password in it"
-        return f"{self.source} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
+            return f"cannot open {self.name}; check the address, the network and the password in it"
+        return f"{self.name} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
 
     def __enter__(self) -> VideoSource:
         return self
@@ -82,12 +90,12 @@ class VideoSource:
         self._capture.release()
 
     def __iter__(self) -> Iterator[TimedFrame]:
-        clock: Callable[[float], float] = _wall_clock() if self.live else _file_clock(self.fps, self.source)
+        clock: Callable[[float], float] = _wall_clock() if self.live else _file_clock(self.fps, self.name)
         while True:
             try:
                 ok, picture = self._capture.read()
             except self._cv2.error as error:
-                raise VideoError(f"{self.source}: frame {self.seen} cannot be decoded: {error}") from error
+                raise VideoError(f"{self.name}: frame {self.seen} cannot be decoded: {error}") from error
             if not ok or picture is None:
                 break
             time_s = clock(self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3)
@@ -97,13 +105,20 @@ class VideoSource:
         self.ended = True
         if not self.seen:
             what = "gives no picture; check its cable and permissions" if self.live else "has no frame that decodes"
-            raise VideoError(f"{self.source} {what}" + ("" if self.live else ": empty or corrupt; re-encode it"))
+            raise VideoError(f"{self.name} {what}" + ("" if self.live else ": empty or corrupt; re-encode it"))
 
     def shortfall(self) -> str | None:
         """A sentence if a file ended well before the number of frames that it declares, else None."""
         if self.live or not self.ended or self.seen >= 0.9 * self.frame_count:
             return None
-        return f"{self.source} declares {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
+        return f"{self.name} declares {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
+
+
+def name_of(source: str) -> str:
+    """A source for people and logs: "camera 0", a path, or a URL whose password is not shown."""
+    if source.isdigit():
+        return f"camera {source}"
+    return re.sub(r"^(\w+://[^/@:]*):[^/@]*(?:@[^/]*)*@", r"\1:***@", source) if "://" in source else source
 
 
 def _check_file(path: Path) -> None:

@@ -1,12 +1,18 @@
-"""``lcr-edge run BUNDLE --source ...``: run a bundle on a video file, a camera or a stream."""
+"""``lcr-edge run BUNDLE --source ...``: run a bundle on a video file, a camera or a stream.
+
+Ctrl-C and SIGTERM are how a camera run ends: what was seen is summed up, and the exit code is 0.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -14,8 +20,9 @@ from typing import IO, Any
 import numpy as np
 
 from lcr_edge import options
-from lcr_edge.errors import OutputError
+from lcr_edge.errors import OutputError, SourceLostError, UsageError
 from lcr_edge.runtimes.api import Floats, Model, clip_decision, load
+from lcr_edge.runtimes.live.sources import LiveSource, Patience
 from lcr_edge.runtimes.video import Tick, VideoSource, resample
 
 # The final decision covers at most this many of the last steps, so that a camera can run for months.
@@ -28,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="FILE|INDEX|URL", help="video file, camera number or URL")
     options.add_frames(parser, "stop after N steps (default: at the end of the source)")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print per step (default: 3)")
+    parser.add_argument(
+        "--retry",
+        type=float,
+        default=Patience.retry_s,
+        metavar="SECONDS",
+        help="keep trying for so long to open a camera or stream again when it is lost; inf: for ever, 0: not at all "
+        "(default: %(default)g)",
+    )
     options.add_threads(parser, None)
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
 
@@ -40,6 +55,7 @@ class _Totals:
     steps: int = 0
     resets: int = 0
     missed: int = 0
+    largest_lag_s: float = 0.0
 
 
 class _JsonLines:
@@ -80,27 +96,69 @@ class _JsonLines:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Step the source until it ends, to ``--frames``, or until Ctrl-C (a normal end: status 0)."""
+    """Step the source until it ends, to ``--frames``, or until Ctrl-C or SIGTERM (a normal end: status 0).
+
+    Raises SourceLostError (status 1) after the summary, if a camera or stream was lost for good.
+    """
     for name in ("frames", "top", "threads"):
         options.check_least(f"--{name}", getattr(args, name), 1)
+    if not args.retry >= 0:
+        raise UsageError(f"--retry must be 0 or more seconds, or inf, got {args.retry:g}")
     model = load(args.bundle, threads=args.threads)
-    with VideoSource(args.source) as source, contextlib.closing(_JsonLines(args.json)) as lines:
+    with contextlib.closing(_JsonLines(args.json)) as lines, _terminated_like_interrupted():
         totals = _Totals()
-        # Ctrl-C is how a camera run ends: summarise what was seen up to then.
-        with contextlib.suppress(KeyboardInterrupt):
-            _step_all(model, source, totals, lines, args)
-        _summarise(model, source, totals, lines, options.text_stream(args.json))
+        with _open(args, lines) as source:
+            lost: SourceLostError | None = None
+            try:
+                _step_all(model, source, totals, lines, args)
+            except KeyboardInterrupt:
+                pass
+            except SourceLostError as error:
+                lost = error
+            _summarise(model, source, totals, lines, options.text_stream(args.json))
+    if lost is not None:
+        raise lost
     return 0
 
 
-def _step_all(model: Model, source: VideoSource, totals: _Totals, lines: _JsonLines, args: argparse.Namespace) -> None:
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt, as SIGINT does; only the main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _open(args: argparse.Namespace, lines: _JsonLines) -> VideoSource | LiveSource:
+    """The source, one that comes back if it is live. Raises VideoError and MissingExtraError."""
+    source = VideoSource(args.source)
+    if not source.live:
+        return source
+
+    def say(state: str, sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+        lines.write({"state": state, "reason": sentence})
+
+    return LiveSource(source, Patience(retry_s=args.retry), say)
+
+
+def _step_all(
+    model: Model, source: VideoSource | LiveSource, totals: _Totals, lines: _JsonLines, args: argparse.Namespace
+) -> None:
     out = options.text_stream(args.json)
-    for tick in resample(source, _train_fps(model), live=source.live):
+    live = source if isinstance(source, LiveSource) else None
+    for tick in resample(source, _train_fps(model), live=live is not None):
         if tick.gap:
             print(f"state reset at {tick.timed.time_s:.3f} s: {tick.gap}", file=sys.stderr)
             model.reset()
             totals.logits.clear()
             totals.resets += 1
+        lag_s = None if live is None else live.lag_s(tick.timed)
         begin = time.perf_counter()
         logits = model.step_stream(model.fit(tick.timed.frame))
         latency_ms = (time.perf_counter() - begin) * 1e3
@@ -108,13 +166,21 @@ def _step_all(model: Model, source: VideoSource, totals: _Totals, lines: _JsonLi
         del totals.logits[:-_MAX_KEPT]
         totals.steps += 1
         totals.missed += tick.missed
-        _show_step(model, tick, logits, latency_ms, args.top, lines, out)
+        totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
+        _show_step(model, tick, logits, latency_ms, lag_s, args.top, lines, out)
         if totals.steps == args.frames:
             break
 
 
 def _show_step(
-    model: Model, tick: Tick, logits: Floats, latency_ms: float, top: int, lines: _JsonLines, out: IO[str]
+    model: Model,
+    tick: Tick,
+    logits: Floats,
+    latency_ms: float,
+    lag_s: float | None,
+    top: int,
+    lines: _JsonLines,
+    out: IO[str],
 ) -> None:
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
@@ -127,6 +193,7 @@ def _show_step(
             "top": [{"label": model.labels[i], "probability": round(float(probabilities[i]), 6)} for i in best],
             "latency_ms": round(latency_ms, 3),
             "reset": tick.gap is not None,
+            **({} if lag_s is None else {"lag_ms": round(lag_s * 1e3, 3)}),
         }
     )
     shown = "  ".join(f"{model.labels[i]} {probabilities[i]:.2f}" for i in best)
@@ -134,8 +201,12 @@ def _show_step(
     print(text, file=out, flush=True)
 
 
-def _summarise(model: Model, source: VideoSource, totals: _Totals, lines: _JsonLines, out: IO[str]) -> None:
+def _summarise(
+    model: Model, source: VideoSource | LiveSource, totals: _Totals, lines: _JsonLines, out: IO[str]
+) -> None:
     counts = f"{source.seen} frames seen, {totals.steps} stepped, {totals.resets} resets"
+    if isinstance(source, LiveSource):
+        counts += f", {source.connections - 1} reconnections, at most {totals.largest_lag_s * 1e3:.0f} ms behind"
     print(f"{counts}, on {model.engine.name}", file=out)
     decision = model.labels[clip_decision(np.stack(totals.logits))] if totals.logits else None
     if decision is not None:
@@ -143,10 +214,10 @@ def _summarise(model: Model, source: VideoSource, totals: _Totals, lines: _JsonL
     if totals.missed:
         rate = f"{_train_fps(model):g} per second, the trained rate"
         print(f"warning: {totals.missed} frames came too late for {rate}", file=sys.stderr)
-    shortfall = source.shortfall()
+    shortfall = source.shortfall() if isinstance(source, VideoSource) else None
     if shortfall:
         print(f"warning: {shortfall}", file=sys.stderr)
-    summary = {
+    summary: dict[str, Any] = {
         "seen": source.seen,
         "steps": totals.steps,
         "resets": totals.resets,
@@ -155,6 +226,9 @@ def _summarise(model: Model, source: VideoSource, totals: _Totals, lines: _JsonL
         "shortfall": shortfall,
         "engine": model.engine.name,
     }
+    if isinstance(source, LiveSource):
+        summary["reconnections"] = source.connections - 1
+        summary["largest_lag_ms"] = round(totals.largest_lag_s * 1e3, 3)
     lines.write({"summary": summary})
 
 

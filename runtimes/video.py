@@ -34,22 +34,19 @@ def resample(frames: Iterable[TimedFrame], fps: float, *, live: bool = False) ->
     There is a tick every 1/fps seconds from the first frame on; each takes the first frame that is not earlier. So a
     faster source is thinned, and a slower one repeats frames if several ticks have passed. A ``live`` source never
     repeats: a device that steps slower than fps would fall further and further behind; missed ticks are counted
-    instead. If time jumps by more than MAX_GAP_S or runs backwards, ticks restart at that frame, and its ``gap`` tells
-    the caller to reset its state. Raises UsageError if fps is not positive.
+    instead. If time jumps by more than MAX_GAP_S or runs backwards, if the frames change their size, or if the source
+    says so (``TimedFrame.cut``), ticks restart at that frame, and its ``gap`` tells the caller to reset its state.
+    Raises UsageError if fps is not positive.
     """
     if not 0 < fps < math.inf:
         raise UsageError(f"fps must be positive, got {fps!r}")
-    previous: float | None = None
+    previous: TimedFrame | None = None
     start, ticks = 0.0, 0
     for timed in frames:
-        gap = None
-        if previous is not None and timed.time_s - previous > MAX_GAP_S:
-            gap = f"{timed.time_s - previous:.1f} s without a frame"
-        elif previous is not None and timed.time_s < previous:
-            gap = f"time ran back by {previous - timed.time_s:.3f} s"
+        gap = None if previous is None else _gap(previous, timed)
         if previous is None or gap:
             start, ticks = timed.time_s, 0
-        previous = timed.time_s
+        previous = timed
         # Ticks are counted, not summed: a stream that lasts hours must not drift.
         due = math.floor((timed.time_s - start + _ROUNDING_S) * fps) + 1 - ticks
         ticks += due
@@ -59,3 +56,18 @@ def resample(frames: Iterable[TimedFrame], fps: float, *, live: bool = False) ->
             yield Tick(timed, gap)
             for _ in range(due - 1):
                 yield Tick(timed)
+
+
+def _gap(previous: TimedFrame, timed: TimedFrame) -> str | None:
+    """Why the stream is cut between two frames, None if it is not."""
+    passed = timed.time_s - previous.time_s
+    if timed.cut:
+        return timed.cut
+    if passed > MAX_GAP_S:
+        return f"{passed:.1f} s without a frame"
+    if passed < 0:
+        return f"time ran back by {-passed:.3f} s"
+    if timed.frame.shape != previous.frame.shape:
+        (before, width), (now, wide) = previous.frame.shape[:2], timed.frame.shape[:2]
+        return f"frames of {width} x {before} became frames of {wide} x {now}"
+    return None

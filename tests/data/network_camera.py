@@ -24,10 +24,11 @@ def _pictures() -> list[bytes]:
 
 
 @contextlib.contextmanager
-def network_camera(fps: float, *, frames: int = 1_000_000, hangs: bool = False) -> Iterator[str]:
+def network_camera(fps: float, *, frames: int = 1_000_000, hangs: bool = False, port: int = 0) -> Iterator[str]:
     """The address of a camera that sends ``fps`` frames a second, ``frames`` of them to each who asks.
 
-    hangs: it then keeps the connection open, and silent, until the end of the test; otherwise it closes it.
+    hangs: it then keeps the connection open, and silent, until the end of the test; otherwise it closes it. port: of an
+    earlier camera, for one that comes back.
     """
     over = threading.Event()
     pictures = _pictures()
@@ -51,7 +52,7 @@ def network_camera(fps: float, *, frames: int = 1_000_000, hangs: bool = False) 
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -317,13 +317,14 @@ def _start(bundle: Path, video: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_ctrl_c_ends_cleanly(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_service_manager_end_it_cleanly(number: int, bundle: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "long.mp4", 3000, 8)  # its lines fill the pipe: the process waits for us
     with _start(bundle, video) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert " frame " in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stdout.read()
         errors = process.stderr.read()
     assert process.returncode == 0, errors

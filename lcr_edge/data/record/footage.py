@@ -124,14 +124,14 @@ class Camera:
                 silent = time.monotonic() - self._arrived
                 if silent > STALL_S:
                     raise VideoError(
-                        f"{_name(self._source)} has given no frame for {silent:.0f} s; check its cable, its power and "
+                        f"{self._source.name} has given no frame for {silent:.0f} s; check its cable, its power and "
                         "the network"
                     ) from None
                 continue
             if timed is None:
                 self._frames.put(None)  # for whoever asks again
                 raise self._fault or VideoError(
-                    f"{_name(self._source)} has stopped giving frames; check its cable, its power and the network"
+                    f"{self._source.name} has stopped giving frames; check its cable, its power and the network"
                 )
             return timed
 
@@ -174,7 +174,7 @@ class Film:
                 tick(frame)
                 found.append(TimedFrame(frame, last, timed.index))
         if not found:
-            raise VideoError(f"{self._source.source} has no frame from {start_s:.1f} s to {end:.1f} s; re-encode it")
+            raise VideoError(f"{self._source.name} has no frame from {start_s:.1f} s to {end:.1f} s; re-encode it")
         # Of a file of changing rate the declared one is an average, and wrong for this clip.
         fits = declared and abs(len(found) / declared - seconds) <= 1.5 / declared
         return _checked(self._source, found, end, declared if fits else len(found) / seconds)
@@ -195,13 +195,9 @@ def _checked(source: VideoSource, found: list[TimedFrame], end_s: float, fps: fl
     low, high = _FPS_RANGE
     if not low <= fps <= high:
         raise VideoError(
-            f"{_name(source)} gives {fps:.2f} frames a second, and training reads {low:g} to {high:g}; set it to 30"
+            f"{source.name} gives {fps:.2f} frames a second, and training reads {low:g} to {high:g}; set it to 30"
         )
     if len({timed.frame.shape for timed in found}) > 1:
-        raise VideoError(f"{_name(source)} changes the size of its frames; set it to one size")
+        raise VideoError(f"{source.name} changes the size of its frames; set it to one size")
     times = [*(timed.time_s for timed in found), end_s]
     return Clip([timed.frame for timed in found], fps, max(after - before for before, after in zip(times, times[1:])))
-
-
-def _name(source: VideoSource) -> str:
-    return f"camera {source.source}" if source.source.isdigit() else source.source

@@ -1,0 +1,182 @@
+"""A camera or stream that may fail: the newest frame counts, and it is opened again when it is lost.
+
+A thread reads each connection and keeps one frame, the newest, so a network that steps more slowly than the camera
+never falls behind; frames that it did not take are dropped. Frames are timed when they arrive, by one clock that runs
+through all connections and that nobody can set.
+
+A connection is over when it ends, fails, or gives no frame for some seconds. The next one is tried after a short wait,
+and each further one after twice the wait before, until one of them lasts (see :class:`Patience`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Callable
+
+from lcr_edge.errors import LcrError, SourceLostError
+from lcr_edge.video import TimedFrame, VideoSource
+
+_LOOK_S = 0.1  # between two looks at signals and at the clock while no frame comes
+_JOIN_S = 2.0
+
+# Called with "live" or "waiting", and a sentence for people.
+Say = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a source, in seconds.
+
+    stall_s: without a frame, and a connection is given up. open_s: the same for its first frame, because a network
+    camera may take its time. first_wait_s: before the second connection; longest_wait_s: before any. steady_s: a
+    connection that lasted so long was a good one, and the next wait is the first again. retry_s: without a frame, and
+    the source is lost for good; ``inf``: never, 0: at once.
+    """
+
+    retry_s: float = 60.0
+    stall_s: float = 5.0
+    open_s: float = 20.0
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 30.0
+    steady_s: float = 10.0
+
+
+class LiveSource:
+    """The frames of a live source, over any number of connections. Iterate over it once; close it or use ``with``.
+
+    source: the first connection, opened by the caller, so that a wrong address is an error and not awaited.
+    say: is told when the source is lost, and when it is back.
+
+    name: the source's, for people and logs. seen: frames that arrived, those that were dropped included. connections:
+    so many were opened. While iterating, the first frame of a further connection has its ``cut``. Raises
+    SourceLostError.
+    """
+
+    def __init__(self, source: VideoSource, patience: Patience | None = None, say: Say | None = None) -> None:
+        self.name, self._address = source.name, source.source
+        self.connections = 1
+        self._patience, self._say = patience or Patience(), say or _say_nothing
+        self._begin = time.monotonic()
+        self._before = 0  # frames of connections that are over
+        self._connection = _Connection(lambda: source, self._begin)
+
+    def __enter__(self) -> LiveSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the source. One that hangs is left to its thread: to release it then would crash."""
+        self._connection.leave()
+        self._connection.join(_JOIN_S)
+
+    @property
+    def seen(self) -> int:
+        """Frames that arrived so far."""
+        return self._before + self._connection.seen
+
+    def lag_s(self, timed: TimedFrame) -> float:
+        """Seconds since a frame arrived."""
+        return time.monotonic() - self._begin - timed.time_s
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        patience = self._patience
+        wait_s, lost_at = patience.first_wait_s, 0.0
+        cut: str | None = None
+        while True:
+            opened = time.monotonic()
+            while not isinstance(found := self._next(), str):
+                if cut is not None:
+                    self._say("live", f"{self.name} is back after {time.monotonic() - lost_at:.1f} s")
+                yield TimedFrame(found.frame, found.time_s, self._before + found.index, cut)
+                cut = None
+            if cut is None:  # there were frames
+                lost_at = time.monotonic()
+                if lost_at - opened > patience.steady_s:
+                    wait_s = patience.first_wait_s
+            spent = time.monotonic() - lost_at
+            if spent + wait_s > patience.retry_s:
+                raise SourceLostError(
+                    f"{self.name} is lost: {found}"
+                    + (f"; it did not come back within {spent:.0f} s, see --retry" if patience.retry_s else "")
+                )
+            self._say("waiting", f"{self.name}: {found}; opened again in {wait_s:g} s")
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, patience.longest_wait_s)
+            self._before = self.seen
+            self._connection = _Connection(lambda: VideoSource(self._address), self._begin)
+            self.connections += 1
+            cut = "the source was opened again"
+
+    def _next(self) -> TimedFrame | str:
+        """The newest frame that was not taken yet, or why there will be none."""
+        while True:
+            found = self._connection.newest(_LOOK_S)
+            if found is not None:
+                return found
+            silent = self._connection.silent_s()
+            if silent > (self._patience.stall_s if self._connection.seen else self._patience.open_s):
+                self._connection.leave()
+                return f"no frame for {silent:.0f} s"
+
+
+def _say_nothing(_state: str, _sentence: str) -> None:
+    pass
+
+
+class _Connection:
+    """One opening of a source and the thread that reads it. begin: where times start, of ``time.monotonic``."""
+
+    def __init__(self, open_source: Callable[[], VideoSource], begin: float) -> None:
+        self.seen = 0
+        self._open, self._begin = open_source, begin
+        self._changed = threading.Condition()
+        self._newest: TimedFrame | None = None
+        self._over: str | None = None
+        self._left = False
+        self._last = time.monotonic()
+        # A daemon: a read that never returns must not keep the process alive.
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def newest(self, wait_s: float) -> TimedFrame | str | None:
+        """A frame not taken before; why there is none any more; None after ``wait_s`` without either."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._over is not None, wait_s)
+            taken, self._newest = self._newest, None
+            return self._over if taken is None else taken
+
+    def silent_s(self) -> float:
+        """Seconds since the last frame arrived, or since the connection was begun."""
+        return time.monotonic() - self._last
+
+    def leave(self) -> None:
+        """Let the thread end after the frame that it waits for."""
+        self._left = True
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(seconds)
+
+    def _read(self) -> None:
+        try:
+            # Released where it is read: by another thread, a read under way would crash.
+            with self._open() as source:
+                for timed in source:
+                    self._last = time.monotonic()
+                    self.seen += 1
+                    with self._changed:
+                        self._newest = TimedFrame(timed.frame, self._last - self._begin, timed.index)
+                        self._changed.notify()
+                    if self._left:
+                        return
+            over = "it gives no more frames"
+        except LcrError as error:
+            over = str(error)
+        with self._changed:
+            self._over = over
+            self._changed.notify()
