@@ -15,6 +15,8 @@ OUT := out
 # Test processes at a time; each runs its engines on one thread.
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 PYTEST_ARGS ?=
+# For example "--bundles out": see tests/boards/lane --help.
+BOARDS_ARGS ?=
 PYTHON39 ?= $(firstword $(shell for p in python3.9 "$$HOME"/.pyenv/versions/3.9*/bin/python "$$(uv python find 3.9 2>/dev/null)"; do \
 	if "$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' >/dev/null 2>&1; \
 	then command -v "$$p"; fi; done))
@@ -99,6 +101,10 @@ PYTEST = LCR_TFLITE_RUNTIME_PYTHON="$$(ls $(TFLITE_VENV)/bin/python 2>/dev/null 
 test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler test39 ## all tests, those of the device side on Python 3.9 too
 	$(PYTEST) $(PYTEST_ARGS)
 
+.PHONY: boards
+boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QEMU where it may, as root
+	$(BIN)/python tests/boards/lane --jobs $(JOBS) $(BOARDS_ARGS)
+
 quick: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed ## the tests for every day: all areas, without what is marked slow
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
@@ -144,7 +150,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks int8_films own_videos planted_faults signals source_faults)
+JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks int8_films own_videos planted_faults signals source_faults) tests/boards/lane
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@rm -rf build/check build/lib build/bdist.*

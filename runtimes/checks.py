@@ -81,7 +81,8 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 
 def promised(model: Model) -> Promise:
     """What the bundle promises. Raises BundleError for a precision that this lcr_edge does not know."""
-    promise = promise_of(model.bundle.precision, model.bundle.state_precision)
+    coarse = getattr(model.engine, "coarse_activations", False)
+    promise = promise_of(model.bundle.precision, model.bundle.state_precision, coarse_activations=coarse)
     if promise is None:
         raise BundleError(
             f"this lcr_edge has no promise for precision {model.bundle.precision!r} ({', '.join(PROMISES)}): upgrade it"

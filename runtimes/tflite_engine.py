@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,12 +26,18 @@ _SIGNATURE = "serving_default"
 class TfliteEngine:
     """One interpreter, called by its signature so that tensors are matched by name, never by position.
 
+    coarse_activations: sigmoid and tanh are off by up to 8e-6, as those of tflite-runtime for 32-bit ARM are: about the
+    16 bits that one Newton step leaves of a reciprocal's estimate, where NEON has no division. Its promise for float32
+    is wider (``lcr_edge.tolerances``).
+
     Raises MissingExtraError and BundleError (model too new for the interpreter, no such signature).
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         interpreter_class, package, version = _find_interpreter()
         self.name = f"{package} {version}"
+        # By pointers: a 32-bit system may run on a 64-bit kernel, whose name of the machine says nothing.
+        self.coarse_activations = package == "tflite-runtime" and sys.maxsize < 2**32
         path = bundle.folder / bundle.model_files[0]
         try:
             interpreter = interpreter_class(model_path=str(path), num_threads=options.threads)

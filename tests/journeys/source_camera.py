@@ -66,6 +66,7 @@ class FaultyCamera:
         self.done = 0
         self._random = random.Random(seed)
         self._over = threading.Event()
+        self._held: list[socket.socket] = []
         self._scale = 1
         self._refuse = 0
         self._socket = self._listen(0)
@@ -84,7 +85,8 @@ class FaultyCamera:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(10.0)
-        self._socket.close()
+        for open_one in (*self._held, self._socket):
+            open_one.close()
 
     def _listen(self, port: int) -> socket.socket:
         found = socket.socket()
@@ -133,10 +135,7 @@ class FaultyCamera:
         elif kind == "abort":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         elif kind == "stall":
-            client.settimeout(60.0)
-            with contextlib.suppress(OSError):
-                while not self._over.is_set() and client.recv(4096):
-                    pass
+            self._held.append(client.dup())  # open until the end, while others are served
         elif kind == "garbage":
             client.sendall(self._random.randbytes(20_000))
         elif kind == "reopen":

@@ -16,10 +16,11 @@ from lcr_edge.errors import BundleError, ParityError
 from lcr_edge.runtimes import Model, State, load
 from lcr_edge.runtimes.golden import GOLDEN
 from lcr_edge.runtimes.selftest import SelftestReport, selftest
-from lcr_edge.tolerances import PROMISES
+from lcr_edge.tolerances import COARSE_ACTIVATIONS, PROMISES
 from tests.runtimes.toy import KINDS, make_bundle, onnx_bytes, reseal
 
 STEP, STREAM = PROMISES["fp32"].step_abs or 0.0, PROMISES["fp32"].stream_abs or 0.0
+COARSE = COARSE_ACTIVATIONS.step_abs or 0.0
 INT8 = PROMISES["int8"]
 
 STEP_ABS, STREAM_ABS = PROMISES["fp32"].step_abs or 0.0, PROMISES["fp32"].stream_abs or 0.0
@@ -66,6 +67,19 @@ def test_an_error_just_above_the_promise_is_a_miss(bundle: Path, name: str) -> N
     off[-1].flat[0] += STREAM_ABS * 3
     change_golden(bundle, **{name: off})
     failed(selftest(bundle), f"one step: {name}", f"stream: {name}")
+
+
+def test_an_engine_with_coarse_activations_promises_less(bundle: Path) -> None:
+    model = load(bundle, threads=1)
+    off = np.load(bundle / GOLDEN)["state_c"]
+    off[-1].flat[0] += STEP_ABS * 3
+    change_golden(bundle, state_c=off)
+    failed(selftest(model), "one step: state_c")
+    model.engine.coarse_activations = True  # type: ignore[attr-defined]
+    assert selftest(model).passed
+    off[-1].flat[0] += COARSE
+    change_golden(bundle, state_c=off)
+    failed(selftest(model), f"promised {COARSE:.0e}")
 
 
 def test_nan_is_a_miss(bundle: Path) -> None:

@@ -1,0 +1,336 @@
+"""Check bundles on emulated ARM boards: the selftest, the answers beside those on this machine, the device's own tests.
+
+    tests/boards/lane                         lcr_pico on all boards, the packaged network on the first
+    tests/boards/lane --full                  the packaged network on all boards
+    tests/boards/lane --bundles out           bundles of your own, the folders in out, on all boards
+
+Each row of the table is a bundle on a board. One more bundle, whose golden answers are wrong on purpose, must fail. The
+exit code is 1 if anything failed, and 0 where no board can be emulated, which is said; --require makes that 1 too.
+Emulated times say nothing about a board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
+from lcr_edge.runtimes.golden import GOLDEN
+from lcr_edge.tolerances import ACROSS_CPUS, ACROSS_CPUS_INT8, COARSE_ACTIVATIONS, PROMISES
+from tests.boards.boards import ARM64, BOARDS, Board
+from tests.boards.machine import ROOT, Machine, Unavailable, build_wheel, last_line, need_tools, nested
+
+PROGRAM = Path(__file__).with_name("answers.py")
+PRECISIONS = ("fp32", "fp16", "int8")
+TIMEOUT = 900.0  # seconds for one program; a quiet core takes 30
+DEVICE_TESTS = ("tests/runtimes",)
+SIZES = {"to download": 60e6, "on disk": 130e6}  # of lcr-edge[tflite], bytes at most
+COLUMNS = (
+    "board",
+    "network",
+    "engine",
+    "precision",
+    "result",
+    "selftest: nearest to its promise",
+    "off x86-64, of what may be",
+)
+PASSED, FAILED, SKIPPED = "passed", "FAILED", "SKIPPED"
+
+
+Array = np.ndarray[Any, Any]
+Answers = tuple[dict[str, Any], dict[str, Array]]
+
+
+class Failed(Exception):
+    """A program failed, and its last words."""
+
+
+@dataclass
+class Row:
+    """What came of one bundle, or of the tests, on one board. why: what failed, or could not be had."""
+
+    board: str
+    network: str
+    engine: str
+    precision: str
+    result: str
+    nearest: str = "-"
+    off: str = "-"
+    why: list[str] = field(default_factory=list)
+
+    def cells(self) -> tuple[str, ...]:
+        return self.board, self.network, self.engine, self.precision, self.result, self.nearest, self.off
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The whole script; the exit code."""
+    args = _parser().parse_args(argv)
+    boards = [board for board in BOARDS if not args.boards or board.cpu in args.boards]
+    with tempfile.TemporaryDirectory(prefix="lcr_edge_boards_") as folder:
+        try:
+            rows = list(
+                Lane(boards, args.out, Path(folder), args.jobs).rows(
+                    args.bundles, full=args.full, tests=not args.no_tests
+                )
+            )
+        except Unavailable as reason:
+            rows = [Row(board.name, "-", "all", "all", SKIPPED, why=[str(reason)]) for board in boards]
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    return verdict(rows, require=args.require)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tests/boards/lane", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundles", type=Path, metavar="DIR", help="folder of bundles (default: exports)")
+    parser.add_argument("--full", action="store_true", help="the packaged network on all boards, in all precisions")
+    parser.add_argument(
+        "--boards", nargs="+", metavar="CPU", choices=[board.cpu for board in BOARDS], help="(default: all)"
+    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="programs at a time (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build" / "boards", metavar="DIR", help="where the machines are kept"
+    )
+    parser.add_argument("--no-tests", action="store_true", help="bundles only, not the device's own tests")
+    parser.add_argument("--require", action="store_true", help="what cannot be emulated here counts as failed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    return parser
+
+
+class Lane:
+    """The checks on ``boards``. out: where the machines are kept. folder: for what is needed during the checks."""
+
+    def __init__(self, boards: Sequence[Board], out: Path, folder: Path, jobs: int) -> None:
+        self.boards, self.out, self.folder, self.jobs = boards, out, folder, jobs
+        self.machines: dict[str, Machine] = {}
+        self.here: dict[Path, Future[Answers]] = {}
+
+    def rows(self, bundles: Path | None, *, full: bool, tests: bool) -> Iterator[Row]:
+        """All rows, in the order of the boards. Raises Unavailable before the first."""
+        need_tools()
+        say("making the machines")
+        wheel = build_wheel(self.folder / "wheel")
+        arches = {board.arch.debian: board.arch for board in self.boards}
+        self.machines = {name: Machine(arch, self.out) for name, arch in arches.items()}
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(lambda machine: machine.prepare(wheel), self.machines.values()))
+        say("exporting bundles" if bundles is None else f"reading {bundles}")
+        if bundles is None:
+            found = exports(full=full)
+        else:
+            found = [(path.parent, False) for path in sorted(bundles.glob(f"*/{MANIFEST}"))]
+        if not found:
+            raise SystemExit(f"there is no bundle in {bundles}: name the folder that --out of lcr-edge export wrote to")
+        work: list[Callable[[], Row]] = []
+        for board in self.boards:
+            for bundle, first_only in found:
+                if _manifest(bundle)["target"] in board.arch.engines and (board is self.boards[0] or not first_only):
+                    work.append(lambda board=board, bundle=bundle: self._row(board, bundle))  # type: ignore[misc]
+        work.append(lambda: self._planted(self.boards[0], [bundle for bundle, _ in found]))
+        if ARM64 in arches.values():
+            work.append(lambda: self._size(wheel))
+        if tests and ARM64 in arches.values():
+            work.append(self._tests)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            self.here = {bundle: pool.submit(self._answers, bundle) for bundle, _ in found}
+            yield from pool.map(lambda do: do(), work)
+
+    def _row(self, board: Board, bundle: Path) -> Row:
+        """A bundle on a board, beside its answers here."""
+        manifest = _manifest(bundle)
+        say(f"{board.name}: {bundle.name}")
+        row = Row(board.name, manifest["config"]["name"], manifest["target"], manifest["precision"], FAILED)
+        try:
+            report, answers = self._answers(bundle, board)
+            here = self.here[bundle].result()[1]
+        except Failed as error:
+            row.why.append(str(error))
+            return row
+        row.why += report["failures"]
+        row.nearest = nearest(report["checks"])
+        off, promised, name = difference(bundle, report, answers, here)
+        row.off = f"{off:.1e} of {promised:.1e}"
+        if not off <= promised:
+            row.why.append(f"{name} is {off:.1e} off the answers on x86-64 after one step, promised {promised:.1e}")
+        row.result = FAILED if row.why else PASSED
+        return row
+
+    def _answers(self, bundle: Path, board: Board | None = None) -> Answers:
+        """The selftest's report and the answers of a bundle, here or on a board. Raises Failed."""
+        place = self.folder / f"{bundle.name}-{'here' if board is None else board.cpu}.npz"
+        call = [str(PROGRAM), str(bundle), str(place)]
+        try:
+            if board is None:
+                done = subprocess.run(
+                    [sys.executable, *call], capture_output=True, text=True, check=False, timeout=TIMEOUT
+                )
+            else:
+                done = self.machines[board.arch.debian].run(board, *call, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"no answer within {TIMEOUT:.0f} s") from None
+        if done.returncode:
+            raise Failed(f"exit code {done.returncode}: {last_line(done.stderr)}")
+        with np.load(place) as arrays:
+            return json.loads(done.stdout.splitlines()[-1]), dict(arrays)
+
+    def _planted(self, board: Board, bundles: Sequence[Path]) -> Row:
+        """A bundle whose golden logits are wrong has to fail, or this script finds nothing."""
+        bundle = next(one for one in bundles if _manifest(one)["target"] in board.arch.engines)
+        wrong = self.folder / f"{bundle.name}-planted"
+        shutil.copytree(bundle, wrong)
+        plant(wrong)
+        self.here[wrong] = self.here[bundle]
+        row = self._row(board, wrong)
+        caught = any("logits" in why for why in row.why)
+        result = PASSED if caught else FAILED
+        return Row(
+            board.name,
+            row.network,
+            row.engine,
+            f"{row.precision}, planted fault",
+            result,
+            "caught" if caught else row.nearest,
+            row.off,
+            [] if caught else ["a bundle with wrong golden answers was accepted", *row.why],
+        )
+
+    def _size(self, wheel: Path) -> Row:
+        """How much one engine and all that the step needs take."""
+        board = next(one for one in self.boards if one.arch is ARM64)
+        found = self.machines[ARM64.debian].sizes(f"{wheel}[tflite]", self.folder / "sizes")
+        row = Row(board.name, "-", "tflite", "size of the installation", PASSED)
+        row.nearest = ", ".join(
+            f"{size / 1e6:.0f} MB {what} ({most / 1e6:.0f} allowed)"
+            for what, size, most in zip(SIZES, found, SIZES.values())
+        )
+        row.why += [f"{size} bytes {what}" for what, size, most in zip(SIZES, found, SIZES.values()) if size > most]
+        row.result = FAILED if row.why else PASSED
+        return row
+
+    def _tests(self) -> Row:
+        """The tests of the runtimes, in the boards' own Python."""
+        board = next(one for one in self.boards if one.arch is ARM64)
+        row = Row(board.name, "-", "all", "tests", SKIPPED)
+        say(f"{board.name}: {' '.join(DEVICE_TESTS)}")
+        try:
+            python, environment = nested(self.machines[ARM64.debian], board)
+        except Unavailable as reason:
+            row.why.append(str(reason))
+            return row
+        toys = self.folder / "shared"
+        toys.mkdir()
+        environment["LCR_TEST_SHARED"] = str(toys)
+        made = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "tests.runtimes.toy"],
+            cwd=ROOT, env={**environment, "PYTHONPATH": ""}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if made.returncode:
+            row.result, row.why = FAILED, [f"the toy models cannot be made: {last_line(made.stderr)}"]
+            return row
+        call = [*python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", "-rf", *DEVICE_TESTS]
+        done = subprocess.run(
+            call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
+        )
+        row.result = FAILED if done.returncode else PASSED
+        row.nearest = last_line(done.stdout)
+        row.why += [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+        if done.returncode and not row.why:
+            row.why.append(last_line(done.stderr))
+        return row
+
+
+def exports(*, full: bool) -> list[tuple[Path, bool]]:
+    """Bundles of each engine, and whether each is for the first board alone."""
+    from lcr_edge.export.targets.table import TARGETS
+    from tests import shared
+    from tests.export import made
+
+    made_now = shared.open_folder()
+    if made_now is not None:
+        atexit.register(shutil.rmtree, made_now, ignore_errors=True)
+    network, others = (made.PACKAGED, []) if full else ("lcr_pico", [(made.PACKAGED, "fp32"), (made.PACKAGED, "int8")])
+    everywhere = [(made.bundle(network, target, precision), False) for target in TARGETS for precision in PRECISIONS]
+    return everywhere + [
+        (made.bundle(name, target, precision), True) for name, precision in others for target in TARGETS
+    ]
+
+
+def difference(
+    bundle: Path, report: dict[str, Any], there: dict[str, Array], here: dict[str, Array]
+) -> tuple[float, float, str]:
+    """How far the answers of two machines are apart, how far they may be, and in which tensor they are farthest."""
+    if report["precision"] == "int8":
+        settled = PROMISES["int8"].settled
+        with np.load(bundle / GOLDEN) as golden:
+            deviation = {name: float(golden[name][settled:].std(dtype=np.float64)) for name in there}
+        apart = {name: there[name][settled:].astype(np.float64) - here[name][settled:] for name in there}
+        off = {name: float(np.sqrt(np.square(apart[name]).mean())) / deviation[name] for name in there}
+        promised = ACROSS_CPUS_INT8
+    else:
+        off = {name: float(np.abs(there[name] - here[name]).max()) for name in there}
+        promised = COARSE_ACTIVATIONS.step_abs or 0.0 if report["coarse_activations"] else ACROSS_CPUS
+    name = max(off, key=lambda one: off[one])
+    return off[name], promised, name
+
+
+def plant(bundle: Path) -> None:
+    """Change the golden logits of a bundle by as much as they vary, so that the digests still fit."""
+    with np.load(bundle / GOLDEN) as file:
+        arrays = dict(file)
+    arrays["logits"] = arrays["logits"] + arrays["logits"].std(dtype=np.float64).astype(np.float32)
+    np.savez_compressed(bundle / GOLDEN, **arrays)
+    manifest = _manifest(bundle)
+    manifest["files"][GOLDEN] = file_record(bundle / GOLDEN)
+    (bundle / MANIFEST).write_bytes(seal(manifest))
+
+
+def nearest(checks: Sequence[dict[str, Any]]) -> str:
+    """The selftest's figure that comes nearest to what it may be at most."""
+    judged = [check for check in checks if check["kind"] in ("error", "ratio") and check["measured"] is not None]
+    worst = max(judged, key=lambda check: float(check["measured"]) / check["promised"])
+    measured = float(worst["measured"])
+    shown = f"{measured:.1e}" if worst["kind"] == "error" else f"{measured:.3f}"
+    return f"{worst['name']} {shown}, {measured / worst['promised']:.0%}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown, and below them what failed or was skipped."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *(row.cells() for row in rows)]
+    text = ["", *("| " + " | ".join(line) + " |" for line in lines), ""]
+    text += [
+        f"{row.result}: {row.board}, {row.network}, {row.engine}, {row.precision}: {'; '.join(row.why)}"
+        for row in rows
+        if row.why
+    ]
+    count = {result: sum(row.result == result for row in rows) for result in (PASSED, FAILED, SKIPPED)}
+    return "\n".join([*text, ", ".join(f"{count[result]} {result}" for result in count)])
+
+
+def verdict(rows: Sequence[Row], *, require: bool) -> int:
+    """The exit code."""
+    return int(any(row.result == FAILED or (require and row.result == SKIPPED) for row in rows))
+
+
+def say(what: str) -> None:
+    """Progress, for people."""
+    print(what, file=sys.stderr, flush=True)
+
+
+def _manifest(bundle: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
