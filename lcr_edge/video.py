@@ -34,10 +34,10 @@ class TimedFrame:
 class VideoSource:
     """An opened source. Iterate over it once for its frames; close it or use ``with``.
 
-    source: a path, a camera number ("0") or a URL. Files are timed by their container's timestamps, or by their frame
-    rate if those do not advance; cameras and live streams by the wall clock when a frame arrives. fps: frames a second
-    as the source declares them, 0.0 if it does not; of a file an average, of a camera often wrong. name: the source for
-    people and logs, see :func:`name_of`.
+    source: a path, a camera ("0" or "/dev/video0") or a URL. Files are timed by their container's timestamps, or by
+    their frame rate if those do not advance; cameras and live streams by the wall clock when a frame arrives. fps:
+    frames a second as the source declares them, 0.0 if it does not; of a file an average, of a camera often wrong.
+    name: the source for people and logs, see :func:`name_of`.
     Raises VideoError (missing, empty, corrupt, no such camera), also while iterating, and MissingExtraError.
     """
 
@@ -46,9 +46,9 @@ class VideoSource:
         self.name = name_of(source)
         self.seen = 0
         self.ended = False
-        self._is_camera = source.isdigit()
+        self._camera = camera_number(source)
         is_url = "://" in source
-        if not self._is_camera and not is_url:
+        if self._camera is None and not is_url:
             _check_file(Path(source))
         # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -59,7 +59,7 @@ class VideoSource:
         with contextlib.suppress(AttributeError):
             self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            self._capture = self._cv2.VideoCapture(int(source) if self._is_camera else source)
+            self._capture = self._cv2.VideoCapture(source if self._camera is None else self._camera)
             opened = bool(self._capture.isOpened())
         except self._cv2.error as error:
             raise VideoError(f"cannot open {self.name}: {error}") from error
@@ -70,11 +70,11 @@ class VideoSource:
         self.frame_count = int(count) if math.isfinite(count) and 0 < count < 1e9 else 0
         fps = self._capture.get(self._cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and 0 < fps < 1e4 else 0.0
-        self.live = self._is_camera or (is_url and not self.frame_count)
+        self.live = self._camera is not None or (is_url and not self.frame_count)
 
     def _cannot_open(self, is_url: bool) -> str:
-        if self._is_camera:
-            return f"there is no camera {self.source}, or another program is using it; try another number"
+        if self._camera is not None:
+            return f"there is no {self.name}, or another program is using it; try another number"
         if is_url:
             return f"cannot open {self.name}; check the address, the network and the password in it"
         return f"{self.name} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
@@ -114,10 +114,17 @@ class VideoSource:
         return f"{self.name} declares {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
 
 
+def camera_number(source: str) -> int | None:
+    """The number of a camera, given as "0" or, on Linux, as "/dev/video0"; None for anything else."""
+    found = re.fullmatch(r"(?:/dev/video)?([0-9]{1,4})", source)
+    return None if found is None else int(found[1])
+
+
 def name_of(source: str) -> str:
     """A source for people and logs: "camera 0", a path, or a URL whose password is not shown."""
-    if source.isdigit():
-        return f"camera {source}"
+    camera = camera_number(source)
+    if camera is not None:
+        return f"camera {camera}"
     return re.sub(r"^(\w+://[^/@:]*):[^/@]*(?:@[^/]*)*@", r"\1:***@", source) if "://" in source else source
 
 

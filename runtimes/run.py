@@ -34,7 +34,9 @@ _MAX_KEPT = 10_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge run``."""
     parser.add_argument("bundle", help="bundle folder written by export")
-    parser.add_argument("--source", required=True, metavar="FILE|INDEX|URL", help="video file, camera number or URL")
+    parser.add_argument(
+        "--source", required=True, metavar="FILE|INDEX|URL", help="video file, camera (0 or /dev/video0) or URL"
+    )
     options.add_frames(parser, "stop after N steps (default: at the end of the source)")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print per step (default: 3)")
     parser.add_argument(

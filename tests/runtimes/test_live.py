@@ -160,6 +160,7 @@ def test_a_server_that_restarts_is_found_again() -> None:
         ("http://cam:8080/video?at=a:b@c", "http://cam:8080/video?at=a:b@c"),
         ("videos/a:b@c.mp4", "videos/a:b@c.mp4"),
         ("0", "camera 0"),
+        ("/dev/video12", "camera 12"),
     ],
 )
 def test_no_password_is_shown(source: str, shown: str) -> None:

@@ -157,8 +157,9 @@ def test_a_damaged_video_ends_with_a_warning(tmp_path: Path, bundle: Path, capsy
 
 
 def test_cameras_and_addresses_that_do_not_answer() -> None:
-    with pytest.raises(VideoError, match="no camera 97"):
-        VideoSource("97")
+    for camera in ("97", "/dev/video97"):
+        with pytest.raises(VideoError, match="no camera 97"):
+            VideoSource(camera)
     with pytest.raises(VideoError, match="check the address"):
         VideoSource("http://127.0.0.1:9/none")
 
