@@ -32,6 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "inspect": ("lcr_edge.runtimes.inspect", "show parameters, FLOPs and state bytes of a config or a bundle"),
     "doctor": ("lcr_edge.doctor", "show what this machine has: GPU, WKV kernel, engines, compilers"),
+    "pack": (
+        "lcr_edge.export.pack",
+        "put a bundle and all that it needs into an archive, for a device without network",
+    ),
     "render": ("lcr_edge.data.rendered.command", "write a rendered gesture as a video file"),
     "record": (
         "lcr_edge.data.record.command",

@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,11 +27,12 @@ from typing import Any, Callable
 
 import numpy as np
 
+from lcr_edge.export.pack import DEVICES, PackError, own_wheel, pack
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
 from lcr_edge.runtimes.golden import GOLDEN
 from lcr_edge.tolerances import ACROSS_CPUS, ACROSS_CPUS_INT8, COARSE_ACTIVATIONS, PROMISES
 from tests.boards.boards import ARM64, BOARDS, Board
-from tests.boards.machine import ROOT, Machine, Unavailable, build_wheel, last_line, need_tools, nested
+from tests.boards.machine import ROOT, Machine, Unavailable, last_line, need_tools, nested
 
 PROGRAM = Path(__file__).with_name("answers.py")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -124,7 +126,8 @@ class Lane:
         """All rows, in the order of the boards. Raises Unavailable before the first."""
         need_tools()
         say("making the machines")
-        wheel = build_wheel(self.folder / "wheel")
+        (self.folder / "wheel").mkdir()
+        wheel = own_wheel(self.folder / "wheel")
         arches = {board.arch.debian: board.arch for board in self.boards}
         self.machines = {name: Machine(arch, self.out) for name, arch in arches.items()}
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -133,7 +136,7 @@ class Lane:
         if bundles is None:
             found = exports(full=full)
         else:
-            found = [(path.parent, False) for path in sorted(bundles.glob(f"*/{MANIFEST}"))]
+            found = [(path.parent.resolve(), False) for path in sorted(bundles.glob(f"*/{MANIFEST}"))]
         if not found:
             raise SystemExit(f"there is no bundle in {bundles}: name the folder that --out of lcr-edge export wrote to")
         work: list[Callable[[], Row]] = []
@@ -143,7 +146,7 @@ class Lane:
                     work.append(lambda board=board, bundle=bundle: self._row(board, bundle))  # type: ignore[misc]
         work.append(lambda: self._planted(self.boards[0], [bundle for bundle, _ in found]))
         if ARM64 in arches.values():
-            work.append(lambda: self._size(wheel))
+            work.append(lambda: self._packed([bundle for bundle, _ in found]))
         if tests and ARM64 in arches.values():
             work.append(self._tests)
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -209,11 +212,28 @@ class Lane:
             [] if caught else ["a bundle with wrong golden answers was accepted", *row.why],
         )
 
-    def _size(self, wheel: Path) -> Row:
-        """How much one engine and all that the step needs take."""
+    def _packed(self, bundles: Sequence[Path]) -> Row:
+        """An archive of ``lcr-edge pack``: what it takes, and whether the selftest passes with nothing else."""
         board = next(one for one in self.boards if one.arch is ARM64)
-        found = self.machines[ARM64.debian].sizes(f"{wheel}[tflite]", self.folder / "sizes")
-        row = Row(board.name, "-", "tflite", "size of the installation", PASSED)
+        bundle = next(one for one in bundles if _manifest(one)["target"] == "tflite")
+        say(f"{board.name}: lcr-edge pack {bundle.name}")
+        row = Row(board.name, _manifest(bundle)["config"]["name"], "tflite", "packed", FAILED)
+        place, name = self.folder / "packed", f"{bundle.name}-pi5"
+        place.mkdir()
+        try:
+            pack(bundle, DEVICES["pi5"], place / "packed.tar.gz", video=False, name=name)
+        except PackError as error:
+            row.result, row.why = SKIPPED, [str(error)]
+            return row
+        with tarfile.open(place / "packed.tar.gz") as archive:
+            archive.extractall(place, filter="data")
+        machine = self.machines[ARM64.debian]
+        site = machine.installed_from(place / name / "wheels", "lcr-edge[tflite]", place / "site")
+        unpacked = place / name / "bundles" / bundle.name
+        done = machine.run(board, "-m", "lcr_edge", "selftest", str(unpacked), timeout=TIMEOUT, site=site)
+        if done.returncode:
+            row.why.append(f"exit code {done.returncode}: {last_line(done.stderr)}")
+        found = (size_of(place / name / "wheels"), size_of(site))
         row.nearest = ", ".join(
             f"{size / 1e6:.0f} MB {what} ({most / 1e6:.0f} allowed)"
             for what, size, most in zip(SIZES, found, SIZES.values())
@@ -297,6 +317,11 @@ def plant(bundle: Path) -> None:
     manifest = _manifest(bundle)
     manifest["files"][GOLDEN] = file_record(bundle / GOLDEN)
     (bundle / MANIFEST).write_bytes(seal(manifest))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def nearest(checks: Sequence[dict[str, Any]]) -> str:

@@ -13,13 +13,13 @@ the machine first; this takes no root and no container.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
@@ -65,19 +65,32 @@ class Machine:
     def prepare(self, wheel: Path) -> None:
         """Make the machine, unless it is there, and put lcr_edge's ``wheel`` on it. Raises Unavailable."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _once(self.root, " ".join((SUITE, *_PACKAGES, *self.arch.packages)), self._make_root)
-        _once(
-            self.site,
-            repr((self.arch, _CONSTRAINTS.read_text(), (ROOT / "pyproject.toml").read_text())),
-            lambda part: self._make_site(part, wheel),
-        )
-        self._pip("--no-deps", "--upgrade", str(wheel), into=self.site)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another call may be making it; let go when the file is closed
+            _once(self.root, " ".join((SUITE, *_PACKAGES, *self.arch.packages)), self._make_root)
+            _once(
+                self.site,
+                repr((self.arch, _CONSTRAINTS.read_text(), (ROOT / "pyproject.toml").read_text())),
+                lambda part: self._make_site(part, wheel),
+            )
+            self._pip("--no-deps", "--upgrade", str(wheel), into=self.site)
 
-    def run(self, board: Board, *arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run Python on ``board`` with ``arguments``, wherever the current folder is."""
-        call = [*self.emulator(board), *arguments]
+    def run(
+        self, board: Board, *arguments: str, timeout: float, site: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python on ``board`` with ``arguments``. site: other packages than the machine's."""
+        call, environment = [*self.emulator(board), *arguments], self.environment()
+        if site is not None:
+            environment["PYTHONPATH"] = str(site)
         return subprocess.run(
-            call, env=self.environment(), capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+            call,
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
         )
 
     def emulator(self, board: Board) -> list[str]:
@@ -124,16 +137,14 @@ class Machine:
         wheels = [one.format(wheel=wheel) for one in self.arch.wheels]
         self._pip("--constraint", str(_CONSTRAINTS), *wheels, into=folder)
 
-    def sizes(self, requirement: str, folder: Path) -> tuple[int, int]:
-        """Bytes to download and bytes on disk of a requirement and all that it needs. Raises Unavailable."""
-        self._pip("--constraint", str(_CONSTRAINTS), requirement, into=folder, verb="download")
-        wheels = list(folder.glob("*.whl"))
-        unpacked = (entry.file_size for wheel in wheels for entry in zipfile.ZipFile(wheel).infolist())
-        return sum(wheel.stat().st_size for wheel in wheels), sum(unpacked)
+    def installed_from(self, wheels: Path, requirement: str, folder: Path) -> Path:
+        """Install from a folder of wheels alone, as a device without network does. Returns what PYTHONPATH takes."""
+        self._pip("--no-index", "--find-links", str(wheels), requirement, into=folder)
+        return folder
 
-    def _pip(self, *arguments: str, into: Path, verb: str = "install") -> None:
-        """Install or download wheels for the machine with the pip of this environment."""
-        call = [sys.executable, "-m", "pip", verb, "--quiet", "--progress-bar", "off", "--only-binary", ":all:"]
+    def _pip(self, *arguments: str, into: Path) -> None:
+        """Install wheels for the machine with the pip of this environment."""
+        call = [sys.executable, "-m", "pip", "install", "--quiet", "--progress-bar", "off", "--only-binary", ":all:"]
         for platform in self.arch.platforms:
             call += ["--platform", platform]
         call += [
@@ -141,7 +152,7 @@ class Machine:
             "cp",
             "--python-version",
             PYTHON,
-            "--target" if verb == "install" else "--dest",
+            "--target",
             str(into),
         ]
         _tried([*call, *arguments])
@@ -180,27 +191,6 @@ def nested(machine: Machine, board: Board) -> tuple[list[str], dict[str, str]]:
     if tried.returncode:
         raise Unavailable(f"binfmt_misc cannot be mounted here ({last_line(tried.stderr)})")
     return call, environment
-
-
-def build_wheel(folder: Path) -> Path:
-    """Build lcr_edge's wheel as the checkout is. Raises Unavailable."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("lcr_edge-*.whl"):
-        old.unlink()
-    call = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(ROOT),
-    ]
-    _tried(call, tries=1)
-    return next(folder.glob("lcr_edge-*.whl"))
 
 
 def last_line(text: str) -> str:

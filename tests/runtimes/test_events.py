@@ -81,7 +81,7 @@ def test_labels_that_are_never_events_and_thresholds_of_their_own() -> None:
     finder = EventFinder(LABELS, quiet)
     assert finder.add(0.0, np.asarray([0.0, 0.0, 1.0], np.float32)) != []  # the default is replaced
     strict = EventRules(enters={"wave": 0.95}, min_s=0.0)
-    assert strict.thresholds("wave") == (0.95, pytest.approx(0.95 * 0.4 / 0.6))
+    assert strict.thresholds("wave") == pytest.approx((0.95, 0.95 * 0.4 / 0.6))
     assert found([0.9] * 4, rules=strict) == []
 
 
