@@ -1,4 +1,5 @@
-"""Print what this machine has for lcr_edge: Python, torch, GPU, compilers, engines, and which form of the WKV runs.
+"""Print what this machine has for lcr_edge: Python, processor, torch, GPU, compilers, engines and how to install those
+that are not there, and which form of the WKV runs.
 
 Works without torch. On a machine with a CUDA device the kernel is compiled, run and compared, which takes some seconds.
 """
@@ -15,6 +16,7 @@ from typing import Any
 from lcr_edge import __version__
 from lcr_edge.errors import how_to_install
 from lcr_edge.kernels.compilers import cache_folder, find_cxx, find_nvcc
+from lcr_edge.machine import Machine, how_to_get, processor, this_machine
 from lcr_edge.options import add_json, text_stream, write_json
 
 ENGINES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")
@@ -23,22 +25,34 @@ PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "safeten
 
 def examine() -> dict[str, Any]:
     """All facts as plain values. ``wkv.kernel`` is True where the CUDA kernel compiles and its results are right."""
-    nvcc = find_nvcc()
+    nvcc, machine = find_nvcc(), this_machine()
     facts: dict[str, Any] = {
         "lcr_edge": __version__,
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}, {machine.bits} bits, {_glibc(machine)}",
+        "processor": processor(),
         "torch": version_of("torch"),
         "devices": [],
         "nvcc": f"{nvcc} {_nvcc_release(nvcc)}" if nvcc else None,
         "c++": find_cxx(),
         "cache": str(cache_folder()),
         "engines": {name: version_of(name) for name in ENGINES},
+        "to install": {name: how_to_get(name, machine) for name in _missing()},
         "packages": {name: version_of(name) for name in PACKAGES},
         "edges": "OpenCV" if importlib.util.find_spec("cv2") else "numpy (install opencv-python-headless for speed)",
     }
     facts["wkv"] = _examine_wkv(facts)
     return facts
+
+
+def _missing() -> list[str]:
+    """The engines that are not here. Of the two for TFLite the older one counts only where there is none."""
+    missing = [name for name in ENGINES if version_of(name) is None]
+    return [name for name in missing if name != "tflite-runtime" or "ai-edge-litert" in missing]
+
+
+def _glibc(machine: Machine) -> str:
+    return "no glibc" if machine.glibc is None else f"glibc {machine.glibc[0]}.{machine.glibc[1]}"
 
 
 def version_of(distribution: str) -> str | None:
@@ -121,6 +135,8 @@ def _readable(key: str, value: Any) -> str:
             for d in value
         )
         return "; ".join(lines) or "no CUDA device"
+    if key == "to install":
+        return f"\n{'':10} ".join(f"{name}: {how}" for name, how in value.items()) or "nothing"
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items() if version) or "none"
     return str(value) if value is not None else "not found"
