@@ -1,7 +1,7 @@
 """Check bundles on emulated ARM boards: the selftest, the answers beside those on this machine, the device's own tests.
 
     tests/boards/lane                         lcr_pico on all boards, the packaged network on the first
-    tests/boards/lane --full                  the packaged network on all boards
+    tests/boards/lane --full                  the packaged network on all boards, and more of the device's tests
     tests/boards/lane --bundles out           bundles of your own, the folders in out, on all boards
 
 Each row of the table is a bundle on a board. One more bundle, whose golden answers are wrong on purpose, must fail. The
@@ -37,7 +37,9 @@ from tests.boards.machine import ROOT, Machine, Unavailable, last_line, need_too
 PROGRAM = Path(__file__).with_name("answers.py")
 PRECISIONS = ("fp32", "fp16", "int8")
 TIMEOUT = 900.0  # seconds for one program; a quiet core takes 30
-DEVICE_TESTS = ("tests/runtimes",)
+ALL_TESTS = ("tests/runtimes",)
+# Those in which an engine computes something; the others test Python alone.
+ENGINE_TESTS = tuple(f"tests/runtimes/test_{name}.py" for name in ("step", "selftest", "state_precision", "frames"))
 SIZES = {"to download": 60e6, "on disk": 130e6}  # of lcr-edge[tflite], bytes at most
 COLUMNS = (
     "board",
@@ -148,7 +150,7 @@ class Lane:
         if ARM64 in arches.values():
             work.append(lambda: self._packed([bundle for bundle, _ in found]))
         if tests and ARM64 in arches.values():
-            work.append(self._tests)
+            work.append(lambda: self._tests(ALL_TESTS if full else ENGINE_TESTS))
         with ThreadPoolExecutor(self.jobs) as pool:
             self.here = {bundle: pool.submit(self._answers, bundle) for bundle, _ in found}
             yield from pool.map(lambda do: do(), work)
@@ -242,11 +244,11 @@ class Lane:
         row.result = FAILED if row.why else PASSED
         return row
 
-    def _tests(self) -> Row:
+    def _tests(self, tests: Sequence[str]) -> Row:
         """The tests of the runtimes, in the boards' own Python."""
         board = next(one for one in self.boards if one.arch is ARM64)
         row = Row(board.name, "-", "all", "tests", SKIPPED)
-        say(f"{board.name}: {' '.join(DEVICE_TESTS)}")
+        say(f"{board.name}: {' '.join(tests)}")
         try:
             python, environment = nested(self.machines[ARM64.debian], board)
         except Unavailable as reason:
@@ -262,7 +264,7 @@ class Lane:
         if made.returncode:
             row.result, row.why = FAILED, [f"the toy models cannot be made: {last_line(made.stderr)}"]
             return row
-        call = [*python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", "-rf", *DEVICE_TESTS]
+        call = [*python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", "-rf", *tests]
         done = subprocess.run(
             call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
         )
