@@ -15,6 +15,7 @@ from lcr_edge.cli import main
 from lcr_edge.errors import UsageError
 from lcr_edge.runtimes.live.events import Event, EventFinder, EventRules
 from tests.clips import real_clip
+from tests.fuzz.damage import bounded
 from tests.runtimes.toy import make_bundle
 
 LABELS = ("wave", "push", "No gesture")
@@ -85,6 +86,7 @@ def test_labels_that_are_never_events_and_thresholds_of_their_own() -> None:
     assert found([0.9] * 4, rules=strict) == []
 
 
+@bounded
 @given(
     st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), max_size=60),
     st.floats(0.05, 1), st.floats(0.01, 1), st.sampled_from([0.0, 0.125, 0.3]), st.sampled_from([0.0, 0.125, 0.5]),
