@@ -99,7 +99,7 @@ class Journey:
         if code or not _READY.search(said):  # nothing to go on with, other --steps, or it had ended without a word
             shutil.rmtree(folder, ignore_errors=True)
             code, said, errors = lcr_edge(*call)
-        ready = _READY.search(said)
+        ready = next(reversed(list(_READY.finditer(said))), None)  # the last one: calming may have gone on before
         measured = _FIGURES.search(said)
         right = _RIGHT.search(said)
         return {
