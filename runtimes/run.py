@@ -1,4 +1,4 @@
-"""``lcr-edge run BUNDLE --source ...``: run a bundle on a video file, a camera or a stream.
+"""``lcr-edge run BUNDLE --source ...``: run a bundle on video files, cameras or streams.
 
 Ctrl-C and SIGTERM are how a camera run ends: what was seen is summed up, and the exit code is 0.
 """
@@ -7,37 +7,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import signal
-import sys
 import threading
-import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from lcr_edge import options
-from lcr_edge.errors import OutputError, SourceLostError, UsageError
-from lcr_edge.runtimes.api import Floats, Model, clip_decision, load
-from lcr_edge.runtimes.live.events import BACKGROUND, Event, EventFinder, EventRules
+from lcr_edge.errors import LcrError, OutputError, SourceLostError, UsageError
+from lcr_edge.runtimes.api import load
+from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
+from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
-from lcr_edge.runtimes.video import Tick, VideoSource, resample
+from lcr_edge.runtimes.live.stream import Stream, Turns
+from lcr_edge.runtimes.video import VideoSource
+from lcr_edge.video import name_of
 
-# The final decision covers at most this many of the last steps, so that a camera can run for months.
-_MAX_KEPT = 10_000
+_JOIN_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge run``."""
     parser.add_argument("bundle", help="bundle folder written by export")
     parser.add_argument(
-        "--source", required=True, metavar="FILE|INDEX|URL", help="video file, camera (0 or /dev/video0) or URL"
+        "--source",
+        required=True,
+        action="append",
+        metavar="FILE|CAMERA|URL",
+        help="video file, camera (0 or /dev/video0) or URL; may be repeated, then all are stepped side by side",
     )
-    options.add_frames(parser, "stop after N steps (default: at the end of the source)")
+    options.add_frames(parser, "stop after N steps of each source (default: at its end)")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print per step (default: 3)")
     parser.add_argument(
         "--retry",
@@ -66,59 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
 
 
-@dataclass
-class _Totals:
-    """What a run has seen so far: the logits since the last reset, and counts."""
-
-    logits: deque[Floats] = field(default_factory=lambda: deque(maxlen=_MAX_KEPT))
-    steps: int = 0
-    resets: int = 0
-    missed: int = 0
-    events: int | None = None
-    largest_lag_s: float = 0.0
-
-
-class _JsonLines:
-    """The lines of ``--json``: on stdout ("-"), in a file or device, or nowhere (None). Raises OutputError.
-
-    Unlike other results they are written as they come, not all or nothing, so that a reader can follow the run.
-    """
-
-    def __init__(self, destination: str | None) -> None:
-        self._destination = destination
-        self._file: IO[str] | None = None
-        try:
-            if destination == options.STDOUT:
-                self._file = sys.stdout
-            elif destination is not None:
-                self._file = Path(destination).open("w", encoding="utf-8")  # noqa: SIM115 - see close
-        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-            raise self._failed(error) from error
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Write one line and flush it. Raises OutputError."""
-        if self._file is None:
-            return
-        try:
-            print(json.dumps(record, ensure_ascii=False), file=self._file, flush=True)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def close(self) -> None:
-        """Close the file; stdout stays open."""
-        if self._file is not None and self._file is not sys.stdout:
-            with contextlib.suppress(OSError):  # every line was flushed, or its error was raised
-                self._file.close()
-
-    def _failed(self, error: Exception) -> OutputError:
-        reason = getattr(error, "strerror", None) or error
-        return OutputError(f"cannot write {self._destination}: {reason}; give --json another file, or -")
-
-
 def run(args: argparse.Namespace) -> int:
-    """Step the source until it ends, to ``--frames``, or until Ctrl-C or SIGTERM (a normal end: status 0).
+    """Step the sources until they end, to ``--frames``, or until Ctrl-C or SIGTERM (a normal end: status 0).
 
-    Raises SourceLostError (status 1) after the summary, if a camera or stream was lost for good.
+    Raises, after the summary, SourceLostError (status 1) if a camera or stream was lost for good. Of several sources
+    one that fails does not end the others.
     """
     for name in ("frames", "top", "threads"):
         options.check_least(f"--{name}", getattr(args, name), 1)
@@ -126,22 +76,95 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--retry must be 0 or more seconds, or inf, got {args.retry:g}")
     rules = _rules(args)
     model = load(args.bundle, threads=args.threads)
-    finder = None if rules is None else EventFinder(model.labels, rules)
-    with contextlib.closing(_JsonLines(args.json)) as lines, _terminated_like_interrupted():
-        totals = _Totals()
-        with _open(args, lines) as source:
-            lost: SourceLostError | None = None
-            try:
-                _step_all(model, source, finder, totals, lines, args)
-            except KeyboardInterrupt:
-                pass
-            except SourceLostError as error:
-                lost = error
-            _tell([] if finder is None else finder.cut(), lines, options.text_stream(args.json))
-            _summarise(model, source, totals, lines, options.text_stream(args.json))
-    if lost is not None:
-        raise lost
+    finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
+    names = _names(args.source)
+    turns = Turns() if len(names) > 1 else None
+    with contextlib.ExitStack() as opened:
+        lines = opened.enter_context(contextlib.closing(JsonLines(args.json)))
+        opened.enter_context(_terminated_like_interrupted())
+        out = options.text_stream(args.json)
+        shown = Shown(lines, out, model.labels, top=args.top, every_step=not args.events, several=turns is not None)
+        streams: dict[str, Stream] = {}
+        for name, address, finder in zip(names, args.source, finders):
+            source = _open(address, name, args.retry, shown)
+            opened.callback(source.close)
+            streams[name] = Stream(model, source, finder, turns)
+        failure = _follow_all(streams, shown, args.frames) if turns else _follow_one(streams, shown, args.frames)
+        for name, stream in streams.items():
+            shown.events(name, stream.end())
+            shown.summary(name, stream)
+    if failure is not None:
+        raise failure
     return 0
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """What the sources are called in the output; those that are given twice are numbered."""
+    names, seen = [name_of(source) for source in sources], Counter[str]()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(name if names.count(name) == 1 else f"{name} #{seen[name]}")
+    return numbered
+
+
+def _open(address: str, name: str, retry_s: float, shown: Shown) -> VideoSource | LiveSource:
+    """A source, one that comes back if it is live. Raises VideoError and MissingExtraError."""
+    source = VideoSource(address)
+    if not source.live:
+        return source
+    return LiveSource(source, Patience(retry_s=retry_s), lambda state, sentence: shown.state(name, state, sentence))
+
+
+def _follow_one(streams: dict[str, Stream], shown: Shown, frames: int | None) -> SourceLostError | None:
+    """Step the only stream to its end. Returns why, if it was lost."""
+    ((name, stream),) = streams.items()
+    try:
+        _follow(name, stream, shown, frames)
+    except KeyboardInterrupt:
+        pass
+    except SourceLostError as error:
+        return error
+    return None
+
+
+def _follow_all(streams: dict[str, Stream], shown: Shown, frames: int | None) -> LcrError | None:
+    """Step each stream in a thread of its own, to the end of the last. Returns the first failure of a source."""
+    failures: list[LcrError] = []
+    fatal: list[BaseException] = []  # what ends all of them: the output cannot be written
+
+    def follow(name: str, stream: Stream) -> None:
+        try:
+            _follow(name, stream, shown, frames)
+        except OutputError as error:
+            fatal.append(error)
+        except LcrError as error:
+            failures.append(error)
+            shown.state(name, "lost", str(error))
+        except BaseException as error:  # raised again by the main thread
+            fatal.append(error)
+
+    threads = [threading.Thread(target=follow, args=pair, daemon=True) for pair in streams.items()]
+    with contextlib.suppress(KeyboardInterrupt):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive() and not fatal:  # a join without a limit would not hear signals
+                thread.join(0.1)
+    for stream in streams.values():
+        stream.stop()
+    for thread in threads:
+        thread.join(_JOIN_S)
+    if fatal:
+        raise fatal[0]
+    return failures[0] if failures else None
+
+
+def _follow(name: str, stream: Stream, shown: Shown, frames: int | None) -> None:
+    for step in stream.steps():
+        shown.step(name, step)
+        if stream.totals.steps == frames:
+            break
 
 
 def _rules(args: argparse.Namespace) -> EventRules | None:
@@ -170,129 +193,3 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _open(args: argparse.Namespace, lines: _JsonLines) -> VideoSource | LiveSource:
-    """The source, one that comes back if it is live. Raises VideoError and MissingExtraError."""
-    source = VideoSource(args.source)
-    if not source.live:
-        return source
-
-    def say(state: str, sentence: str) -> None:
-        print(sentence, file=sys.stderr, flush=True)
-        lines.write({"state": state, "reason": sentence})
-
-    return LiveSource(source, Patience(retry_s=args.retry), say)
-
-
-def _step_all(
-    model: Model,
-    source: VideoSource | LiveSource,
-    finder: EventFinder | None,
-    totals: _Totals,
-    lines: _JsonLines,
-    args: argparse.Namespace,
-) -> None:
-    out = options.text_stream(args.json)
-    live = source if isinstance(source, LiveSource) else None
-    for tick in resample(source, _train_fps(model), live=live is not None):
-        if tick.gap:
-            print(f"state reset at {tick.timed.time_s:.3f} s: {tick.gap}", file=sys.stderr)
-            _tell([] if finder is None else finder.cut(), lines, out)
-            model.reset()
-            totals.logits.clear()
-            totals.resets += 1
-        lag_s = None if live is None else live.lag_s(tick.timed)
-        begin = time.perf_counter()
-        logits = model.step_stream(model.fit(tick.timed.frame))
-        latency_ms = (time.perf_counter() - begin) * 1e3
-        totals.logits.append(logits)
-        totals.steps += 1
-        totals.missed += tick.missed
-        totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        _show_step(model, tick, probabilities, latency_ms, lag_s, args.top, lines, out if finder is None else None)
-        if finder is not None:
-            _tell(finder.add(tick.timed.time_s, probabilities), lines, out)
-            totals.events = finder.count
-        if totals.steps == args.frames:
-            break
-
-
-def _show_step(
-    model: Model,
-    tick: Tick,
-    probabilities: Floats,
-    latency_ms: float,
-    lag_s: float | None,
-    top: int,
-    lines: _JsonLines,
-    out: IO[str] | None,
-) -> None:
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    timed = tick.timed
-    lines.write(
-        {
-            "time_s": round(timed.time_s, 4),
-            "frame": timed.index,
-            "top": [{"label": model.labels[i], "probability": round(float(probabilities[i]), 6)} for i in best],
-            "latency_ms": round(latency_ms, 3),
-            "reset": tick.gap is not None,
-            **({} if lag_s is None else {"lag_ms": round(lag_s * 1e3, 3)}),
-        }
-    )
-    if out is not None:
-        shown = "  ".join(f"{model.labels[i]} {probabilities[i]:.2f}" for i in best)
-        text = f"{timed.time_s:9.3f} s  frame {timed.index:6d}  {latency_ms:7.2f} ms  {shown}"
-        print(text, file=out, flush=True)
-
-
-def _tell(happened: list[Event], lines: _JsonLines, out: IO[str]) -> None:
-    """Print and write what events began and ended."""
-    for event in happened:
-        lines.write(event.to_dict())
-        if event.end_s is None:
-            print(f"{event.start_s:9.3f} s  {event.label} begins ({event.confidence:.2f})", file=out, flush=True)
-        else:
-            lasted = f"after {event.end_s - event.start_s:.2f} s ({event.confidence:.2f})"
-            print(f"{event.end_s:9.3f} s  {event.label} ends {lasted}{', cut' * event.cut}", file=out, flush=True)
-
-
-def _summarise(
-    model: Model, source: VideoSource | LiveSource, totals: _Totals, lines: _JsonLines, out: IO[str]
-) -> None:
-    counts = f"{source.seen} frames seen, {totals.steps} stepped, {totals.resets} resets"
-    if isinstance(source, LiveSource):
-        counts += f", {source.connections - 1} reconnections, at most {totals.largest_lag_s * 1e3:.0f} ms behind"
-    if totals.events is not None:
-        counts += f", {totals.events} event{'s' * (totals.events != 1)}"
-    print(f"{counts}, on {model.engine.name}", file=out)
-    decision = model.labels[clip_decision(np.stack(totals.logits))] if totals.logits else None
-    if decision is not None:
-        print(f"clip{' since the last reset' if totals.resets else ''}: {decision}", file=out)
-    if totals.missed:
-        rate = f"{_train_fps(model):g} per second, the trained rate"
-        print(f"warning: {totals.missed} frames came too late for {rate}", file=sys.stderr)
-    shortfall = source.shortfall() if isinstance(source, VideoSource) else None
-    if shortfall:
-        print(f"warning: {shortfall}", file=sys.stderr)
-    summary: dict[str, Any] = {
-        "seen": source.seen,
-        "steps": totals.steps,
-        "resets": totals.resets,
-        "missed": totals.missed,
-        "decision": decision,
-        "shortfall": shortfall,
-        "engine": model.engine.name,
-    }
-    if totals.events is not None:
-        summary["events"] = totals.events
-    if isinstance(source, LiveSource):
-        summary["reconnections"] = source.connections - 1
-        summary["largest_lag_ms"] = round(totals.largest_lag_s * 1e3, 3)
-    lines.write({"summary": summary})
-
-
-def _train_fps(model: Model) -> float:
-    return float(model.manifest["frame"]["train_fps"])

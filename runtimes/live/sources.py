@@ -59,6 +59,7 @@ class LiveSource:
         self.name, self._address = source.name, source.source
         self.connections = 1
         self._patience, self._say = patience or Patience(), say or _say_nothing
+        self._stopped = threading.Event()
         self._begin = time.monotonic()
         self._before = 0  # frames of connections that are over
         self._connection = _Connection(lambda: source, self._begin)
@@ -73,6 +74,10 @@ class LiveSource:
         """Leave the source. One that hangs is left to its thread: to release it then would crash."""
         self._connection.leave()
         self._connection.join(_JOIN_S)
+
+    def stop(self) -> None:
+        """Let the iteration end, from another thread or a signal's handler, as if the source had."""
+        self._stopped.set()
 
     @property
     def seen(self) -> int:
@@ -90,6 +95,8 @@ class LiveSource:
         while True:
             opened = time.monotonic()
             while not isinstance(found := self._next(), str):
+                if found is None:
+                    return
                 if cut is not None:
                     self._say("live", f"{self.name} is back after {time.monotonic() - lost_at:.1f} s")
                 yield TimedFrame(found.frame, found.time_s, self._before + found.index, cut)
@@ -105,16 +112,17 @@ class LiveSource:
                     + (f"; it did not come back within {spent:.0f} s, see --retry" if patience.retry_s else "")
                 )
             self._say("waiting", f"{self.name}: {found}; opened again in {wait_s:g} s")
-            time.sleep(wait_s)
+            if self._stopped.wait(wait_s):
+                return
             wait_s = min(2 * wait_s, patience.longest_wait_s)
             self._before = self.seen
             self._connection = _Connection(lambda: VideoSource(self._address), self._begin)
             self.connections += 1
             cut = "the source was opened again"
 
-    def _next(self) -> TimedFrame | str:
-        """The newest frame that was not taken yet, or why there will be none."""
-        while True:
+    def _next(self) -> TimedFrame | str | None:
+        """The newest frame that was not taken yet, or why there will be none; None after :meth:`stop`."""
+        while not self._stopped.is_set():
             found = self._connection.newest(_LOOK_S)
             if found is not None:
                 return found
@@ -122,6 +130,7 @@ class LiveSource:
             if silent > (self._patience.stall_s if self._connection.seen else self._patience.open_s):
                 self._connection.leave()
                 return f"no frame for {silent:.0f} s"
+        return None
 
 
 def _say_nothing(_state: str, _sentence: str) -> None:

@@ -305,12 +305,12 @@ def test_errors_are_one_line(
     assert captured.err.count("\n") == 1
 
 
-def _start(bundle: Path, video: Path) -> subprocess.Popen[str]:
+def _start(bundle: Path, video: Path | str, *more: str) -> subprocess.Popen[str]:
     # A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{heard}; import sys; from lcr_edge.cli import main; sys.exit(main(['run', *sys.argv[1:]]))"
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(bundle), "--source", str(video)],
+        [sys.executable, "-c", code, str(bundle), "--source", str(video), *more],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,127 @@
+"""Several sources on one model: each computes what it computes alone, and none holds up the others."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lcr_edge.cli import main
+from lcr_edge.runtimes import load
+from lcr_edge.runtimes.live.stream import Stream, Turns
+from lcr_edge.runtimes.video import VideoSource
+from tests.clips import CLIPS, real_clip
+from tests.runtimes.toy import make_bundle
+
+pytest.importorskip("cv2")
+from tests.data.network_camera import network_camera
+from tests.runtimes.test_run import _start
+
+STEPS = 12
+
+
+def probabilities(stream: Stream) -> npt.NDArray[np.float32]:
+    return np.stack([step.probabilities for step in itertools.islice(stream.steps(), STEPS)])
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
+def test_eight_streams_equal_eight_alone(target: str, tmp_path: Path) -> None:
+    model = load(make_bundle(tmp_path / "bundle", target, "host"), threads=1)
+    clips = [str(real_clip(name)) for name in CLIPS] * 2
+    alone = []
+    for clip in clips[:4]:
+        with VideoSource(clip) as source:
+            alone.append(probabilities(Stream(model, source, None)))
+        model.reset()
+    assert not np.array_equal(alone[0], alone[1])
+    turns, found = Turns(), [np.empty(0, np.float32)] * len(clips)
+
+    def follow(number: int) -> None:
+        with VideoSource(clips[number]) as source:
+            found[number] = probabilities(Stream(model, source, None, turns))
+
+    threads = [threading.Thread(target=follow, args=(number,)) for number in range(len(clips))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, stepped in enumerate(found):
+        np.testing.assert_array_equal(stepped, alone[number % 4])
+
+
+def test_turns_are_taken_in_the_order_of_asking() -> None:
+    turns, order = Turns(), []
+
+    def take(number: int) -> None:
+        with turns:
+            order.append(number)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
+    with turns:
+        for asked, thread in enumerate(threads, start=2):
+            thread.start()
+            while turns._given < asked:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(6))
+
+
+def test_a_lost_camera_does_not_end_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_bundle(tmp_path / "bundle", "onnx")
+    with network_camera(50.0) as good, network_camera(200.0, frames=30) as bad:
+        call = ["run", str(bundle), "--source", bad, "--source", good, "--frames", "8", "--retry", "0"]
+        code = main([*call, "--json", str(tmp_path / "lines")])
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    steps = {
+        address: [line for line in lines if line["source"] == address and "top" in line] for address in (good, bad)
+    }
+    assert code == 1
+    assert len(steps[good]) == 8
+    assert len(steps[bad]) < 8
+    assert [line["state"] for line in lines if "state" in line] == ["lost"]
+    summaries = {line["source"]: line["summary"] for line in lines if "summary" in line}
+    assert summaries[good]["steps"] == 8
+    assert f"{good}: " in captured.out
+    assert captured.err.endswith(f"error: {bad} is lost: it gives no more frames\n")
+
+
+def test_one_source_given_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, clip = make_bundle(tmp_path / "bundle", "onnx"), str(real_clip("bikes.mp4"))
+    assert main(["run", str(bundle), "--source", clip, "--source", clip, "--frames", "3", "--json", "-"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    one, two = ([line for line in lines if line["source"] == f"{clip} #{number}"] for number in (1, 2))
+    assert len(one) == len(two) == 4
+    assert [line["top"] for line in one[:3]] == [line["top"] for line in two[:3]]
+
+
+def test_the_end_of_many(tmp_path: Path) -> None:
+    """SIGTERM ends all of them, with a summary each; a reader that goes away ends them quietly."""
+    bundle, clip = make_bundle(tmp_path / "bundle", "onnx"), real_clip("bikes.mp4")
+    with network_camera(50.0) as one, network_camera(50.0) as two:
+        with _start(bundle, one, "--source", two) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            seen = set()
+            while len(seen) < 2:
+                seen.add(process.stdout.readline().split(": ")[0])
+            process.send_signal(signal.SIGTERM)
+            rest, errors = process.stdout.read(), process.stderr.read()
+        assert process.returncode == 0, errors
+        assert rest.count("frames seen") == 2
+        with _start(bundle, one, "--source", str(clip)) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            errors = process.stderr.read()
+        assert process.returncode == 128 + signal.SIGPIPE, errors
+        assert errors == ""
