@@ -110,7 +110,7 @@ def test_the_end_of_many(tmp_path: Path) -> None:
         with _start(bundle, one, "--source", two) as process:
             assert process.stdout is not None
             assert process.stderr is not None
-            seen = set()
+            seen: set[str] = set()
             while len(seen) < 2:
                 seen.add(process.stdout.readline().split(": ")[0])
             process.send_signal(signal.SIGTERM)
