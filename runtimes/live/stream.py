@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lcr_edge.runtimes.api import Floats, Model
+from lcr_edge.runtimes.api import Floats, Model, State
 from lcr_edge.runtimes.live.events import Event, EventFinder
 from lcr_edge.runtimes.live.sources import LiveSource
 from lcr_edge.runtimes.video import Tick, VideoSource, resample
 
 # The final decision covers at most this many of the last steps, so that a camera can run for months.
-MAX_KEPT = 10_000
+MAX_KEPT = 1_000
 
 
 class Turns:
@@ -84,6 +84,11 @@ class Stream:
         self._turns = turns
         self._state = model.initial_state()
         self._stopped = False
+
+    @property
+    def state(self) -> State:
+        """The state after the last step; of a stream without ``turns``, which leaves it to the model, the first one."""
+        return self._state
 
     def stop(self) -> None:
         """Let :meth:`steps` end, from another thread."""
