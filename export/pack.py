@@ -71,6 +71,7 @@ _INSTALL = """#!/bin/sh
 # Installs lcr_edge and its engine into the folder env beside this file, or into the one that is given: needs
 # Python {python} with its venv module, and no network. Then steps the bundle's golden clip and compares.
 set -eu
+[ $# = 0 ] || case "$1" in /*) ;; *) set -- "$PWD/$1" ;; esac
 cd "$(dirname "$0")"
 env="${{1:-env}}"
 python="${{PYTHON:-python{python}}}"
@@ -235,6 +236,10 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path(f"{name}.tar.gz")
     options.check_json(args.json)
     check_file(out, "--out")
+    if args.json is not None and Path(args.json).resolve() == out.resolve():
+        raise UsageError(f"--out and --json are both {out}; give two names")
+    if args.bundle.resolve() in out.resolve().parents:
+        raise UsageError(f"--out {out} lies in the bundle, which then could not be loaded; choose another place")
     with progress.step(f"getting wheels for {device.text}, Python {device.python}"):
         wheels = pack(args.bundle, device, out, video=args.video, name=name)
     text = options.text_stream(args.json)

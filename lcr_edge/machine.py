@@ -72,7 +72,11 @@ def how_to_get(engine: str, machine: Machine) -> str:
     found = f"{machine.machine}, Python {machine.python[0]}.{machine.python[1]}"
     if machine.python > wheels.newest:
         return f"not for {found}: its newest wheels are for Python {wheels.newest[0]}.{wheels.newest[1]}"
+    if machine.glibc is None:
+        return "not without glibc (Alpine has musl): take Debian or Ubuntu"
     if machine.arm32:
+        if machine.machine.startswith(("armv5", "armv6")):
+            return f"not for {machine.machine} (Raspberry Pi Zero and 1): no engine has wheels for it"
         if not wheels.arm32:
             return "not for ARM of 32 bits: install a system of 64 bits, or take tflite-runtime"
         # There is no wheel of numpy for it; Debian has one.
@@ -80,10 +84,8 @@ def how_to_get(engine: str, machine: Machine) -> str:
             wheels.extra
         )
     oldest = wheels.glibc.get(machine.machine)
-    if oldest is None:
-        return f"not for {found}: its wheels are for {' and '.join(wheels.glibc)}"
-    if machine.glibc is None:
-        return "not without glibc (Alpine has musl): take Debian or Ubuntu"
+    if oldest is None or machine.bits == 32:
+        return f"not for {found} of {machine.bits} bits: its wheels are for {' and '.join(wheels.glibc)}"
     if machine.glibc < oldest:
         return f"not for glibc {machine.glibc[0]}.{machine.glibc[1]}: needs {oldest[0]}.{oldest[1]}, a newer system"
     alone = ", in an environment of its own: it needs numpy 1" if engine == "tflite-runtime" else ""

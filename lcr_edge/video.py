@@ -22,13 +22,15 @@ class TimedFrame:
     """A source frame.
 
     frame: uint8 [h, w, 3] RGB. time_s: seconds on the source's clock. index: 0-based number in the source. cut: why
-    nothing connects it with the frame before, None where something does.
+    nothing connects it with the frame before, None where something does. pause_s: of a source that drops frames, the
+    longest time between two that arrived, since the frame that was taken before this one; None: nothing was dropped.
     """
 
     frame: Frame
     time_s: float
     index: int
     cut: str | None = None
+    pause_s: float | None = None
 
 
 class VideoSource:
@@ -48,6 +50,10 @@ class VideoSource:
         self.ended = False
         self._camera = camera_number(source)
         is_url = "://" in source
+        try:
+            source.encode()
+        except UnicodeEncodeError:  # OpenCV would crash
+            raise VideoError(f"{source!r} is not UTF-8: rename the file") from None
         if self._camera is None and not is_url:
             _check_file(Path(source))
         # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
@@ -94,14 +100,15 @@ class VideoSource:
         while True:
             try:
                 ok, picture = self._capture.read()
+                if not ok or picture is None:
+                    break
+                time_s = clock(self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3)
+                code = self._cv2.COLOR_GRAY2RGB if picture.ndim == 2 else self._cv2.COLOR_BGR2RGB
+                frame = self._cv2.cvtColor(picture, code)
             except self._cv2.error as error:
                 raise VideoError(f"{self.name}: frame {self.seen} cannot be decoded: {error}") from error
-            if not ok or picture is None:
-                break
-            time_s = clock(self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3)
-            code = self._cv2.COLOR_GRAY2RGB if picture.ndim == 2 else self._cv2.COLOR_BGR2RGB
             self.seen += 1
-            yield TimedFrame(self._cv2.cvtColor(picture, code), time_s, self.seen - 1)
+            yield TimedFrame(frame, time_s, self.seen - 1)
         self.ended = True
         if not self.seen:
             what = "gives no picture; check its cable and permissions" if self.live else "has no frame that decodes"
@@ -114,8 +121,14 @@ class VideoSource:
         return f"{self.name} declares {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
 
 
+# Values in a query that are not for logs.
+_SECRET = re.compile(r"([?&;](?:\w*pass\w*|pwd|\w*token|\w*key|secret|auth)=)[^&;#]*", re.IGNORECASE)
+
+
 def camera_number(source: str) -> int | None:
-    """The number of a camera, given as "0" or, on Linux, as "/dev/video0"; None for anything else."""
+    """The number of a camera, given as "0" or, on Linux, as "/dev/video0" or a link to it; None for anything else."""
+    if source.startswith("/dev/"):
+        source = os.path.realpath(source)
     found = re.fullmatch(r"(?:/dev/video)?([0-9]{1,4})", source)
     return None if found is None else int(found[1])
 
@@ -125,13 +138,23 @@ def name_of(source: str) -> str:
     camera = camera_number(source)
     if camera is not None:
         return f"camera {camera}"
-    return re.sub(r"^(\w+://[^/@:]*):[^/@]*(?:@[^/]*)*@", r"\1:***@", source) if "://" in source else source
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return source
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    # A slash in a password should be written %2F, and often is not: then the host seems to end within it.
+    if "@" in host or ("@" in rest and re.fullmatch(r"[^:]*:(?![0-9]*$).*", host)):
+        user, _, place = (
+            rest.rpartition("@") if "@" not in host else (*host.rpartition("@")[:2], rest[host.rindex("@") + 1 :])
+        )
+        rest = f"{user.partition(':')[0]}:***@{place}" if ":" in user else rest
+    return f"{scheme}://{_SECRET.sub(lambda found: found[1] + '***', rest)}"
 
 
 def _check_file(path: Path) -> None:
     try:
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
+            what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
             raise VideoError(f"{path} {what}; give a video file, a camera number or a URL")
         if path.stat().st_size == 0:
             raise VideoError(f"{path} is empty (0 bytes); record or copy it again")
@@ -139,6 +162,9 @@ def _check_file(path: Path) -> None:
             pass
     except OSError as error:
         raise VideoError(f"cannot read {path}: {error.strerror}; check its name and permissions") from error
+
+
+_REORDERED_S = 1.0  # a time that runs back by less is one of a frame stored in another order
 
 
 def _wall_clock() -> Callable[[float], float]:
@@ -154,11 +180,11 @@ def _wall_clock() -> Callable[[float], float]:
 def _file_clock(fps: float, source: str) -> Callable[[float], float]:
     """Seconds of each frame in turn: the container's, or by ``fps`` if those have not advanced at the second frame."""
     index = 0
-    first = 0.0
+    first = last = 0.0
     counting = False
 
     def at(container_s: float) -> float:
-        nonlocal index, first, counting
+        nonlocal index, first, counting, last
         if index == 0:
             first = container_s if math.isfinite(container_s) else 0.0
         elif index == 1 and not container_s > first:
@@ -166,6 +192,9 @@ def _file_clock(fps: float, source: str) -> Callable[[float], float]:
                 raise VideoError(f"{source} has neither timestamps nor a frame rate; re-encode it as MP4")
             counting = True
         index += 1
-        return (index - 1) / fps if counting else container_s - first
+        time_s = (index - 1) / fps if counting else container_s - first
+        # Where frames are stored in another order than they are shown, OpenCV gives their times as stored.
+        last = max(last, time_s) if last - time_s < _REORDERED_S else time_s
+        return last
 
     return at

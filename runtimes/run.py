@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lcr_edge import options
-from lcr_edge.errors import LcrError, OutputError, SourceLostError, UsageError
+from lcr_edge.errors import LcrError, OutputError, UsageError
 from lcr_edge.runtimes.api import load
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.output import JsonLines, Shown
@@ -23,6 +24,7 @@ from lcr_edge.runtimes.video import VideoSource
 from lcr_edge.video import name_of
 
 _JOIN_S = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     events.add_argument("--events", action="store_true", help="print when something begins and ends, not every step")
     for name, kind, metavar, default, text in (
         ("enter", float, "P", EventRules.enter, "probability from which a class is an event"),
-        ("leave", float, "P", EventRules.leave, "probability below which it ends"),
+        ("leave", float, "P", EventRules.leave, "probability below which it ends; with --enter two thirds of that"),
         ("min-seconds", float, "S", EventRules.min_s, "how long it takes to count"),
         ("pause-seconds", float, "S", EventRules.pause_s, "how long after its end the same class does not count"),
     ):
@@ -67,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Step the sources until they end, to ``--frames``, or until Ctrl-C or SIGTERM (a normal end: status 0).
 
-    Raises, after the summary, SourceLostError (status 1) if a camera or stream was lost for good. Of several sources
-    one that fails does not end the others.
+    Raises, after the summary, SourceLostError (status 1) if a camera or stream was lost for good, and VideoError
+    (status 2) if a file cannot be decoded. Of several sources one that fails does not end the others.
     """
     for name in ("frames", "top", "threads"):
         options.check_least(f"--{name}", getattr(args, name), 1)
@@ -80,22 +82,35 @@ def run(args: argparse.Namespace) -> int:
     names = _names(args.source)
     turns = Turns() if len(names) > 1 else None
     with contextlib.ExitStack() as opened:
+        # Before the file of --json is emptied: a source may be missing, or may be that file.
+        sources = [opened.enter_context(VideoSource(address)) for address in args.source]
+        _check_distinct(args)
         lines = opened.enter_context(contextlib.closing(JsonLines(args.json)))
-        opened.enter_context(_terminated_like_interrupted())
         out = options.text_stream(args.json)
         shown = Shown(lines, out, model.labels, top=args.top, every_step=not args.events, several=turns is not None)
         streams: dict[str, Stream] = {}
-        for name, address, finder in zip(names, args.source, finders):
-            source = _open(address, name, args.retry, shown)
-            opened.callback(source.close)
-            streams[name] = Stream(model, source, finder, turns)
-        failure = _follow_all(streams, shown, args.frames) if turns else _follow_one(streams, shown, args.frames)
-        for name, stream in streams.items():
-            shown.events(name, stream.end())
-            shown.summary(name, stream)
+        for name, source, finder in zip(names, sources, finders):
+            lasting = _lasting(source, name, args.retry, shown)
+            opened.callback(lasting.close)
+            streams[name] = Stream(model, lasting, finder, turns)
+        with _Interrupts() as interrupts:
+            failure = (_follow_all if turns else _follow_one)(streams, shown, args.frames)
+            interrupts.ignore()  # the end is under way
+            for name, stream in streams.items():
+                shown.events(name, stream.end())
+                shown.summary(name, stream)
+            opened.close()
     if failure is not None:
         raise failure
     return 0
+
+
+def _check_distinct(args: argparse.Namespace) -> None:
+    """Raise UsageError if --json would overwrite a source."""
+    if args.json not in (None, options.STDOUT) and any(
+        os.path.realpath(args.json) == os.path.realpath(address) for address in args.source
+    ):
+        raise UsageError(f"--json {args.json} is the source itself; choose another file")
 
 
 def _names(sources: Sequence[str]) -> list[str]:
@@ -108,22 +123,24 @@ def _names(sources: Sequence[str]) -> list[str]:
     return numbered
 
 
-def _open(address: str, name: str, retry_s: float, shown: Shown) -> VideoSource | LiveSource:
-    """A source, one that comes back if it is live. Raises VideoError and MissingExtraError."""
-    source = VideoSource(address)
+def _lasting(source: VideoSource, name: str, retry_s: float, shown: Shown) -> VideoSource | LiveSource:
+    """A source that comes back if it is live, else the source."""
     if not source.live:
         return source
-    return LiveSource(source, Patience(retry_s=retry_s), lambda state, sentence: shown.state(name, state, sentence))
+    return LiveSource(source, Patience(retry_s=retry_s), lambda state, what: shown.state(name, state, what))
 
 
-def _follow_one(streams: dict[str, Stream], shown: Shown, frames: int | None) -> SourceLostError | None:
-    """Step the only stream to its end. Returns why, if it was lost."""
+def _follow_one(streams: dict[str, Stream], shown: Shown, frames: int | None) -> LcrError | None:
+    """Step the only stream to its end. Returns why, if it failed."""
     ((name, stream),) = streams.items()
     try:
         _follow(name, stream, shown, frames)
     except KeyboardInterrupt:
         pass
-    except SourceLostError as error:
+    except OutputError:
+        raise
+    except LcrError as error:
+        shown.failed(name, error)
         return error
     return None
 
@@ -135,12 +152,13 @@ def _follow_all(streams: dict[str, Stream], shown: Shown, frames: int | None) ->
 
     def follow(name: str, stream: Stream) -> None:
         try:
-            _follow(name, stream, shown, frames)
-        except OutputError as error:
-            fatal.append(error)
-        except LcrError as error:
-            failures.append(error)
-            shown.state(name, "lost", str(error))
+            try:
+                _follow(name, stream, shown, frames)
+            except OutputError:
+                raise
+            except LcrError as error:
+                failures.append(error)
+                shown.failed(name, error)
         except BaseException as error:  # raised again by the main thread
             fatal.append(error)
 
@@ -179,17 +197,28 @@ def _rules(args: argparse.Namespace) -> EventRules | None:
     given = {name: value for name, value in given.items() if value is not None}
     if given and not args.events:
         raise UsageError(f"--{next(iter(given)).replace('_s', '-seconds')} is about events: add --events")
+    if "enter" in given and "leave" not in given:
+        given["leave"] = args.enter * EventRules.leave / EventRules.enter
     return EventRules(**given) if args.events else None
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as SIGINT does; only the main thread hears signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Interrupts:
+    """While it is entered, SIGTERM raises KeyboardInterrupt as SIGINT does. Only the main thread hears signals."""
+
+    def __enter__(self) -> _Interrupts:
+        self._main = threading.current_thread() is threading.main_thread()
+        self._before = [signal.getsignal(number) for number in _SIGNALS]
+        if self._main:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self
+
+    def ignore(self) -> None:
+        """Let further signals pass."""
+        if self._main:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            for number, handler in zip(_SIGNALS, self._before):
+                signal.signal(number, handler)

@@ -34,9 +34,9 @@ def resample(frames: Iterable[TimedFrame], fps: float, *, live: bool = False) ->
     There is a tick every 1/fps seconds from the first frame on; each takes the first frame that is not earlier. So a
     faster source is thinned, and a slower one repeats frames if several ticks have passed. A ``live`` source never
     repeats: a device that steps slower than fps would fall further and further behind; missed ticks are counted
-    instead. If time jumps by more than MAX_GAP_S or runs backwards, if the frames change their size, or if the source
-    says so (``TimedFrame.cut``), ticks restart at that frame, and its ``gap`` tells the caller to reset its state.
-    Raises UsageError if fps is not positive.
+    instead. If no frame came for more than MAX_GAP_S, if time runs backwards, if the frames change their size, or if
+    the source says so (``TimedFrame.cut``), ticks restart at that frame, and its ``gap`` tells the caller to reset its
+    state. Raises UsageError if fps is not positive.
     """
     if not 0 < fps < math.inf:
         raise UsageError(f"fps must be positive, got {fps!r}")
@@ -63,8 +63,9 @@ def _gap(previous: TimedFrame, timed: TimedFrame) -> str | None:
     passed = timed.time_s - previous.time_s
     if timed.cut:
         return timed.cut
-    if passed > MAX_GAP_S:
-        return f"{passed:.1f} s without a frame"
+    without = passed if timed.pause_s is None else timed.pause_s
+    if without > MAX_GAP_S:
+        return f"{without:.1f} s without a frame"
     if passed < 0:
         return f"time ran back by {-passed:.3f} s"
     if timed.frame.shape != previous.frame.shape:

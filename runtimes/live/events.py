@@ -43,10 +43,10 @@ class EventRules:
             if not 0 < value <= 1:
                 raise UsageError(f"{name} is {value:g}: give a probability above 0 and at most 1")
         if self.leave > self.enter:
-            raise UsageError(f"leave is {self.leave:g}, above enter, {self.enter:g}: an event would end as it begins")
-        for name, value in (("min_s", self.min_s), ("pause_s", self.pause_s)):
+            raise UsageError(f"leave is {self.leave:g}, above enter, {self.enter:g}: give a smaller one")
+        for name, value in (("min-seconds", self.min_s), ("pause-seconds", self.pause_s)):
             if not 0 <= value < math.inf:
-                raise UsageError(f"{name} is {value:g}: give seconds, 0 or more")
+                raise UsageError(f"{name} is {value:g}: give 0 or more")
 
     def check_labels(self, labels: Iterable[str]) -> None:
         """Raise UsageError for a label in ``ignore`` or ``enters`` that the network lacks, unless it is a default."""

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from lcr_edge import options
-from lcr_edge.errors import OutputError
+from lcr_edge.errors import LcrError, OutputError, SourceLostError
 from lcr_edge.runtimes.api import clip_decision
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.stream import Step, Stream
@@ -71,11 +71,19 @@ class Shown:
         self._top, self._every_step = top, every_step
         self._lock = threading.Lock()
 
-    def state(self, name: str, state: str, sentence: str) -> None:
+    def state(self, name: str, state: str, what: str) -> None:
         """A source was lost, or is back."""
         with self._lock:
-            print(sentence, file=sys.stderr, flush=True)
-            self._write(name, {"state": state, "reason": sentence})
+            print(f"{name}: {what}", file=sys.stderr, flush=True)
+            self._write(name, {"state": state, "reason": what})
+
+    def failed(self, name: str, error: LcrError) -> None:
+        """A source is over. The error of the only one is printed at the end."""
+        with self._lock:
+            if self._several:
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
+            state = "lost" if isinstance(error, SourceLostError) else "failed"
+            self._write(name, {"state": state, "reason": str(error)})
 
     def step(self, name: str, step: Step) -> None:
         """A step, with what it said about events."""
@@ -151,7 +159,7 @@ class Shown:
                 missed = f"warning: {totals.missed} frames came too late for {rate}"
                 print(self._about(name) + missed, file=sys.stderr)
             if shortfall:
-                print(f"warning: {shortfall}", file=sys.stderr)
+                print(f"{self._about(name)}warning: {shortfall}", file=sys.stderr)
             self._write(name, {"summary": summary})
 
     def _about(self, name: str) -> str:

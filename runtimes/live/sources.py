@@ -22,7 +22,7 @@ from lcr_edge.video import TimedFrame, VideoSource
 _LOOK_S = 0.1  # between two looks at signals and at the clock while no frame comes
 _JOIN_S = 2.0
 
-# Called with "live" or "waiting", and a sentence for people.
+# Called with "live" or "waiting", and with what happened, for people; the source is not named in it.
 Say = Callable[[str, str], None]
 
 
@@ -98,21 +98,22 @@ class LiveSource:
                 if found is None:
                     return
                 if cut is not None:
-                    self._say("live", f"{self.name} is back after {time.monotonic() - lost_at:.1f} s")
-                yield TimedFrame(found.frame, found.time_s, self._before + found.index, cut)
+                    self._say("live", f"back after {time.monotonic() - lost_at:.1f} s")
+                yield TimedFrame(found.frame, found.time_s, self._before + found.index, cut, found.pause_s)
                 cut = None
             if cut is None:  # there were frames
                 lost_at = time.monotonic()
                 if lost_at - opened > patience.steady_s:
                     wait_s = patience.first_wait_s
             spent = time.monotonic() - lost_at
-            if spent + wait_s > patience.retry_s:
+            if spent >= patience.retry_s:
                 raise SourceLostError(
                     f"{self.name} is lost: {found}"
                     + (f"; it did not come back within {spent:.0f} s, see --retry" if patience.retry_s else "")
                 )
-            self._say("waiting", f"{self.name}: {found}; opened again in {wait_s:g} s")
-            if self._stopped.wait(wait_s):
+            now_s = min(wait_s, patience.retry_s - spent)  # the last try is at the limit
+            self._say("waiting", f"{found}; opened again in {now_s:.1f} s")
+            if self._stopped.wait(now_s):
                 return
             wait_s = min(2 * wait_s, patience.longest_wait_s)
             self._before = self.seen
@@ -147,6 +148,7 @@ class _Connection:
         self._newest: TimedFrame | None = None
         self._over: str | None = None
         self._left = False
+        self._pause = 0.0
         self._last = time.monotonic()
         # A daemon: a read that never returns must not keep the process alive.
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -157,6 +159,8 @@ class _Connection:
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._over is not None, wait_s)
             taken, self._newest = self._newest, None
+            if taken is not None:
+                self._pause = 0.0
             return self._over if taken is None else taken
 
     def silent_s(self) -> float:
@@ -176,16 +180,21 @@ class _Connection:
             # Released where it is read: by another thread, a read under way would crash.
             with self._open() as source:
                 for timed in source:
-                    self._last = time.monotonic()
-                    self.seen += 1
+                    before, self._last = self._last, time.monotonic()
                     with self._changed:
-                        self._newest = TimedFrame(timed.frame, self._last - self._begin, timed.index)
+                        # Of all frames since the one that was taken last: none of them may be seen by the network.
+                        self._pause = max(self._pause, self._last - before) if self.seen else 0.0
+                        self.seen += 1
+                        time_s = self._last - self._begin
+                        self._newest = TimedFrame(timed.frame, time_s, timed.index, pause_s=self._pause)
                         self._changed.notify()
                     if self._left:
                         return
             over = "it gives no more frames"
         except LcrError as error:
             over = str(error)
+        except Exception as error:  # whatever it is, the source is over, and the thread has no caller
+            over = f"it cannot be read ({type(error).__name__}: {error})"
         with self._changed:
             self._over = over
             self._changed.notify()

@@ -147,6 +147,16 @@ def test_the_wheel_again_out_of_an_installation(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
+def test_outputs_that_would_spoil_each_other(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same, inside = str(tmp_path / "same"), str(bundle / "pi.tar.gz")
+    assert main(["pack", str(bundle), "--device", "pi5", "--out", same, "--json", same]) == 2
+    assert "give two names" in capsys.readouterr().err
+    before = sorted(bundle.iterdir())
+    assert main(["pack", str(bundle), "--device", "pi5", "--out", inside]) == 2
+    assert "lies in the bundle" in capsys.readouterr().err
+    assert sorted(bundle.iterdir()) == before
+
+
 def test_tags_of_a_device() -> None:
     tags = DEVICES["jetson"].platforms()
     assert tags[0] == "manylinux_2_35_aarch64"

@@ -123,8 +123,8 @@ def test_events_never_overlap_and_always_end(
         ({"enter": math.nan}, "enter is nan"),
         ({"leave": 1.5}, "leave is 1.5"),
         ({"enter": 0.3}, "leave is 0.4, above enter, 0.3"),
-        ({"min_s": -1.0}, "min_s is -1"),
-        ({"pause_s": math.inf}, "pause_s is inf"),
+        ({"min_s": -1.0}, "min-seconds is -1"),
+        ({"pause_s": math.inf}, "pause-seconds is inf"),
         ({"enters": {"wave": 2.0}}, "wave is 2"),
     ],
 )

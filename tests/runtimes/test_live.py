@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
+import numpy as np
 import pytest
 
 from lcr_edge.cli import main
@@ -76,8 +78,7 @@ def test_a_silent_source_is_opened_again() -> None:
         with source:
             cut = next(timed for timed in source if timed.cut)
     assert cut.index > 0
-    assert "no frame for" in said[0]
-    assert address in said[0]
+    assert said[0].startswith("no frame for")
 
 
 def test_a_source_that_does_not_come_back_is_lost() -> None:
@@ -85,11 +86,12 @@ def test_a_source_that_does_not_come_back_is_lost() -> None:
     with network_camera(200.0, frames=FEW) as address:
         first = VideoSource(address)
     source = LiveSource(first, Patience(first_wait_s=0.1, retry_s=1.0), lambda _, sentence: said.append(sentence))
+    begin = time.monotonic()
     with source, pytest.raises(SourceLostError, match=r"is lost: .*did not come back within .* s, see --retry"):
         list(source)
+    assert time.monotonic() - begin >= 1.0  # the last try is at the limit, it is not given up before
     waits = [float(sentence.split(" in ")[-1].split()[0]) for sentence in said]
-    assert waits == [0.1, 0.2, 0.4][: len(waits)]
-    assert len(waits) >= 2
+    assert waits[:2] == [0.1, 0.2]
 
 
 def test_without_retries_the_end_is_the_end() -> None:
@@ -104,14 +106,14 @@ def test_without_retries_the_end_is_the_end() -> None:
 def test_a_camera_that_comes_back_resets_the_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = make_bundle(tmp_path / "bundle", "onnx")
     with network_camera(100.0, frames=FEW) as address:
-        # 0.3 s of frames a connection, of which every 8th of a second takes one.
-        code = main(["run", str(bundle), "--source", address, "--frames", "4", "--json", "-"])
+        # A connection has 0.3 s of frames, and 12 steps at 8 a second take longer.
+        code = main(["run", str(bundle), "--source", address, "--frames", "12", "--json", "-"])
     captured = capsys.readouterr()
     assert code == 0
     lines = [json.loads(line) for line in captured.out.splitlines()]
     steps = [line for line in lines if "top" in line]
     states = [line["state"] for line in lines if "state" in line]
-    assert len(steps) == 4
+    assert len(steps) == 12
     assert sum(step["reset"] for step in steps) == lines[-1]["summary"]["resets"] >= 1
     assert lines[-1]["summary"]["reconnections"] == states.count("waiting") >= states.count("live") >= 1
     assert all(step["lag_ms"] >= 0 for step in steps)
@@ -159,6 +161,10 @@ def test_a_server_that_restarts_is_found_again() -> None:
         ("http://admin:se:cr@et@cam/", "http://admin:***@cam/"),
         ("http://cam:8080/video?at=a:b@c", "http://cam:8080/video?at=a:b@c"),
         ("videos/a:b@c.mp4", "videos/a:b@c.mp4"),
+        ("rtsp://admin:a/b@10.0.0.2/", "rtsp://admin:***@10.0.0.2/"),
+        ("rtsp://admin@10.0.0.2/", "rtsp://admin@10.0.0.2/"),
+        ("http://cam/v.cgi?user=me&pwd=secret&size=2", "http://cam/v.cgi?user=me&pwd=***&size=2"),
+        ("http://[::1]:80/video", "http://[::1]:80/video"),
         ("0", "camera 0"),
         ("/dev/video12", "camera 12"),
     ],
@@ -173,3 +179,30 @@ def test_no_password_in_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     assert "http://admin:***@127.0.0.1:9/" in captured.err
     assert "secret" not in captured.err + captured.out
+
+
+def test_a_slow_device_is_no_gap_in_what_a_camera_gives() -> None:
+    """Only pauses between frames that arrive count, those of dropped frames too."""
+    picture = np.zeros((4, 4, 3), np.uint8)
+    taken = [TimedFrame(picture, 2.0 * n, 60 * n, pause_s=0.033) for n in range(3)]
+    assert [tick.gap for tick in resample(taken, 8.0, live=True)] == [None] * 3
+    paused = [taken[0], TimedFrame(picture, 2.0, 60, pause_s=1.5)]
+    assert [tick.gap for tick in resample(paused, 8.0, live=True)] == [None, "1.5 s without a frame"]
+    with network_camera(50.0) as address, LiveSource(VideoSource(address)) as source:
+        frames = iter(source)
+        next(frames)
+        seen = source.seen
+        while source.seen < seen + 5:
+            time.sleep(0.01)
+        assert 0 < (next(frames).pause_s or 0.0) < 5.0
+
+
+def test_an_error_of_any_kind_in_the_reading_thread_is_a_reason() -> None:
+    class Broken(VideoSource):
+        def __iter__(self) -> Iterator[TimedFrame]:
+            raise ValueError("no such picture")
+
+    with network_camera(50.0) as address:
+        source = LiveSource(Broken(address), Patience(retry_s=0.0))
+        with source, pytest.raises(SourceLostError, match=r"cannot be read \(ValueError: no such picture\)"):
+            list(source)

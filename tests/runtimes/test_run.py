@@ -20,6 +20,7 @@ from lcr_edge.errors import OutputError, UsageError, VideoError
 from lcr_edge.frames import letterbox
 from lcr_edge.runtimes import clip_decision, load
 from lcr_edge.runtimes.video import TimedFrame, VideoSource, resample
+from lcr_edge.video import _file_clock
 from tests.clips import real_clip
 from tests.runtimes.toy import LABELS, make_bundle
 
@@ -344,3 +345,31 @@ def test_a_closed_pipe_ends_quietly(bundle: Path, tmp_path: Path) -> None:
         errors = process.stderr.read()
     assert process.returncode == 128 + signal.SIGPIPE, errors  # as a shell shows it of any program
     assert errors == ""
+
+
+def test_a_file_is_kept_where_the_run_cannot_begin(
+    bundle: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, film = tmp_path / "old.json", video.read_bytes()
+    old.write_text("old")
+    assert main(["run", str(bundle), "--source", str(tmp_path / "none.mp4"), "--json", str(old)]) == 2
+    assert old.read_text() == "old"
+    assert main(["run", str(bundle), "--source", str(video), "--json", str(video)]) == 2
+    assert video.read_bytes() == film
+    assert "is the source itself" in capsys.readouterr().err
+
+
+def test_names_that_are_no_files(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(bundle), "--source", "/dev/null"]) == 2
+    assert "is not a regular file" in capsys.readouterr().err
+    assert main(["run", str(bundle), "--source", "x\udcff.mp4"]) == 2  # bytes that are not UTF-8, as Python has them
+    assert "is not UTF-8: rename the file" in capsys.readouterr().err
+
+
+def test_frames_stored_in_another_order_are_no_gap() -> None:
+    """OpenCV gives such a file's times as they are stored (H.264 with B-frames)."""
+    clock = _file_clock(30.0, "film.mp4")
+    times = [clock(stored) for stored in (0.0, 0.101, 0.067, 0.134, 0.034, 0.234)]
+    assert times == [0.0, 0.101, 0.101, 0.134, 0.134, 0.234]
+    assert [tick.gap for tick in resample(at(times), 8.0)] == [None] * len(indices(times, 8.0))
+    assert clock(-20.0) == -20.0  # another film behind the first
