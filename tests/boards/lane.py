@@ -84,11 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     boards = [board for board in BOARDS if not args.boards or board.cpu in args.boards]
     with tempfile.TemporaryDirectory(prefix="lcr_edge_boards_") as folder:
         try:
-            rows = list(
-                Lane(boards, args.out, Path(folder), args.jobs).rows(
-                    args.bundles, full=args.full, tests=not args.no_tests
-                )
-            )
+            lane = Lane(boards, args.out, Path(folder), args.jobs)
+            lane.prepare()
+            if args.prepare:
+                return 0
+            rows = list(lane.rows(args.bundles, full=args.full, tests=not args.no_tests))
         except Unavailable as reason:
             rows = [Row(board.name, "-", "all", "all", SKIPPED, why=[str(reason)]) for board in boards]
     print(table(rows))
@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "boards", metavar="DIR", help="where the machines are kept"
     )
+    parser.add_argument("--prepare", action="store_true", help="make the machines, and check nothing")
     parser.add_argument("--no-tests", action="store_true", help="bundles only, not the device's own tests")
     parser.add_argument("--require", action="store_true", help="what cannot be emulated here counts as failed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
@@ -124,16 +125,18 @@ class Lane:
         self.machines: dict[str, Machine] = {}
         self.here: dict[Path, Future[Answers]] = {}
 
-    def rows(self, bundles: Path | None, *, full: bool, tests: bool) -> Iterator[Row]:
-        """All rows, in the order of the boards. Raises Unavailable before the first."""
+    def prepare(self) -> None:
+        """Make the machines, or see that they are there. Raises Unavailable."""
         need_tools()
         say("making the machines")
         (self.folder / "wheel").mkdir()
         wheel = own_wheel(self.folder / "wheel")
-        arches = {board.arch.debian: board.arch for board in self.boards}
-        self.machines = {name: Machine(arch, self.out) for name, arch in arches.items()}
+        self.machines = {board.arch.debian: Machine(board.arch, self.out) for board in self.boards}
         with ThreadPoolExecutor(self.jobs) as pool:
             list(pool.map(lambda machine: machine.prepare(wheel), self.machines.values()))
+
+    def rows(self, bundles: Path | None, *, full: bool, tests: bool) -> Iterator[Row]:
+        """All rows, in the order of the boards; after :meth:`prepare`."""
         say("exporting bundles" if bundles is None else f"reading {bundles}")
         if bundles is None:
             found = exports(full=full)
@@ -147,12 +150,12 @@ class Lane:
                 if _manifest(bundle)["target"] in board.arch.engines and (board is self.boards[0] or not first_only):
                     work.append(lambda board=board, bundle=bundle: self._row(board, bundle))  # type: ignore[misc]
         work.append(lambda: self._planted(self.boards[0], [bundle for bundle, _ in found]))
-        if ARM64 in arches.values():
+        if ARM64.debian in self.machines:
             work.append(lambda: self._packed([bundle for bundle, _ in found]))
         with ThreadPoolExecutor(self.jobs) as pool:
             # The longest one first, or the others wait for it at the end; its row is the last all the same.
             last = []
-            if tests and ARM64 in arches.values():
+            if tests and ARM64.debian in self.machines:
                 last.append(pool.submit(self._tests, ALL_TESTS if full else ENGINE_TESTS))
             self.here = {bundle: pool.submit(self._answers, bundle) for bundle, _ in found}
             yield from pool.map(lambda do: do(), work)
