@@ -12,7 +12,8 @@ class Promise:
     Frames are counted from 0, the first frame after a zero state.
 
     top1: smallest share of free-running frames, from frame ``settled`` on, whose top-1 class equals the reference's, in
-        [0, 1]. flips: this many frames may always differ, because a few frames cannot show a share like 0.98.
+        [0, 1]. flips: this many frames may always differ, because a few frames cannot show a share like 0.98, and a
+        network that has learnt little has near ties.
     step_abs: max abs error of logits and of every state after one step from the reference state.
     stream_abs: the same after each of 500 free-running frames, the bundle feeding its own state back.
     step_relative: rms error / standard deviation of the reference, of logits and of every state, after one step from
@@ -36,7 +37,7 @@ class Promise:
 
 PROMISES: dict[str, Promise] = {
     "fp32": Promise(top1=1.0, step_abs=1e-5, stream_abs=1e-4),
-    "fp16": Promise(top1=0.995, step_abs=1e-2, stream_abs=2e-2),
+    "fp16": Promise(top1=0.995, flips=1, step_abs=1e-2, stream_abs=2e-2),
     "int8": Promise(top1=0.98, flips=1, settled=4, step_relative=0.10, drift=1.5, drift_counts=0.5, clip_points=0.5),
 }
 
@@ -53,7 +54,7 @@ LEARNT = 50.0
 
 
 # float32 on an engine whose sigmoid and tanh are off by up to 8e-6 (lcr_edge.runtimes.tflite_engine).
-COARSE_ACTIVATIONS = Promise(top1=0.995, step_abs=2e-4, stream_abs=1e-3)
+COARSE_ACTIVATIONS = Promise(top1=0.995, flips=1, step_abs=2e-4, stream_abs=1e-3)
 
 
 def promise_of(precision: str, state_precision: str = "fp32", *, coarse_activations: bool = False) -> Promise | None:
