@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     turns = Turns() if len(names) > 1 else None
     with contextlib.ExitStack() as opened:
         # Before the file of --json is emptied: a source may be missing, or may be that file.
-        sources = [opened.enter_context(VideoSource(address)) for address in args.source]
+        opening = opened.enter_context(contextlib.ExitStack())
+        sources = [opening.enter_context(VideoSource(address)) for address in args.source]
         _check_distinct(args)
         lines = opened.enter_context(contextlib.closing(JsonLines(args.json)))
         out = options.text_stream(args.json)
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
             lasting = _lasting(source, name, args.retry, shown)
             opened.callback(lasting.close)
             streams[name] = Stream(model, lasting, finder, turns)
+        opening.pop_all()  # a live one is released where it is read: under a read that hangs it would crash
         with _Interrupts() as interrupts:
             failure = (_follow_all if turns else _follow_one)(streams, shown, args.frames)
             interrupts.ignore()  # the end is under way

@@ -103,6 +103,21 @@ def test_one_source_given_twice(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [line["top"] for line in one[:3]] == [line["top"] for line in two[:3]]
 
 
+def test_a_camera_is_released_by_the_thread_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Released by another one, a read that hangs could crash."""
+    bundle, by, close = make_bundle(tmp_path / "bundle", "onnx"), [], VideoSource.close
+
+    def watched(source: VideoSource) -> None:
+        by.append(threading.current_thread())
+        close(source)
+
+    monkeypatch.setattr(VideoSource, "close", watched)
+    with network_camera(50.0) as address:
+        assert main(["run", str(bundle), "--source", address, "--frames", "2"]) == 0
+    assert by
+    assert threading.main_thread() not in by
+
+
 def test_the_end_of_many(tmp_path: Path) -> None:
     """SIGTERM ends all of them, with a summary each; a reader that goes away ends them quietly."""
     bundle, clip = make_bundle(tmp_path / "bundle", "onnx"), real_clip("bikes.mp4")
