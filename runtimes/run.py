@@ -8,23 +8,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Sequence
 
 from lcr_edge import options
-from lcr_edge.errors import LcrError, OutputError, UsageError
-from lcr_edge.runtimes.api import load
+from lcr_edge.errors import UsageError
+from lcr_edge.runtimes.api import Model, load
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
+from lcr_edge.runtimes.live.follow import Interrupts, follow
+from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
 from lcr_edge.runtimes.live.stream import Stream, Turns
 from lcr_edge.runtimes.video import VideoSource
 from lcr_edge.video import name_of
-
-_JOIN_S = 5.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,25 +83,32 @@ def run(args: argparse.Namespace) -> int:
         opening = opened.enter_context(contextlib.ExitStack())
         sources = [opening.enter_context(VideoSource(address)) for address in args.source]
         _check_distinct(args)
-        lines = opened.enter_context(contextlib.closing(JsonLines(args.json)))
-        out = options.text_stream(args.json)
-        shown = Shown(lines, out, model.labels, top=args.top, every_step=not args.events, several=turns is not None)
+        observer = _observers(args, model, several=turns is not None)
+        opened.callback(observer.close)
         streams: dict[str, Stream] = {}
         for name, source, finder in zip(names, sources, finders):
-            lasting = _lasting(source, name, args.retry, shown)
+            lasting = _lasting(source, name, args.retry, observer)
             opened.callback(lasting.close)
             streams[name] = Stream(model, lasting, finder, turns)
         opening.pop_all()  # a live one is released where it is read: under a read that hangs it would crash
-        with _Interrupts() as interrupts:
-            failure = (_follow_all if turns else _follow_one)(streams, shown, args.frames)
+        with Interrupts() as interrupts:
+            failure = follow(streams, observer, args.frames)
             interrupts.ignore()  # the end is under way
             for name, stream in streams.items():
-                shown.events(name, stream.end())
-                shown.summary(name, stream)
+                observer.events(name, stream.end())
+                observer.ended(name, stream)
             opened.close()
     if failure is not None:
         raise failure
     return 0
+
+
+def _observers(args: argparse.Namespace, model: Model, *, several: bool) -> Observers:
+    """Everyone who is told. Raises OutputError."""
+    out = options.text_stream(args.json)
+    every_step = not args.events
+    shown = Shown(JsonLines(args.json), out, model.labels, top=args.top, every_step=every_step, several=several)
+    return Observers([shown])
 
 
 def _check_distinct(args: argparse.Namespace) -> None:
@@ -125,66 +129,11 @@ def _names(sources: Sequence[str]) -> list[str]:
     return numbered
 
 
-def _lasting(source: VideoSource, name: str, retry_s: float, shown: Shown) -> VideoSource | LiveSource:
+def _lasting(source: VideoSource, name: str, retry_s: float, observer: Observer) -> VideoSource | LiveSource:
     """A source that comes back if it is live, else the source."""
     if not source.live:
         return source
-    return LiveSource(source, Patience(retry_s=retry_s), lambda state, what: shown.state(name, state, what))
-
-
-def _follow_one(streams: dict[str, Stream], shown: Shown, frames: int | None) -> LcrError | None:
-    """Step the only stream to its end. Returns why, if it failed."""
-    ((name, stream),) = streams.items()
-    try:
-        _follow(name, stream, shown, frames)
-    except KeyboardInterrupt:
-        pass
-    except OutputError:
-        raise
-    except LcrError as error:
-        shown.failed(name, error)
-        return error
-    return None
-
-
-def _follow_all(streams: dict[str, Stream], shown: Shown, frames: int | None) -> LcrError | None:
-    """Step each stream in a thread of its own, to the end of the last. Returns the first failure of a source."""
-    failures: list[LcrError] = []
-    fatal: list[BaseException] = []  # what ends all of them: the output cannot be written
-
-    def follow(name: str, stream: Stream) -> None:
-        try:
-            try:
-                _follow(name, stream, shown, frames)
-            except OutputError:
-                raise
-            except LcrError as error:
-                failures.append(error)
-                shown.failed(name, error)
-        except BaseException as error:  # raised again by the main thread
-            fatal.append(error)
-
-    threads = [threading.Thread(target=follow, args=pair, daemon=True) for pair in streams.items()]
-    with contextlib.suppress(KeyboardInterrupt):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive() and not fatal:  # a join without a limit would not hear signals
-                thread.join(0.1)
-    for stream in streams.values():
-        stream.stop()
-    for thread in threads:
-        thread.join(_JOIN_S)
-    if fatal:
-        raise fatal[0]
-    return failures[0] if failures else None
-
-
-def _follow(name: str, stream: Stream, shown: Shown, frames: int | None) -> None:
-    for step in stream.steps():
-        shown.step(name, step)
-        if stream.totals.steps == frames:
-            break
+    return LiveSource(source, Patience(retry_s=retry_s), lambda state, what: observer.state(name, state, what))
 
 
 def _rules(args: argparse.Namespace) -> EventRules | None:
@@ -202,25 +151,3 @@ def _rules(args: argparse.Namespace) -> EventRules | None:
     if "enter" in given and "leave" not in given:
         given["leave"] = args.enter * EventRules.leave / EventRules.enter
     return EventRules(**given) if args.events else None
-
-
-class _Interrupts:
-    """While it is entered, SIGTERM raises KeyboardInterrupt as SIGINT does. Only the main thread hears signals."""
-
-    def __enter__(self) -> _Interrupts:
-        self._main = threading.current_thread() is threading.main_thread()
-        self._before = [signal.getsignal(number) for number in _SIGNALS]
-        if self._main:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return self
-
-    def ignore(self) -> None:
-        """Let further signals pass."""
-        if self._main:
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            for number, handler in zip(_SIGNALS, self._before):
-                signal.signal(number, handler)

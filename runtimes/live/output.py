@@ -86,7 +86,7 @@ class Shown:
             self._write(name, {"state": state, "reason": str(error)})
 
     def step(self, name: str, step: Step) -> None:
-        """A step, with what it said about events."""
+        """A step."""
         timed, probabilities = step.tick.timed, step.probabilities
         best = np.argsort(-probabilities, kind="stable")[: self._top]
         top = [{"label": self._labels[i], "probability": round(float(probabilities[i]), 6)} for i in best]
@@ -108,23 +108,19 @@ class Shown:
             if self._every_step:
                 shown = "  ".join(f"{self._labels[i]} {probabilities[i]:.2f}" for i in best)
                 self._print(name, f"{timed.time_s:9.3f} s  frame {timed.index:6d}  {step.latency_ms:7.2f} ms  {shown}")
-            self._tell(name, step.events)
 
     def events(self, name: str, events: Sequence[Event]) -> None:
         """Events began or ended."""
         with self._lock:
-            self._tell(name, events)
+            for event in events:
+                self._write(name, event.to_dict())
+                if event.end_s is None:
+                    self._print(name, f"{event.start_s:9.3f} s  {event.label} begins ({event.confidence:.2f})")
+                else:
+                    lasted = f"after {event.end_s - event.start_s:.2f} s ({event.confidence:.2f})"
+                    self._print(name, f"{event.end_s:9.3f} s  {event.label} ends {lasted}{', cut' * event.cut}")
 
-    def _tell(self, name: str, events: Sequence[Event]) -> None:
-        for event in events:
-            self._write(name, event.to_dict())
-            if event.end_s is None:
-                self._print(name, f"{event.start_s:9.3f} s  {event.label} begins ({event.confidence:.2f})")
-            else:
-                lasted = f"after {event.end_s - event.start_s:.2f} s ({event.confidence:.2f})"
-                self._print(name, f"{event.end_s:9.3f} s  {event.label} ends {lasted}{', cut' * event.cut}")
-
-    def summary(self, name: str, stream: Stream) -> None:
+    def ended(self, name: str, stream: Stream) -> None:
         """The last lines about a source."""
         totals, source = stream.totals, stream.source
         counts = f"{source.seen} frames seen, {totals.steps} stepped, {totals.resets} resets"
@@ -161,6 +157,10 @@ class Shown:
             if shortfall:
                 print(f"{self._about(name)}warning: {shortfall}", file=sys.stderr)
             self._write(name, {"summary": summary})
+
+    def close(self) -> None:
+        """Close the file of the JSON lines."""
+        self._lines.close()
 
     def _about(self, name: str) -> str:
         return f"{name}: " if self._several else ""
