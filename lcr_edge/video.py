@@ -64,24 +64,31 @@ class VideoSource:
             raise MissingExtraError("opencv-python-headless", "video", "Reading video") from error
         with contextlib.suppress(AttributeError):
             self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:
-            self._capture = self._cv2.VideoCapture(source if self._camera is None else self._camera)
-            opened = bool(self._capture.isOpened())
-        except self._cv2.error as error:
-            raise VideoError(f"cannot open {self.name}: {error}") from error
-        if not opened:
-            self._capture.release()
-            raise VideoError(self._cannot_open(is_url))
+        self._open()
         count = self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
         self.frame_count = int(count) if math.isfinite(count) and 0 < count < 1e9 else 0
         fps = self._capture.get(self._cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and 0 < fps < 1e4 else 0.0
         self.live = self._camera is not None or (is_url and not self.frame_count)
 
-    def _cannot_open(self, is_url: bool) -> str:
+    def again(self) -> VideoSource:
+        """The same source opened once more."""
+        return VideoSource(self.source)
+
+    def _open(self) -> None:
+        try:
+            self._capture = self._cv2.VideoCapture(self.source if self._camera is None else self._camera)
+            opened = bool(self._capture.isOpened())
+        except self._cv2.error as error:
+            raise VideoError(f"cannot open {self.name}: {error}") from error
+        if not opened:
+            self._capture.release()
+            raise VideoError(self._cannot_open())
+
+    def _cannot_open(self) -> str:
         if self._camera is not None:
             return f"there is no {self.name}, or another program is using it; try another number"
-        if is_url:
+        if "://" in self.source:
             return f"cannot open {self.name}; check the address, the network and the password in it"
         return f"{self.name} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
 
@@ -96,7 +103,10 @@ class VideoSource:
         self._capture.release()
 
     def __iter__(self) -> Iterator[TimedFrame]:
-        clock: Callable[[float], float] = _wall_clock() if self.live else _file_clock(self.fps, self.name)
+        return self._frames(self.live)
+
+    def _frames(self, live: bool) -> Iterator[TimedFrame]:
+        clock: Callable[[float], float] = _wall_clock() if live else _file_clock(self.fps, self.name)
         while True:
             try:
                 ok, picture = self._capture.read()

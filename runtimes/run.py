@@ -15,7 +15,9 @@ from lcr_edge import options
 from lcr_edge.errors import UsageError
 from lcr_edge.runtimes.api import Model, load
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
+from lcr_edge.runtimes.live.films import Film
 from lcr_edge.runtimes.live.follow import Interrupts, follow
+from lcr_edge.runtimes.live.memory import return_pictures
 from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
@@ -33,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILE|CAMERA|URL",
         help="video file, camera (0 or /dev/video0) or URL; may be repeated, then all are stepped side by side",
+    )
+    played = parser.add_mutually_exclusive_group()
+    played.add_argument("--loop", action="store_true", help="begin video files again at their end, without a reset")
+    played.add_argument(
+        "--as-camera", action="store_true", help="play video files as a camera would: in real time, again and again"
     )
     options.add_frames(parser, "stop after N steps of each source (default: at its end)")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print per step (default: 3)")
@@ -74,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.retry >= 0:
         raise UsageError(f"--retry must be 0 or more seconds, or inf, got {args.retry:g}")
     rules = _rules(args)
+    return_pictures()
     model = load(args.bundle, threads=args.threads)
     finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
     names = _names(args.source)
@@ -81,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         # Before the file of --json is emptied: a source may be missing, or may be that file.
         opening = opened.enter_context(contextlib.ExitStack())
-        sources = [opening.enter_context(VideoSource(address)) for address in args.source]
+        sources = [opening.enter_context(_opened(address, args)) for address in args.source]
         _check_distinct(args)
         observer = _observers(args, model, several=turns is not None)
         opened.callback(observer.close)
@@ -101,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
     if failure is not None:
         raise failure
     return 0
+
+
+def _opened(address: str, args: argparse.Namespace) -> VideoSource:
+    """A source, as --loop and --as-camera want it. Raises VideoError."""
+    return Film(address, as_camera=args.as_camera) if args.loop or args.as_camera else VideoSource(address)
 
 
 def _observers(args: argparse.Namespace, model: Model, *, several: bool) -> Observers:

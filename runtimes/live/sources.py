@@ -56,7 +56,7 @@ class LiveSource:
     """
 
     def __init__(self, source: VideoSource, patience: Patience | None = None, say: Say | None = None) -> None:
-        self.name, self._address = source.name, source.source
+        self.name, self._first = source.name, source
         self.connections = 1
         self._patience, self._say = patience or Patience(), say or _say_nothing
         self._stopped = threading.Event()
@@ -117,7 +117,7 @@ class LiveSource:
                 return
             wait_s = min(2 * wait_s, patience.longest_wait_s)
             self._before = self.seen
-            self._connection = _Connection(lambda: VideoSource(self._address), self._begin)
+            self._connection = _Connection(self._first.again, self._begin)
             self.connections += 1
             cut = "the source was opened again"
 

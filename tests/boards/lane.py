@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +123,7 @@ class Lane:
     def __init__(self, boards: Sequence[Board], out: Path, folder: Path, jobs: int) -> None:
         self.boards, self.out, self.folder, self.jobs = boards, out, folder, jobs
         self.machines: dict[str, Machine] = {}
-        self.here: dict[Path, Future[Answers]] = {}
+        self.here: dict[Path, Future[dict[Path, Answers | Failed]]] = {}
 
     def prepare(self) -> None:
         """Make the machines, or see that they are there. Raises Unavailable."""
@@ -144,60 +144,78 @@ class Lane:
             found = [(path.parent.resolve(), False) for path in sorted(bundles.glob(f"*/{MANIFEST}"))]
         if not found:
             raise SystemExit(f"there is no bundle in {bundles}: name the folder that --out of lcr-edge export wrote to")
-        work: list[Callable[[], Row]] = []
+        groups = by_engine(bundle for bundle, _ in found)
+        work: list[Callable[[], list[Row]]] = []
         for board in self.boards:
-            for bundle, first_only in found:
-                if _manifest(bundle)["target"] in board.arch.engines and (board is self.boards[0] or not first_only):
-                    work.append(lambda board=board, bundle=bundle: self._row(board, bundle))  # type: ignore[misc]
-        work.append(lambda: self._planted(self.boards[0], [bundle for bundle, _ in found]))
+            for target, bundles_of in groups.items():
+                here = [one for one in bundles_of if board is self.boards[0] or (one, True) not in found]
+                if target in board.arch.engines and here:
+                    work.append(lambda board=board, here=here: self._rows(board, here))  # type: ignore[misc]
+        work.append(lambda: [self._planted(self.boards[0], [bundle for bundle, _ in found])])
         if ARM64.debian in self.machines:
-            work.append(lambda: self._packed([bundle for bundle, _ in found]))
+            work.append(lambda: [self._packed([bundle for bundle, _ in found])])
         with ThreadPoolExecutor(self.jobs) as pool:
             # The longest one first, or the others wait for it at the end; its row is the last all the same.
             last = []
             if tests and ARM64.debian in self.machines:
                 last.append(pool.submit(self._tests, ALL_TESTS if full else ENGINE_TESTS))
-            self.here = {bundle: pool.submit(self._answers, bundle) for bundle, _ in found}
-            yield from pool.map(lambda do: do(), work)
+            for group in groups.values():
+                answered = pool.submit(self._answers, group)
+                self.here.update(dict.fromkeys(group, answered))
+            for rows in pool.map(lambda do: do(), work):
+                yield from rows
             yield from (one.result() for one in last)
 
-    def _row(self, board: Board, bundle: Path) -> Row:
-        """A bundle on a board, beside its answers here."""
+    def _rows(self, board: Board, bundles: Sequence[Path]) -> list[Row]:
+        """Bundles of one engine on a board, beside their answers here."""
+        say(f"{board.name}: {', '.join(bundle.name for bundle in bundles)}")
+        there = self._answers(bundles, board)
+        return [self._row(board, bundle, there[bundle]) for bundle in bundles]
+
+    def _row(self, board: Board, bundle: Path, there: Answers | Failed) -> Row:
         manifest = _manifest(bundle)
-        say(f"{board.name}: {bundle.name}")
         row = Row(board.name, manifest["config"]["name"], manifest["target"], manifest["precision"], FAILED)
-        try:
-            report, answers = self._answers(bundle, board)
-            here = self.here[bundle].result()[1]
-        except Failed as error:
-            row.why.append(str(error))
-            return row
+        here = self.here[bundle].result()[bundle]
+        for found in (there, here):
+            if isinstance(found, Failed):
+                row.why.append(str(found))
+                return row
+        assert not isinstance(there, Failed)
+        assert not isinstance(here, Failed)
+        report, answers = there
         row.why += report["failures"]
         row.nearest = nearest(report["checks"])
-        off, promised, name = difference(bundle, report, answers, here)
+        off, promised, name = difference(bundle, report, answers, here[1])
         row.off = f"{off:.1e} of {promised:.1e}"
         if not off <= promised:
             row.why.append(f"{name} is {off:.1e} off the answers on x86-64 after one step, promised {promised:.1e}")
         row.result = FAILED if row.why else PASSED
         return row
 
-    def _answers(self, bundle: Path, board: Board | None = None) -> Answers:
-        """The selftest's report and the answers of a bundle, here or on a board. Raises Failed."""
-        place = self.folder / f"{bundle.name}-{'here' if board is None else board.cpu}.npz"
-        call = [str(PROGRAM), str(bundle), str(place)]
+    def _answers(self, bundles: Sequence[Path], board: Board | None = None) -> dict[Path, Answers | Failed]:
+        """The selftest's report and the answers of each bundle, here or on a board, or why there are none."""
+        places = {
+            bundle: self.folder / f"{bundle.name}-{'here' if board is None else board.cpu}.npz" for bundle in bundles
+        }
+        call = [str(PROGRAM), *(str(name) for pair in places.items() for name in pair)]
+        limit = TIMEOUT * len(bundles)
         try:
             if board is None:
                 done = subprocess.run(
-                    [sys.executable, *call], capture_output=True, text=True, check=False, timeout=TIMEOUT
+                    [sys.executable, *call], capture_output=True, text=True, check=False, timeout=limit
                 )
             else:
-                done = self.machines[board.arch.debian].run(board, *call, timeout=TIMEOUT)
+                done = self.machines[board.arch.debian].run(board, *call, timeout=limit)
         except subprocess.TimeoutExpired:
-            raise Failed(f"no answer within {TIMEOUT:.0f} s") from None
-        if done.returncode:
-            raise Failed(f"exit code {done.returncode}: {last_line(done.stderr)}")
-        with np.load(place) as arrays:
-            return json.loads(done.stdout.splitlines()[-1]), dict(arrays)
+            return dict.fromkeys(bundles, Failed(f"no answer within {limit:.0f} s"))
+        # A bundle that ends the program ends it for those after it.
+        reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        failed = Failed(f"exit code {done.returncode}: {last_line(done.stderr)}")
+        answers: dict[Path, Answers | Failed] = dict.fromkeys(bundles, failed)
+        for bundle, report in zip(bundles, reports):
+            with np.load(places[bundle]) as arrays:
+                answers[bundle] = report, dict(arrays)
+        return answers
 
     def _planted(self, board: Board, bundles: Sequence[Path]) -> Row:
         """A bundle whose golden logits are wrong has to fail, or this script finds nothing."""
@@ -205,8 +223,11 @@ class Lane:
         wrong = self.folder / f"{bundle.name}-planted"
         shutil.copytree(bundle, wrong)
         plant(wrong)
-        self.here[wrong] = self.here[bundle]
-        row = self._row(board, wrong)
+        say(f"{board.name}: {bundle.name} with a planted fault")
+        answered = self.here[bundle].result()[bundle]
+        self.here[wrong] = Future()
+        self.here[wrong].set_result({wrong: answered})
+        (row,) = self._rows(board, [wrong])
         caught = any("logits" in why for why in row.why)
         result = PASSED if caught else FAILED
         return Row(
@@ -296,6 +317,14 @@ def exports(*, full: bool) -> list[tuple[Path, bool]]:
     return everywhere + [
         (made.bundle(name, target, precision), True) for name, precision in others for target in TARGETS
     ]
+
+
+def by_engine(bundles: Iterable[Path]) -> dict[str, list[Path]]:
+    """Bundles by their target, in their order."""
+    groups: dict[str, list[Path]] = {}
+    for bundle in bundles:
+        groups.setdefault(_manifest(bundle)["target"], []).append(bundle)
+    return groups
 
 
 def difference(

@@ -40,6 +40,14 @@ def test_answers_are_steps_from_the_reference(bundle: Path, tmp_path: Path, caps
         assert float(np.abs(found[name] - golden[name]).max()) == pytest.approx(error)
 
 
+def test_a_bundle_that_ends_the_program_leaves_the_answers_before_it(bundle: Path, tmp_path: Path) -> None:
+    found = lane.Lane([], tmp_path, tmp_path, 1)._answers([bundle, tmp_path / "none", bundle])
+    report, answered = found[bundle]  # type: ignore[misc]
+    assert report["passed"] is True
+    assert set(answered) == {"logits", "state_h", "state_c"}
+    assert "none" in str(found[tmp_path / "none"])
+
+
 def test_the_difference_between_two_machines(bundle: Path) -> None:
     golden = {name: np.load(bundle / "golden.npz")[name] for name in ("logits", "state_h", "state_c")}
     other = {**golden, "state_h": golden["state_h"] + np.float32(0.25)}
