@@ -17,7 +17,7 @@ from lcr_edge.runtimes.api import Model, load
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.films import Film
 from lcr_edge.runtimes.live.follow import Interrupts, follow
-from lcr_edge.runtimes.live.memory import return_pictures
+from lcr_edge.runtimes.live.memory import keep_small
 from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.retry >= 0:
         raise UsageError(f"--retry must be 0 or more seconds, or inf, got {args.retry:g}")
     rules = _rules(args)
-    return_pictures()
+    keep_small()
     model = load(args.bundle, threads=args.threads)
     finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
     names = _names(args.source)

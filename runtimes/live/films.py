@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from lcr_edge.errors import VideoError
+from lcr_edge.runtimes.live.memory import give_back
 from lcr_edge.video import TimedFrame, VideoSource
 
 _FPS = 25.0  # of a file that does not declare it: only for the time between its last frame and its first
@@ -42,3 +43,4 @@ class Film(VideoSource):
                 raise VideoError(f"{self.name} cannot be read again: it was changed or removed while it was played")
             seen = self.seen
             self._open()
+            give_back()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from lcr_edge.errors import LcrError, SourceLostError
+from lcr_edge.runtimes.live.memory import give_back
 from lcr_edge.video import TimedFrame, VideoSource
 
 _LOOK_S = 0.1  # between two looks at signals and at the clock while no frame comes
@@ -117,6 +118,7 @@ class LiveSource:
                 return
             wait_s = min(2 * wait_s, patience.longest_wait_s)
             self._before = self.seen
+            give_back()
             self._connection = _Connection(self._first.again, self._begin)
             self.connections += 1
             cut = "the source was opened again"
