@@ -50,17 +50,18 @@ class LiveSource:
     source: the first connection, opened by the caller, so that a wrong address is an error and not awaited.
     say: is told when the source is lost, and when it is back.
 
-    name: the source's, for people and logs. seen: frames that arrived, those that were dropped included. connections:
-    so many were opened. While iterating, the first frame of a further connection has its ``cut``. Raises
-    SourceLostError.
+    name: the source's, for people and logs. address: as it was given, with its password. seen: frames that arrived,
+    those that were dropped included. connections: so many were opened. waited_at: when the iteration last looked for a
+    frame, by ``time.monotonic``; it does so all the time. While iterating, the first frame of a further connection has
+    its ``cut``. Raises SourceLostError.
     """
 
     def __init__(self, source: VideoSource, patience: Patience | None = None, say: Say | None = None) -> None:
-        self.name, self._address = source.name, source.source
+        self.name, self.address = source.name, source.source
         self.connections = 1
         self._patience, self._say = patience or Patience(), say or _say_nothing
         self._stopped = threading.Event()
-        self._begin = time.monotonic()
+        self._begin = self.waited_at = time.monotonic()
         self._before = 0  # frames of connections that are over
         self._connection = _Connection(lambda: source, self._begin)
 
@@ -113,17 +114,27 @@ class LiveSource:
                 )
             now_s = min(wait_s, patience.retry_s - spent)  # the last try is at the limit
             self._say("waiting", f"{found}; opened again in {now_s:.1f} s")
-            if self._stopped.wait(now_s):
+            if self._wait(now_s):
                 return
             wait_s = min(2 * wait_s, patience.longest_wait_s)
             self._before = self.seen
-            self._connection = _Connection(lambda: VideoSource(self._address), self._begin)
+            self._connection = _Connection(lambda: VideoSource(self.address, self.name), self._begin)
             self.connections += 1
             cut = "the source was opened again"
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait; True at once after :meth:`stop`."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.waited_at = time.monotonic()
+            if self._stopped.wait(min(left, _LOOK_S)):
+                return True
+        return self._stopped.is_set()
 
     def _next(self) -> TimedFrame | str | None:
         """The newest frame that was not taken yet, or why there will be none; None after :meth:`stop`."""
         while not self._stopped.is_set():
+            self.waited_at = time.monotonic()
             found = self._connection.newest(_LOOK_S)
             if found is not None:
                 return found
