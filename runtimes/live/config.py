@@ -246,7 +246,7 @@ def _one(config: ConfigFile, action: argparse.Action, value: Any, *keys: str) ->
     kind, name = action.type, keys[-1]
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return _float(config, value, *keys)
-    wanted: type = kind if kind in (int, float) else str  # type: ignore[assignment]
+    wanted: type = int if kind is int else float if kind is float else str
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise config.error(f"{name} must be {_kind(wanted())}, not {_kind(value)}", *keys)
     if isinstance(value, str):

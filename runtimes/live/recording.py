@@ -2,7 +2,8 @@
 
 The frames are those that were stepped. The last seconds of each source are kept as JPEG pictures in memory; a thread
 of its own compresses, records and looks after the folder. When the disk is slower than the cameras that thread falls
-behind, and frames that no longer fit in its queue are left out and counted: the steps do not wait.
+behind, and frames that no longer fit in its queue are left out and counted: the steps do not wait. (Those of films
+do.)
 
 Each event has a recording of its own, also where the seconds around two events overlap. It ends early where the stream
 is cut: what comes after a cut has nothing to do with what came before.
@@ -27,9 +28,8 @@ from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.live.archive import Archive
 from lcr_edge.runtimes.live.events import Event, EventRules
 from lcr_edge.runtimes.live.footage import probe
-from lcr_edge.runtimes.live.observers import Observer
 from lcr_edge.runtimes.live.reel import Reel, Tally, Window
-from lcr_edge.runtimes.live.stream import Step
+from lcr_edge.runtimes.live.stream import Step, Stream
 
 _NUMBERS = (
     options.Number(
@@ -82,7 +82,7 @@ def recorder(args: argparse.Namespace, model: Model, rules: EventRules | None) -
         raise
 
 
-class Recorder(Observer):
+class Recorder:
     """An observer that records events. tally: what became of them. queue_bytes: of frames that may wait.
 
     The archive is this recorder's from now on.
@@ -112,7 +112,8 @@ class Recorder(Observer):
         timed = step.tick.timed
         if step.tick.gap:
             self._put(self._cut, name)
-        self._put(self._frame, name, timed.time_s, timed.frame, size=timed.frame.nbytes)
+        # A film can wait, a camera cannot.
+        self._put(self._frame, name, timed.time_s, timed.frame, size=timed.frame.nbytes, waits=step.lag_s is None)
 
     def events(self, name: str, events: Sequence[Event]) -> None:
         """Begin and end recordings."""
@@ -127,6 +128,9 @@ class Recorder(Observer):
     def failed(self, name: str, _error: LcrError) -> None:
         """As a lost camera; the end of the event, which follows, comes too late."""
         self._put(self._lost, name)
+
+    def ended(self, _name: str, _stream: Stream) -> None:
+        """Nothing: :meth:`close` finishes what is open."""
 
     def close(self) -> None:
         """Finish the recordings, and say how many there are."""
@@ -145,14 +149,19 @@ class Recorder(Observer):
             said += f", {tally.missing} frames left out because the disk was slow"
         print(said, file=sys.stderr, flush=True)
 
-    def _put(self, work: Callable[..., None], *what: Any, size: int = 0) -> None:
+    def _put(self, work: Callable[..., None], *what: Any, size: int = 0, waits: bool = False) -> None:
         with self._changed:
-            if size and self._waiting_bytes and self._waiting_bytes + size > self._queue_bytes:
+            if waits:
+                self._changed.wait_for(lambda: self._fits(size))
+            elif not self._fits(size):
                 self.tally.missing += 1
                 return
             self._waiting.append((work, what, size))
             self._waiting_bytes += size
             self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        return not size or not self._waiting_bytes or self._waiting_bytes + size <= self._queue_bytes
 
     # What the recording thread does.
 
@@ -170,6 +179,7 @@ class Recorder(Observer):
             del what  # a frame, which would be kept until the next one comes
             with self._changed:
                 self._waiting_bytes -= size
+                self._changed.notify_all()
         for reel in self._reels.values():
             try:
                 reel.finish()

@@ -15,6 +15,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from lcr_edge.contract import CONTRACT_VERSION
 from lcr_edge.errors import LcrError, OutputError, UsageError
 from lcr_edge.files import check_file, remove_leftovers, sync_folder, write_atomically
 from lcr_edge.runtimes.api import Model, State
+from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.locks import Lock
-from lcr_edge.runtimes.live.observers import Observer
 from lcr_edge.runtimes.live.stream import Step, Stream
 from lcr_edge.video import name_of
 
@@ -82,7 +83,7 @@ class _Kept:
     snapshot: tuple[State, float] | None = None
 
 
-class Keeper(Observer):
+class Keeper:
     """Writes the states every ``seconds`` and at the end, in a thread of its own; an observer of the run.
 
     max_age_s: by the wall clock, since the last step. Holds ``FILE.lock`` until :meth:`close`. Raises UsageError where
@@ -129,6 +130,15 @@ class Keeper(Observer):
         if now >= kept.due:
             kept.due = now + self._seconds
             self._note(kept)
+
+    def state(self, _name: str, _state: str, _reason: str) -> None:
+        """Nothing: a camera that comes back begins anew, and until then its last state only gets older."""
+
+    def failed(self, _name: str, _error: LcrError) -> None:
+        """Nothing, as with a camera that was lost."""
+
+    def events(self, _name: str, _events: Sequence[Event]) -> None:
+        """Nothing."""
 
     def ended(self, name: str, _stream: Stream) -> None:
         """Note the last state."""

@@ -12,10 +12,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lcr_edge.errors import LcrError
-from lcr_edge.runtimes.live.observers import Observer
+from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.stream import Step, Stream
 
 _STATUS_S = 10.0  # between two lines of STATUS, where no watchdog asks for more
@@ -31,7 +31,7 @@ def notifier() -> Notifier | None:
     return Notifier(address, _watchdog_s())
 
 
-class Notifier(Observer):
+class Notifier:
     """An observer of a run that tells a service manager.
 
     address: of its datagram socket, a path, or "@..." for Linux' abstract names. watchdog_s: it restarts the service
@@ -71,6 +71,9 @@ class Notifier(Observer):
     def step(self, name: str, _step: Step) -> None:
         """A source moved."""
         self._moved[name] = time.monotonic()
+
+    def events(self, _name: str, _events: Sequence[Event]) -> None:
+        """Nothing."""
 
     def ended(self, _name: str, _stream: Stream) -> None:
         """The run is ending."""
