@@ -66,6 +66,7 @@ class _Recording:
     began_at: float
     until: float
     cut: bool = False
+    frames_since_cut: int = 0
 
 
 @dataclass
@@ -93,7 +94,11 @@ class Reel:
         picture = self._cv2.cvtColor(shrunk(frame), self._cv2.COLOR_RGB2BGR)
         self._keep(time_s, picture)
         for one in list(self._recordings):
-            if one.cut or time_s > one.until:
+            if one.cut:  # the end of its event follows this frame
+                one.frames_since_cut += 1
+                if one.frames_since_cut > 1:
+                    self._finish(one)
+            elif time_s > one.until:
                 self._finish(one)
             elif self._add(one, time_s, picture) and self._is_full(one):
                 self._finish(one)  # while there is space to do so
