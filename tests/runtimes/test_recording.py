@@ -20,7 +20,8 @@ from lcr_edge.runtimes import Model, load
 from lcr_edge.runtimes.live.archive import Archive
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.footage import MAX_SIDE, probe, shrunk
-from lcr_edge.runtimes.live.recording import Recorder, Window
+from lcr_edge.runtimes.live.recording import Recorder
+from lcr_edge.runtimes.live.reel import Window
 from lcr_edge.runtimes.live.stream import Step
 from lcr_edge.runtimes.video import Tick
 from lcr_edge.video import TimedFrame, VideoSource

@@ -110,3 +110,26 @@ def test_without_a_manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         assert found._watchdog_s == seconds
         found.ready({})  # nobody listens, which is no error
         found.close()
+
+
+def test_a_source_that_waits_for_its_camera_says_that_it_does() -> None:
+    pytest.importorskip("cv2")
+    from lcr_edge.runtimes.live.sources import LiveSource, Patience
+    from lcr_edge.video import VideoSource
+    from tests.data.network_camera import network_camera
+
+    lost = threading.Event()
+    with network_camera(100.0, frames=30) as address:
+        patience = Patience(first_wait_s=600.0, longest_wait_s=600.0, retry_s=3600.0)
+        source = LiveSource(VideoSource(address), patience, lambda *_: lost.set())
+        thread = threading.Thread(target=lambda: list(source), daemon=True)
+        thread.start()
+        assert lost.wait(60)
+        before, end = source.waited_at, time.monotonic() + 60
+        while source.waited_at <= before + 0.2 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert source.waited_at > before + 0.2
+        source.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+        source.close()
