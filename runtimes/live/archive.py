@@ -74,7 +74,7 @@ class Archive:
             for path, size in sorted(found[name], reverse=True):  # the video before what describes it
                 with contextlib.suppress(OSError):
                     path.unlink()
-                total -= size
+                total -= size  # also of one that cannot be deleted: newer ones do not go in its place
             deleted += 1
         return deleted
 

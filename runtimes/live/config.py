@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lcr_edge.errors import LcrError, MissingExtraError, UsageError
-from lcr_edge.video import camera_number
+from lcr_edge.video import camera_number, name_of
 
 _MOST_BYTES = 64_000
 _BUNDLE, _SOURCE, _NAMES, _ENTERS = "bundle", "source", "source-name", "enters"
@@ -89,14 +89,16 @@ class ConfigFile:
         for name in (*re.findall(r"--([a-z][a-z-]*)", text), *re.findall(r"^([a-z-]+) (?:is|must)\b", text)):
             if name in self.used:
                 return (name,)
+        named: list[tuple[int, tuple[str, ...]]] = [(0, ())]
         for key, value in self.used.items():
             if isinstance(value, dict):
                 for inner, one in value.items():
-                    if text.startswith(f"{inner} is ") or repr(inner) in text or (isinstance(one, str) and one in text):
+                    if text.startswith(f"{inner} is ") or repr(inner) in text:
                         return key, inner
-            if any(one in text for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)):
-                return (key,)
-        return ()
+                    named.append((_mentioned(one, text) or _mentioned(inner, text), (key, inner)))
+            else:
+                named += [(_mentioned(one, text), (key,)) for one in (value if isinstance(value, list) else [value])]
+        return max(named, key=lambda pair: pair[0])[1]  # the longest: a folder is a part of other names
 
     def _place(self, *keys: str) -> str:
         line = self._line(keys) or (self._line(keys[:1]) if len(keys) > 1 else None)
@@ -194,6 +196,15 @@ def _read(path: str) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UsageError(f"{path}:{line}: not UTF-8; save the file with that encoding") from None
+
+
+def _mentioned(value: Any, text: str) -> int:
+    """How long the part of a message is that is this value, or the source that it stands for; 0 where none is."""
+    if not isinstance(value, str):
+        return 0
+    return max(
+        len(word) if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) else 0 for word in (value, name_of(value))
+    )
 
 
 def _name(action: argparse.Action) -> str:

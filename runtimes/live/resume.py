@@ -240,7 +240,7 @@ class Keeper:
             if age > 0:
                 return f"starts afresh: its state is {age:.0f} s old, --state-max-age is {self._max_age_s:g}"
             return "starts afresh: its state is from the future; the clock was set, or is not yet"
-        stream.resume(state)
+        stream.resume(state, self._max_age_s - age)
         return f"goes on from its state of {age:.1f} s ago"
 
     def _address(self, name: str) -> str:

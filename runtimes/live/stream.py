@@ -7,11 +7,12 @@ computes does not depend on the others.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -85,6 +86,7 @@ class Stream:
         self._turns = turns
         self._state = model.initial_state()
         self._stopped = False
+        self._resumed_until = math.inf
         self.over = False
 
     @property
@@ -92,9 +94,10 @@ class Stream:
         """The state after the last step. No later step changes it."""
         return self.model.stream_state() if self._turns is None else self._state
 
-    def resume(self, state: State) -> None:
-        """Go on from a state, before the first step. Raises StateError for one that is not of this model."""
+    def resume(self, state: State, within_s: float = math.inf) -> None:
+        """Go on from a state, if the first step is within some seconds. To be called before it. Raises StateError."""
         self.model.state_values(state)
+        self._resumed_until = time.monotonic() + within_s
         self._state = state
         if self._turns is None:
             self.model.set_stream_state(state)
@@ -111,6 +114,9 @@ class Stream:
             for tick in resample(self.source, self.fps, live=self.live is not None):
                 if self._stopped:
                     return
+                if time.monotonic() > self._resumed_until:
+                    tick = replace(tick, gap="the state that was kept has become too old")
+                self._resumed_until = math.inf
                 events = self._cut() if tick.gap else ()
                 lag_s, latency_ms, logits = self._step(tick)
                 probabilities = np.exp(logits - logits.max())

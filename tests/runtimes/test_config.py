@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lcr_edge.cli import main
+from tests.fuzz.damage import bounded, changed_bytes
 from tests.runtimes.test_run import write_video
 from tests.runtimes.toy import make_bundle
 
@@ -122,17 +127,21 @@ def test_check_opens_no_camera_and_writes_nothing(place: Path, capsys: pytest.Ca
         ("bundle = 'toy'\nsource = 'a.mp4'\n", 2, "source must be a list, also for one value or a table"),
         ("bundle = 'toy'\nsource = {d = ''}\n", 2, "d is empty"),
         ("bundle = 'toy'\nsource-name = ['x']\nsource = {d = 'a.mp4'}\n", 2, "leave source-name out"),
+        ("bundle = 'toy'\nthreads = 1\nsource = ['97']\n", 3, "there is no camera 97"),
+        ("bundle = 'toy'\nretry = 0\n[source]\ndoor='http://a:secret@127.0.0.1:9/'\n", 4, "cannot open door"),
         ("bundle = 'none'\nsource = ['a.mp4']\n", 1, "does not exist"),
     ],
 )
 def test_mistakes_have_their_lines(
     place: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, line: int, hint: str
 ) -> None:
-    for more in ((), ("--check",)):
+    opens = "97" in str(text) or "http" in str(text)  # which --check does not
+    for more in ((),) if opens else ((), ("--check",)):
         assert call(place, text, *more) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith(f"error: {place / 'camera.toml'}:{line}: "), captured.err
         assert hint in captured.err
+        assert "secret" not in captured.err
         assert captured.err.count("\n") == 1
 
 
@@ -177,3 +186,27 @@ def test_names_and_files_that_do_not_fit(
     film = str(place / "a.mp4")
     assert main(["run", str(place / "toy"), "--source", film, *(word.format(film) for word in more)]) == 2
     assert hint in capsys.readouterr().err
+
+
+WHOLE = b"""bundle = "toy"
+frames = 3
+retry = 1.5
+events = true
+ignore = ["right", 'none']
+state-file = "state"
+[source]
+door = "a.mp4"
+[enters]
+left = 0.5
+"""
+
+
+@settings(bounded, max_examples=40)
+@given(data=st.data())
+def test_damaged_files(data: st.DataObject, place: Path) -> None:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = call(place, data.draw(changed_bytes(WHOLE)), "--check")
+    assert code in (0, 2)
+    assert said.getvalue().startswith("error: ") == (code == 2)
+    assert said.getvalue().count("\n") == (code == 2)

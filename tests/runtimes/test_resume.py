@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcr_edge.arrays import npz_of
@@ -97,8 +98,8 @@ def said(path: Path, model: Model, capsys: pytest.CaptureFixture[str], max_age_s
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_resumed_stream_goes_on_bit_for_bit(kind: tuple[str, ...], alone: bool, tmp_path: Path) -> None:
     bundle, path = make_bundle(tmp_path / "toy", *kind), tmp_path / "state"
-    if alone and kind[1:3] == ("host", "explicit"):
-        pytest.skip("the same as with turns")
+    if alone == (kind[1] == "host"):
+        pytest.skip("enough with and without turns")
     turns = None if alone else Turns()
     whole = [step.probabilities for step in stream_of(load(bundle, threads=1), turns=turns).steps()]
     for begin, end in ((0, STOP), (STOP, len(FRAMES))):
@@ -155,6 +156,21 @@ def test_states_that_are_too_old_or_of_something_else(
     assert "old, --state-max-age is 60" in said(path, model, capsys, 60)
     monkeypatch.setattr(time, "time", lambda: now - 100)
     assert "is from the future" in said(path, model, capsys, 60)
+
+
+def test_a_camera_that_comes_late_begins_anew(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    kept(path, model)
+    keeper, late = Keeper(path, model, 60.0, 3600.0), stream_of(model, turns=Turns(), begin=STOP)
+    keeper.begin("door", late)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 4000)
+    step = next(late.steps())
+    monkeypatch.undo()
+    keeper.close()
+    assert step.tick.gap == "the state that was kept has become too old"
+    fresh = next(stream_of(model, turns=Turns(), begin=STOP).steps())
+    np.testing.assert_array_equal(step.probabilities, fresh.probabilities)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", bytes(30_000_000)])
@@ -221,6 +237,29 @@ def test_a_run_keeps_and_takes_up_its_state(tmp_path: Path, capsys: pytest.Captu
             assert f"door: {said}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_a_whole_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cv2")
+    from tests.data.network_camera import network_camera
+    from tests.runtimes.test_run import _start
+
+    bundle, path = make_bundle(tmp_path / "toy", "onnx"), tmp_path / "state"
+    with network_camera(100.0) as address:
+        call = ["--state-file", str(path), "--state-seconds", "0.1"]
+        for number in range(4):
+            with _start(bundle, address, *call) as process:
+                assert process.stdout is not None
+                for _ in range(5 + number):
+                    process.stdout.readline()
+                process.kill()
+            assert process.returncode == -signal.SIGKILL
+            if path.exists():
+                assert main(["run", str(bundle), "--source", address, "--frames", "1", "--state-file", str(path)]) == 0
+                assert "goes on from its state of" in capsys.readouterr().err
+    assert path.exists()
+    assert {item.name for item in tmp_path.iterdir()} == {"toy", "state", "state.lock"}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Path:
     """A state file, changed by the test."""
@@ -229,7 +268,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Path:
     return path
 
 
-@bounded
+@settings(bounded, max_examples=40)
 @given(data=st.data())
 def test_damaged_state_files(data: st.DataObject, model: Model, whole: Path) -> None:
     content = whole.read_bytes()
