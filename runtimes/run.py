@@ -19,7 +19,7 @@ from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.follow import Interrupts, follow
 from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
-from lcr_edge.runtimes.live.sources import LiveSource, Patience
+from lcr_edge.runtimes.live.sources import Awaited, LiveSource, Patience
 from lcr_edge.runtimes.live.stream import Stream, Turns
 from lcr_edge.runtimes.video import VideoSource
 from lcr_edge.video import check_source, name_of
@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="keep trying for so long to open a camera or stream again when it is lost; inf: for ever, 0: not at all "
         "(default: %(default)g)",
+    )
+    parser.add_argument(
+        "--wait-for-sources",
+        action="store_true",
+        help="a camera or URL that does not answer at the start is no error: keep trying as if it was lost (--retry)",
     )
     events = parser.add_argument_group("events")
     events.add_argument("--events", action="store_true", help="print when something begins and ends, not every step")
@@ -99,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         # Before the file of --json is emptied: a source may be missing, or may be that file.
         opening = opened.enter_context(contextlib.ExitStack())
         addresses = zip(args.source, args.source_name or [None] * len(args.source))
-        sources = [opening.enter_context(VideoSource(address, name)) for address, name in addresses]
+        waits = args.wait_for_sources
+        sources = [opening.enter_context(_source(address, name, awaited=waits)) for address, name in addresses]
         made: list[Observer] = []
         opened.callback(lambda: Observers(made).close())
         keeper, notifier = resume.keeper(args, model), service.notifier()
@@ -199,9 +205,14 @@ def _names(args: argparse.Namespace) -> list[str]:
     return numbered
 
 
-def _lasting(source: VideoSource, name: str, retry_s: float, observer: Observer) -> VideoSource | LiveSource:
+def _source(address: str, name: str | None, *, awaited: bool) -> VideoSource | Awaited:
+    """A source, opened unless it is one to wait for. Raises VideoError."""
+    return Awaited(address, name) if awaited and Awaited.can_be(address) else VideoSource(address, name)
+
+
+def _lasting(source: VideoSource | Awaited, name: str, retry_s: float, observer: Observer) -> VideoSource | LiveSource:
     """A source that comes back if it is live, else the source."""
-    if not source.live:
+    if isinstance(source, VideoSource) and not source.live:
         return source
     return LiveSource(source, Patience(retry_s=retry_s), lambda state, what: observer.state(name, state, what))
 

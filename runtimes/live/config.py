@@ -109,7 +109,7 @@ class ConfigFile:
         if not keys:
             return None
         mention = re.compile(rf"(?:^|[\s.,{{\[])[\"']?{re.escape(keys[-1])}[\"']?\s*[=.\]]")
-        lines = self._text.splitlines()
+        lines = self._text.split("\n")  # not splitlines: TOML knows no other ends
         for number, line in enumerate(lines):
             # What does not parse ends within a string or a list of several lines.
             if mention.search(line) and self._has(lines[:number], keys) is False:
@@ -136,7 +136,7 @@ class ConfigFile:
         found = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
         if found is None:
             return f"{self.path}: not TOML: {error}"
-        line = int(found[1]) if found[1] else max(1, len(self._text.splitlines()))
+        line = int(found[1]) if found[1] else self._text.rstrip("\n").count("\n") + 1
         what = str(error)[: found.start()]
         if what.startswith(("Cannot overwrite", "Cannot declare")):
             return f"{self.path}:{line}: this key or table is there twice; keep one of them"

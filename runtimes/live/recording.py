@@ -141,6 +141,8 @@ class Recorder:
         if self._thread.is_alive():
             print(f"warning: {self._archive.folder} takes too long: not all is recorded", file=sys.stderr)
         self._archive.close()
+        if not self._reels:  # the run did not begin
+            return
         tally = self.tally
         said = f"{tally.recorded} recording{'s' * (tally.recorded != 1)} in {self._archive.folder}"
         if tally.failed:
