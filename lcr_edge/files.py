@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -101,6 +102,29 @@ def _neighbour(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> int:
+    """Remove what killed writers of ``path`` left beside it. Returns how many. Only while nobody else writes it."""
+    place, count = Path(os.path.realpath(path)), 0
+    head, tail = f".{_cut(place.name, 100)}.", f".tmp{_cut(place.suffix, 32)}"
+    with contextlib.suppress(OSError):
+        for entry in place.parent.iterdir():
+            token = entry.name[len(head) : len(entry.name) - len(tail)]
+            if entry.name == head + token + tail and re.fullmatch("[0-9a-f]{16}", token):
+                entry.unlink()
+                count += 1
+    return count
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, so that a power cut does not undo a rename; as far as this can be had."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _cut(name: str, size: int) -> str:

@@ -39,23 +39,18 @@ class VideoSource:
     source: a path, a camera ("0" or "/dev/video0") or a URL. Files are timed by their container's timestamps, or by
     their frame rate if those do not advance; cameras and live streams by the wall clock when a frame arrives. fps:
     frames a second as the source declares them, 0.0 if it does not; of a file an average, of a camera often wrong.
-    name: the source for people and logs, see :func:`name_of`.
+    name: what the source is called for people and in logs, by default as :func:`name_of` says.
     Raises VideoError (missing, empty, corrupt, no such camera), also while iterating, and MissingExtraError.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, name: str | None = None) -> None:
         self.source = source
-        self.name = name_of(source)
+        self.name = name or name_of(source)
         self.seen = 0
         self.ended = False
         self._camera = camera_number(source)
         is_url = "://" in source
-        try:
-            source.encode()
-        except UnicodeEncodeError:  # OpenCV would crash
-            raise VideoError(f"{source!r} is not UTF-8: rename the file") from None
-        if self._camera is None and not is_url:
-            _check_file(Path(source))
+        check_source(source)
         # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         try:
@@ -73,7 +68,7 @@ class VideoSource:
 
     def again(self) -> VideoSource:
         """The same source opened once more."""
-        return VideoSource(self.source)
+        return VideoSource(self.source, self.name)
 
     def _open(self) -> None:
         try:
@@ -87,7 +82,7 @@ class VideoSource:
 
     def _cannot_open(self) -> str:
         if self._camera is not None:
-            return f"there is no {self.name}, or another program is using it; try another number"
+            return f"there is no camera {self._camera}, or another program is using it; try another number"
         if "://" in self.source:
             return f"cannot open {self.name}; check the address, the network and the password in it"
         return f"{self.name} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
@@ -159,6 +154,16 @@ def name_of(source: str) -> str:
         )
         rest = f"{user.partition(':')[0]}:***@{place}" if ":" in user else rest
     return f"{scheme}://{_SECRET.sub(lambda found: found[1] + '***', rest)}"
+
+
+def check_source(source: str) -> None:
+    """Raise VideoError for a file that is missing or cannot be one. Cameras and URLs are not looked for."""
+    try:
+        source.encode()
+    except UnicodeEncodeError:  # OpenCV would crash
+        raise VideoError(f"{source!r} is not UTF-8: rename the file") from None
+    if camera_number(source) is None and "://" not in source:
+        _check_file(Path(source))
 
 
 def _check_file(path: Path) -> None:

@@ -53,6 +53,12 @@ class StatefulEngine(Engine, Protocol):
     def reset_stream(self) -> None:
         """Restart the engine's own stream from zero states."""
 
+    def stream_state(self) -> tuple[Array, Array]:
+        """Copies of the states h and c of the engine's own stream, in the dtype of the model's states."""
+
+    def set_stream_state(self, h: Array, c: Array) -> None:
+        """Let the engine's own stream go on from these states, which are only read."""
+
 
 class Model:
     """A loaded bundle. It holds no stream state except that of :meth:`step_stream`; threads may share it.
@@ -137,6 +143,22 @@ class Model:
         if self._stateful is not None:
             with self._lock:
                 self._stateful.reset_stream()
+
+    def stream_state(self) -> State:
+        """The state of the stream of :meth:`step_stream`; it is not changed by later steps."""
+        if self._stateful is None:
+            return self._stream or self.initial_state()
+        with self._lock:
+            return State(*self._stateful.stream_state())
+
+    def set_stream_state(self, state: State) -> None:
+        """Let the stream of :meth:`step_stream` go on from a state, which is only read. Raises StateError."""
+        self._states.check(state)
+        if self._stateful is None:
+            self._stream = state
+            return
+        with self._lock:
+            self._stateful.set_stream_state(state.h, state.c)
 
     def _logits(self, results: Mapping[str, Array]) -> Floats:
         logits: Floats = results[LOGITS][0]

@@ -100,6 +100,7 @@ class OpenVinoEngine:
             self._variables = _variables(self._request, str(path), self._shape)
             self._stream = compiled.create_infer_request()
             self._stream.reset_state()
+            self._stream_variables = _variables(self._stream, str(path), self._shape)
         elif self._request.query_state():
             raise BundleError(f"{path} keeps a state inside, but its manifest says explicit; export the bundle again")
 
@@ -108,11 +109,9 @@ class OpenVinoEngine:
         if not self._internal:
             return self._infer(self._request, feeds)
         boundary = dict(feeds)
-        for variable, name in zip(self._variables, STATES_IN):
-            variable.state = self._ov.Tensor(np.asarray(boundary.pop(name), variable.state.data.dtype))
+        self._put(self._variables, [boundary.pop(name) for name in STATES_IN])
         results = self._infer(self._request, boundary)
-        for variable, name in zip(self._variables, STATES_OUT):
-            results[name] = np.array(variable.state.data, self._state_dtype).reshape(self._shape)
+        results.update(zip(STATES_OUT, self._taken(self._variables)))
         return results
 
     def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -122,6 +121,22 @@ class OpenVinoEngine:
     def reset_stream(self) -> None:
         """Set that request's states back to zeros."""
         self._stream.reset_state()
+
+    def stream_state(self) -> tuple[Array, Array]:
+        """Copies of that request's states."""
+        h, c = self._taken(self._stream_variables)
+        return h, c
+
+    def set_stream_state(self, h: Array, c: Array) -> None:
+        """Let that request go on from these states."""
+        self._put(self._stream_variables, [h, c])
+
+    def _put(self, variables: list[Any], states: list[Array]) -> None:
+        for variable, state in zip(variables, states):
+            variable.state = self._ov.Tensor(np.array(state, variable.state.data.dtype))
+
+    def _taken(self, variables: list[Any]) -> list[Array]:
+        return [np.array(variable.state.data, self._state_dtype).reshape(self._shape) for variable in variables]
 
     def _infer(self, request: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
         # Shared inputs are read in place; shared outputs would be views that the next step overwrites.

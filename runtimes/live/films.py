@@ -19,13 +19,13 @@ class Film(VideoSource):
     ``live``. Raises what ``VideoSource`` does.
     """
 
-    def __init__(self, source: str, *, as_camera: bool = False) -> None:
-        super().__init__(source)
+    def __init__(self, source: str, name: str | None = None, *, as_camera: bool = False) -> None:
+        super().__init__(source, name)
         self._is_camera, self._as_camera = self.live, as_camera
         self.live = self.live or as_camera
 
     def again(self) -> Film:
-        return Film(self.source, as_camera=self._as_camera)
+        return Film(self.source, self.name, as_camera=self._as_camera)
 
     def __iter__(self) -> Iterator[TimedFrame]:
         return super().__iter__() if self._is_camera else self._played()

@@ -18,7 +18,7 @@ from typing import Callable
 
 from lcr_edge.errors import LcrError, SourceLostError
 from lcr_edge.runtimes.live.memory import give_back
-from lcr_edge.video import TimedFrame, VideoSource
+from lcr_edge.video import TimedFrame, VideoSource, camera_number, name_of
 
 _LOOK_S = 0.1  # between two looks at signals and at the clock while no frame comes
 _JOIN_S = 2.0
@@ -45,25 +45,56 @@ class Patience:
     steady_s: float = 10.0
 
 
+class Awaited:
+    """A camera or stream that :class:`LiveSource` is to open: one that does not answer is waited for from the start.
+
+    source: its address, which can be wrong without anyone noticing. name: as of a VideoSource.
+    """
+
+    live = True
+
+    def __init__(self, source: str, name: str | None = None) -> None:
+        self.source, self.name = source, name or name_of(source)
+
+    @staticmethod
+    def can_be(source: str) -> bool:
+        """Whether an address is one of a camera or a URL."""
+        return camera_number(source) is not None or "://" in source
+
+    def again(self) -> VideoSource:
+        """The source, opened. Raises VideoError."""
+        return VideoSource(self.source, self.name)
+
+    def __enter__(self) -> Awaited:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing: it was not opened."""
+
+
 class LiveSource:
     """The frames of a live source, over any number of connections. Iterate over it once; close it or use ``with``.
 
-    source: the first connection, opened by the caller, so that a wrong address is an error and not awaited.
+    source: the first connection, opened by the caller, so that a wrong address is an error and not awaited; or one
+    that is to be opened here, and awaited.
     say: is told when the source is lost, and when it is back.
 
-    name: the source's, for people and logs. seen: frames that arrived, those that were dropped included. connections:
-    so many were opened. While iterating, the first frame of a further connection has its ``cut``. Raises
-    SourceLostError.
+    name: the source's, for people and logs. address: as it was given, with its password. seen: frames that arrived,
+    those that were dropped included. connections: so many were opened. waited_at: when the iteration last looked for a
+    frame, by ``time.monotonic``; it does so all the time. While iterating, the first frame of a further connection has
+    its ``cut``. Raises SourceLostError.
     """
 
-    def __init__(self, source: VideoSource, patience: Patience | None = None, say: Say | None = None) -> None:
-        self.name, self._first = source.name, source
+    def __init__(self, source: VideoSource | Awaited, patience: Patience | None = None, say: Say | None = None) -> None:
+        self.name, self.address = source.name, source.source
         self.connections = 1
         self._patience, self._say = patience or Patience(), say or _say_nothing
         self._stopped = threading.Event()
-        self._begin = time.monotonic()
+        self._begin = self.waited_at = time.monotonic()
         self._before = 0  # frames of connections that are over
-        self._connection = _Connection(lambda: source, self._begin)
+        self._again = source.again
+        first = (lambda: source) if isinstance(source, VideoSource) else self._again
+        self._connection = _Connection(first, self._begin)
 
     def __enter__(self) -> LiveSource:
         return self
@@ -114,18 +145,28 @@ class LiveSource:
                 )
             now_s = min(wait_s, patience.retry_s - spent)  # the last try is at the limit
             self._say("waiting", f"{found}; opened again in {now_s:.1f} s")
-            if self._stopped.wait(now_s):
+            if self._wait(now_s):
                 return
             wait_s = min(2 * wait_s, patience.longest_wait_s)
             self._before = self.seen
             give_back()
-            self._connection = _Connection(self._first.again, self._begin)
+            self._connection = _Connection(self._again, self._begin)
             self.connections += 1
             cut = "the source was opened again"
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait; True at once after :meth:`stop`."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.waited_at = time.monotonic()
+            if self._stopped.wait(min(left, _LOOK_S)):
+                return True
+        return self._stopped.is_set()
 
     def _next(self) -> TimedFrame | str | None:
         """The newest frame that was not taken yet, or why there will be none; None after :meth:`stop`."""
         while not self._stopped.is_set():
+            self.waited_at = time.monotonic()
             found = self._connection.newest(_LOOK_S)
             if found is not None:
                 return found

@@ -7,11 +7,12 @@ computes does not depend on the others.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -71,7 +72,8 @@ class Stream:
     """A source, a state and counts.
 
     finder: None without events. turns: shared by all streams of one model; None for a stream that has it alone. fps:
-    steps a second, as the network was trained. live: the source, if it is one that comes back.
+    steps a second, as the network was trained. live: the source, if it is one that comes back. over: whether
+    :meth:`steps` has ended.
     """
 
     def __init__(
@@ -84,11 +86,21 @@ class Stream:
         self._turns = turns
         self._state = model.initial_state()
         self._stopped = False
+        self._resumed_until = math.inf
+        self.over = False
 
     @property
     def state(self) -> State:
-        """The state after the last step; of a stream without ``turns``, which leaves it to the model, the first one."""
-        return self._state
+        """The state after the last step. No later step changes it."""
+        return self.model.stream_state() if self._turns is None else self._state
+
+    def resume(self, state: State, within_s: float = math.inf) -> None:
+        """Go on from a state, if the first step is within some seconds. To be called before it. Raises StateError."""
+        self.model.state_values(state)
+        self._resumed_until = time.monotonic() + within_s
+        self._state = state
+        if self._turns is None:
+            self.model.set_stream_state(state)
 
     def stop(self) -> None:
         """Let :meth:`steps` end, from another thread."""
@@ -98,21 +110,27 @@ class Stream:
 
     def steps(self) -> Iterator[Step]:
         """Step until the source ends or :meth:`stop` is called. Raises VideoError, SourceLostError and StateError."""
-        for tick in resample(self.source, self.fps, live=self.live is not None):
-            if self._stopped:
-                return
-            events = self._cut() if tick.gap else ()
-            lag_s, latency_ms, logits = self._step(tick)
-            probabilities = np.exp(logits - logits.max())
-            probabilities /= probabilities.sum()
-            if self.finder is not None:
-                events = (*events, *self.finder.add(tick.timed.time_s, probabilities))
-            totals = self.totals
-            totals.logits.append(logits)
-            totals.steps += 1
-            totals.missed += tick.missed
-            totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
-            yield Step(tick, probabilities, latency_ms, lag_s, events)
+        try:
+            for tick in resample(self.source, self.fps, live=self.live is not None):
+                if self._stopped:
+                    return
+                if time.monotonic() > self._resumed_until:
+                    tick = replace(tick, gap="the state that was kept has become too old")
+                self._resumed_until = math.inf
+                events = self._cut() if tick.gap else ()
+                lag_s, latency_ms, logits = self._step(tick)
+                probabilities = np.exp(logits - logits.max())
+                probabilities /= probabilities.sum()
+                if self.finder is not None:
+                    events = (*events, *self.finder.add(tick.timed.time_s, probabilities))
+                totals = self.totals
+                totals.logits.append(logits)
+                totals.steps += 1
+                totals.missed += tick.missed
+                totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
+                yield Step(tick, probabilities, latency_ms, lag_s, events)
+        finally:
+            self.over = True
 
     def end(self) -> tuple[Event, ...]:
         """The end of the event that lasted to the end, if there was one."""

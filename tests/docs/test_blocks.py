@@ -29,7 +29,7 @@ from tests.data.made import gesture, make_folder, write_video
 from tests.docs.blocks import PAGES, ROOT, Block, all_blocks, blocks_of, commands, lcr_arguments
 from tests.export import made
 
-LANGUAGES = {"sh", "python", "yaml", "text"}
+LANGUAGES = {"sh", "python", "yaml", "text", "toml", "ini"}
 # So few of all blocks may go unrun; each says why.
 MOST_NOT_RUN = 18
 # What takes more than a moment: such commands, and bundles that have to be made first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from lcr_edge.errors import SourceLostError
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
 from lcr_edge.runtimes.video import resample
 from lcr_edge.video import TimedFrame, VideoSource, name_of
+from tests.clips import real_clip
 from tests.runtimes.toy import make_bundle
 
 pytest.importorskip("cv2")
@@ -144,6 +146,42 @@ def test_seconds_of_retrying(seconds: str, tmp_path: Path, capsys: pytest.Captur
     bundle = make_bundle(tmp_path / "bundle", "onnx")
     assert main(["run", str(bundle), "--source", "0", "--retry", seconds]) == 2
     assert "--retry must be 0 or more seconds, or inf" in capsys.readouterr().err
+
+
+def test_a_camera_that_is_off_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    bundle, film = make_bundle(tmp_path / "bundle", "onnx"), str(real_clip("bikes.mp4"))
+    with network_camera(100.0) as address:
+        pass
+    call = [
+        "run",
+        str(bundle),
+        "--source",
+        address,
+        "--source",
+        film,
+        "--frames",
+        "2",
+        "--json",
+        str(tmp_path / "lines"),
+    ]
+    code: list[int] = []
+    run = threading.Thread(target=lambda: code.append(main([*call, "--wait-for-sources"])), daemon=True)
+    run.start()
+    end = time.monotonic() + 60
+    while '"waiting"' not in ((tmp_path / "lines").read_text() if (tmp_path / "lines").exists() else ""):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    with network_camera(100.0, port=urlparse(address).port or 0):
+        run.join(60)
+    assert code == [0]
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert sum("top" in line and line["source"] == film for line in lines) == 2
+    states = [line["state"] for line in lines if "state" in line]
+    assert states[0] == "waiting"
+    assert states[-1] == "live"
+    assert sum("top" in line and line["source"] == address for line in lines) == 2
+    assert main([*call, "--wait-for-sources", "--retry", "0"]) == 1
+    assert main(call) == 2
 
 
 def test_a_server_that_restarts_is_found_again() -> None:
