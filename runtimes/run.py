@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from lcr_edge import options
 from lcr_edge.errors import UsageError
 from lcr_edge.runtimes.api import Model, load
+from lcr_edge.runtimes.live import metrics, sinks
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.follow import Interrupts, follow
 from lcr_edge.runtimes.live.observers import Observer, Observers
@@ -59,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help=f"a class that is never an event; may be repeated (default: {' and '.join(map(repr, BACKGROUND))})",
     )
+    sinks.add_arguments(parser)
+    metrics.add_arguments(parser)
     options.add_threads(parser, None)
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
 
@@ -83,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         opening = opened.enter_context(contextlib.ExitStack())
         sources = [opening.enter_context(VideoSource(address)) for address in args.source]
         _check_distinct(args)
-        observer = _observers(args, model, several=turns is not None)
+        observer = _observers(args, model, names, rules)
         opened.callback(observer.close)
         streams: dict[str, Stream] = {}
         for name, source, finder in zip(names, sources, finders):
@@ -103,12 +106,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _observers(args: argparse.Namespace, model: Model, *, several: bool) -> Observers:
-    """Everyone who is told. Raises OutputError."""
-    out = options.text_stream(args.json)
-    every_step = not args.events
-    shown = Shown(JsonLines(args.json), out, model.labels, top=args.top, every_step=every_step, several=several)
-    return Observers([shown])
+def _observers(args: argparse.Namespace, model: Model, names: Sequence[str], rules: EventRules | None) -> Observers:
+    """Everyone who is told. Raises UsageError, MissingExtraError and OutputError."""
+    labels = [label for label in model.labels if rules is None or label not in rules.ignore]
+    with contextlib.ExitStack() as failed:
+        # Before the file of --json is emptied: a port may be in use.
+        told = sinks.make(args, names, labels, model.manifest["config"]["name"])
+        failed.callback(told.close if told else int)
+        figures = metrics.make(args, names, labels, [sink.outbox for sink in told.sinks] if told else ())
+        failed.callback(figures.close if figures else int)
+        out = options.text_stream(args.json)
+        every_step, several = not args.events, len(names) > 1
+        shown = Shown(JsonLines(args.json), out, model.labels, top=args.top, every_step=every_step, several=several)
+        failed.pop_all()
+    return Observers([shown, *[other for other in (told, figures) if other is not None]])
 
 
 def _check_distinct(args: argparse.Namespace) -> None:
