@@ -112,14 +112,15 @@ def _observers(args: argparse.Namespace, model: Model, names: Sequence[str], rul
     with contextlib.ExitStack() as failed:
         # Before the file of --json is emptied: a port may be in use.
         told = sinks.make(args, names, labels, model.manifest["config"]["name"])
-        failed.callback(told.close if told else int)
-        figures = metrics.make(args, names, labels, [sink.outbox for sink in told.sinks] if told else ())
-        failed.callback(figures.close if figures else int)
+        figures = metrics.make(args, names, labels, [] if told is None else [sink.outbox for sink in told.sinks])
+        if figures is not None:
+            failed.callback(figures.close)
         out = options.text_stream(args.json)
         every_step, several = not args.events, len(names) > 1
         shown = Shown(JsonLines(args.json), out, model.labels, top=args.top, every_step=every_step, several=several)
         failed.pop_all()
-    return Observers([shown, *[other for other in (told, figures) if other is not None]])
+    more: list[Observer] = [] if told is None else [told.start()]
+    return Observers([shown, *more, *([] if figures is None else [figures])])
 
 
 def _check_distinct(args: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ def configs(
     """
     found = {}
     for source in sources:
-        node = f"{slug(topics.prefix)}_{slug(source)}"
+        node = f"{slug(topics.prefix)}-{slug(source)}"  # a slug has no hyphen
         device = {
             "identifiers": [node],
             "name": source,
@@ -80,7 +80,7 @@ def configs(
         for component, name, entity in _entities(topics, source, labels):
             config = {
                 **entity,
-                "unique_id": f"{node}_{name}",
+                "unique_id": f"{node}-{name}",
                 "availability_topic": topics.status,
                 "qos": 1,
                 "device": device,

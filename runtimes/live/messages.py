@@ -95,7 +95,8 @@ def slug(name: str) -> str:
     """
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:_LONGEST_SLUG].strip("_")
     # A plain name that looks like one with a hash gets one too: nobody can choose it to be somebody else's.
-    if re.fullmatch(r"camera [0-9]{1,4}", name) or (plain == name and not re.search(r"_[0-9a-f]{8}$|^camera_", name)):
+    taken = re.search(r"_[0-9a-f]{8}$|^camera_", plain)
+    if re.fullmatch(r"camera [0-9]{1,4}", name) or (plain and plain == name and not taken):
         return plain
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{plain}_{digest}" if plain else f"source_{digest}"

@@ -49,7 +49,7 @@ def make(
 def parse_listen(text: str) -> tuple[str, int]:
     """Host and port of ``[HOST:]PORT``; an IPv6 address stands in brackets. Raises UsageError."""
     found = re.fullmatch(r"(?:(\[[0-9a-fA-F:.%\w]+\]|[^\s:\[\]]+):)?([0-9]{1,5})", text)
-    if found is None or not 0 <= int(found[2]) <= 65_535:
+    if found is None or not 1 <= int(found[2]) <= 65_535:
         raise UsageError(f"{_OPTION} {text!r} is not [HOST:]PORT, for example 9464 or 0.0.0.0:9464 or [::1]:9464")
     return (found[1] or _LOOPBACK).strip("[]"), int(found[2])
 
@@ -91,7 +91,7 @@ class Metrics:
             # A counter that begins with its first event looks to increase() as if that had not been.
             for label in labels if len(labels) <= _PRELOADED_CLASSES else ():
                 self._events.labels(name, label)
-        registry.register(_Queues(self._prometheus, outboxes))
+        registry.register(_Queues(outboxes))
 
     def listen(self, host: str, port: int) -> None:
         """Serve ``/metrics`` in a thread of its own; port 0: any that is free. Raises UsageError."""
@@ -154,8 +154,8 @@ class Metrics:
 class _Queues:
     """Reads the outboxes whenever Prometheus asks."""
 
-    def __init__(self, prometheus: Any, outboxes: Iterable[Outbox]) -> None:
-        self._core = prometheus.core
+    def __init__(self, outboxes: Iterable[Outbox]) -> None:
+        self._core: Any = importlib.import_module("prometheus_client.core")
         self._outboxes = tuple(outboxes)
 
     def collect(self) -> Iterator[Any]:

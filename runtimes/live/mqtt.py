@@ -31,6 +31,17 @@ _KEEPALIVE_S = 30
 _ONLINE, _OFFLINE = b"online", b"offline"
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closed if its handshake fails; paho-mqtt leaves that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 class _ConnectionOver(Exception):
     """Why a connection ended; for people."""
 
@@ -59,6 +70,8 @@ class Mqtt:
         if ca_file is not None and place.scheme != "mqtts":
             raise UsageError(f"{_CA_OPTION} is about TLS: give {_OPTION} mqtts://{place.host}")
         self._tls = tls_context(ca_file, _CA_OPTION) if place.scheme == "mqtts" else None
+        if self._tls is not None:
+            self._tls.sslsocket_class = _TlsSocket
         self._topics = Topics(check_prefix(topic, "--mqtt-topic"))
         self._discovery = check_prefix(discovery, "--mqtt-discovery") if discovery else ""
         self._labels, self._model, self._client_id = list(labels), model, f"lcr_edge-{run}"

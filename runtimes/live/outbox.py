@@ -109,9 +109,6 @@ class Outbox:
         with self._changed:
             self._queue.extendleft(reversed(self._taken.values()))
             self._taken.clear()
-            notice = self._make_room()
-        if notice:
-            say(notice)
 
     @property
     def waiting(self) -> int:
@@ -129,7 +126,7 @@ class Outbox:
 
     def _make_room(self) -> str | None:
         """Drop the oldest; what to say about it, once in a while."""
-        while len(self._queue) > self.limit:
+        while len(self._queue) > max(1, self.limit - len(self._taken)):
             self._queue.popleft()
             self.dropped += 1
         now = time.monotonic()

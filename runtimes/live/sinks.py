@@ -79,17 +79,24 @@ def make(args: argparse.Namespace, sources: Sequence[str], labels: Sequence[str]
 
 
 class Sinks:
-    """An observer that sends each message to every sink. close_s: how long :meth:`close` waits for them at most."""
+    """An observer that sends each message to every sink, once :meth:`start` was called.
+
+    close_s: how long :meth:`close` waits for all of them.
+    """
 
     def __init__(
         self, sinks: Iterable[Sink], messages: Messages, sources: Sequence[str], close_s: float = CLOSE_S
     ) -> None:
         self.sinks = tuple(sinks)
-        self._messages, self._close_s = messages, close_s
+        self._messages, self._sources, self._close_s = messages, tuple(sources), close_s
         self._failed: set[str] = set()
-        opened = {name: messages.state(name, "live", "opened") for name in sources}
+
+    def start(self) -> Sinks:
+        """Begin to deliver; the sources are open. Returns itself."""
+        opened = {name: self._messages.state(name, "live", "opened") for name in self._sources}
         for sink in self.sinks:
             sink.start(opened)
+        return self
 
     def state(self, name: str, state: str, reason: str) -> None:
         """A live source was lost, or is back."""

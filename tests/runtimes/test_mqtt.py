@@ -1,0 +1,329 @@
+"""Events at a real MQTT broker that is killed, cut off and restarted, and what Home Assistant demands of discovery."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("paho.mqtt.client")
+from lcr_edge.cli import main
+from lcr_edge.runtimes.live import mqtt as mqtt_module
+from lcr_edge.runtimes.live.discovery import Topics, configs
+from lcr_edge.runtimes.live.messages import Messages, slug
+from lcr_edge.runtimes.live.mqtt import Mqtt
+from lcr_edge.runtimes.live.outbox import Waits
+from lcr_edge.runtimes.live.sinks import Sinks
+from tests.clips import real_clip
+from tests.runtimes.receivers import Broker, Line, Subscriber, free_port, needs_mosquitto, wait_for
+from tests.runtimes.test_sinks import NAMES, event
+from tests.runtimes.toy import make_bundle
+
+QUICK = Waits(first_s=0.02, longest_s=0.1, hurry_s=0.02)
+DOOR = "lcr_edge/door"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with Broker(tmp_path / "broker") as started:
+        yield started
+
+
+def sinks_to(address: str, waits: Waits = QUICK, close_s: float = 60.0, **more: Any) -> tuple[Sinks, Mqtt]:
+    """An observer with one broker, started, for a source "door"."""
+    messages = Messages()
+    sink = Mqtt(address, run=messages.run, waits=waits, **more)
+    return Sinks([sink], messages, ["door"], close_s).start(), sink
+
+
+@needs_mosquitto
+def test_a_run_publishes_what_its_lines_say(broker: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cv2")
+    bundle, clip = make_bundle(tmp_path / "bundle", "onnx"), str(real_clip("bikes.mp4"))
+    call = ["run", str(bundle), "--source", clip, "--frames", "20", "--events", "--enter", "0.34", "--leave", "0.1"]
+    with Subscriber(broker) as subscriber:
+        assert main([*call, "--json", str(tmp_path / "lines"), "--mqtt", broker.address, "--mqtt-topic", "a/b"]) == 0
+        wait_for(lambda: subscriber.last("a/b/status") == b"offline")
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    events = [line for line in lines if "event" in line]
+    heard = subscriber.events()
+    assert [{name: message[name] for name in events[0]} for message in heard] == events
+    assert len(heard) == 2
+    place = f"a/b/{slug(clip)}"
+    assert {topic for topic, _, _ in subscriber.messages if not topic.startswith("homeassistant/")} == {
+        "a/b/status", *(f"{place}/{what}" for what in ("event", "last_event", "active", "state"))
+    }  # fmt: skip
+    statuses = [payload for topic, payload, _ in subscriber.messages if topic == "a/b/status"]
+    assert statuses == [b"online", b"offline"]
+    assert capsys.readouterr().err == ""
+    with Subscriber(broker) as late:
+        late._client.subscribe("#", qos=1)  # retained messages are for those who ask
+        wait_for(lambda: late.last(f"{place}/state"))
+        wait_for(lambda: late.last(f"{place}/last_event"))
+        wait_for(lambda: late.last(f"{place}/active"))
+    assert json.loads(late.last(f"{place}/state") or b"")["state"] == "ended"
+    assert json.loads(late.last(f"{place}/last_event") or b"") == heard[1]
+    assert late.last(f"{place}/active") == b"OFF"
+    assert late.events() == []  # events are not retained: none happens twice
+
+
+@needs_mosquitto
+def test_a_broker_that_comes_later_gets_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Broker(tmp_path / "broker", start=False) as broker:
+        sinks, sink = sinks_to(broker.address)
+        for number in range(5):
+            sinks.events("door", [event(number)])
+        broker_said: list[str] = []
+        wait_for(lambda: broker_said.append(capsys.readouterr().err) or "refused" in "".join(broker_said))
+        assert sink.outbox.waiting == 5
+        broker.start()
+        wait_for(lambda: sink.outbox.delivered == 5)
+        sinks.close()
+    said = "".join(broker_said) + capsys.readouterr().err
+    assert said.count("Connection refused; messages wait (at most 10000)") == 1
+    assert said.count("reached again after") == 1
+
+
+@needs_mosquitto
+def test_no_event_is_lost_over_a_broker_that_is_killed(broker: Broker) -> None:
+    """SIGKILL in the middle of what a run sends, three times; the subscriber's session is kept by the broker."""
+    total, per_kill = 120, 40
+    sinks, sink = sinks_to(broker.address)
+    with Subscriber(broker) as subscriber:
+        wait_for(lambda: broker.saved)
+        sent = threading.Event()
+
+        def send() -> None:
+            for number in range(total):
+                sinks.events("door", [event(number)])
+                sent.wait(0.002)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        for kill in range(1, total // per_kill):
+            wait_for(lambda kill=kill: len(subscriber.by_id()) >= (kill - 1) * per_kill + 5)
+            broker.kill()
+            broker.start()
+            # Only one that everybody is back at is killed again: it may forget what it has not written yet.
+            wait_for(lambda kill=kill: subscriber.connected and len(subscriber.by_id()) >= min(kill * per_kill, total))
+        sender.join()
+        wait_for(lambda: sink.outbox.delivered == total)
+        wait_for(lambda: len(subscriber.by_id()) == total)
+        sinks.close()
+    assert [message["number"] for message in subscriber.by_id()] == list(range(total))
+    assert sink.outbox.dropped == 0
+
+
+@needs_mosquitto
+def test_a_lost_confirmation_doubles_by_id_alone(broker: Broker) -> None:
+    with Line(broker.port) as line, Subscriber(broker) as subscriber:
+        sinks, sink = sinks_to(f"mqtt://127.0.0.1:{line.port}")
+        sinks.events("door", [event(0)])
+        wait_for(lambda: sink.outbox.delivered == 1)
+        line.lose_answers.set()
+        for number in (1, 2):
+            sinks.events("door", [event(number)])
+        wait_for(lambda: len(subscriber.events()) == 3)
+        assert sink.outbox.waiting == 2
+        line.cut()
+        line.lose_answers.clear()
+        wait_for(lambda: sink.outbox.delivered == 3)
+        wait_for(lambda: len(subscriber.events()) == 5)
+        sinks.close()
+    assert line.connections == 2
+    assert [message["number"] for message in subscriber.events()] == [0, 1, 2, 1, 2]
+    assert [message["number"] for message in subscriber.by_id()] == [0, 1, 2]
+
+
+@needs_mosquitto
+def test_a_broker_that_falls_silent_is_left(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+    with Line(broker.port) as line:
+        waits = Waits(first_s=0.02, longest_s=0.1, answer_s=1.0)
+        sinks, sink = sinks_to(f"mqtt://127.0.0.1:{line.port}", waits)
+        sinks.events("door", [event(0)])
+        wait_for(lambda: sink.outbox.delivered == 1)
+        line.lose_answers.set()
+        sinks.events("door", [event(1)])
+        wait_for(lambda: line.connections >= 2)
+        line.lose_answers.clear()
+        wait_for(lambda: sink.outbox.delivered == 2)
+        sinks.close()
+    assert "it has not confirmed a message for 1 s; messages wait" in capsys.readouterr().err
+
+
+@needs_mosquitto
+def test_what_is_said_about_a_run_that_is_cut_off(broker: Broker) -> None:
+    """The last will is told, and taken back; and so is what somebody else says about this run."""
+    with Subscriber(broker) as subscriber:
+        with Line(broker.port) as line:
+            sinks, _ = sinks_to(f"mqtt://127.0.0.1:{line.port}", Waits(first_s=0.3))
+            wait_for(lambda: subscriber.last("lcr_edge/status") == b"online")
+            line.cut()
+            wait_for(lambda: subscriber.last("lcr_edge/status") == b"offline")
+            wait_for(lambda: subscriber.last("lcr_edge/status") == b"online")
+            subscriber._client.publish("lcr_edge/status", "offline", qos=1, retain=True)
+            wait_for(
+                lambda: [p for t, p, _ in subscriber.messages if t == "lcr_edge/status"][-2:] == [b"offline", b"online"]
+            )
+            sinks.close()
+        wait_for(lambda: subscriber.last("lcr_edge/status") == b"offline")
+
+
+@needs_mosquitto
+def test_states_are_the_newest(broker: Broker) -> None:
+    with Subscriber(broker) as subscriber:
+        sinks, _ = sinks_to(broker.address)
+        wait_for(lambda: subscriber.last(f"{DOOR}/active") == b"OFF")
+        assert json.loads(subscriber.last(f"{DOOR}/state") or b"")["state"] == "live"
+        sinks.events("door", [event(1)])
+        wait_for(lambda: subscriber.last(f"{DOOR}/active") == b"ON")
+        sinks.state("door", "waiting", "no frame for 5 s")
+        wait_for(lambda: json.loads(subscriber.last(f"{DOOR}/state") or b"")["state"] == "waiting")
+        sinks.events("door", [event(1, ended=True)])
+        wait_for(lambda: subscriber.last(f"{DOOR}/active") == b"OFF")
+        sinks.close()
+    assert json.loads(subscriber.last(f"{DOOR}/last_event") or b"") == subscriber.events()[-1]
+
+
+def test_what_was_not_delivered_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    sinks, sink = sinks_to(f"mqtt://u:s3cret@127.0.0.1:{free_port()}", close_s=0.3)
+    sinks.events("door", [event(1), event(1, ended=True)])
+    sinks.close()
+    sink._thread.join(60)
+    assert not sink._thread.is_alive()
+    said = capsys.readouterr().err
+    assert said.endswith(": 2 messages were not delivered\n")
+    assert "s3cret" not in said
+
+
+@needs_mosquitto
+def test_a_wrong_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = shutil.which("mosquitto_passwd")
+    if tool is None:
+        pytest.skip("no mosquitto_passwd here")
+    subprocess.run([tool, "-b", "-c", str(tmp_path / "users"), "me", "right"], check=True, capture_output=True)
+    with Broker(tmp_path / "broker", "allow_anonymous false", f"password_file {tmp_path}/users") as broker:
+        with Subscriber(broker, ("me", "right")) as subscriber:
+            sinks, sink = sinks_to(f"mqtt://me@127.0.0.1:{broker.port}", password="right")
+            sinks.events("door", [event(1)])
+            sinks.close()
+            wait_for(lambda: len(subscriber.events()) == 1)
+        assert sink.outbox.waiting == 0
+        assert capsys.readouterr().err == ""
+        sinks, _ = sinks_to(f"mqtt://me:wrong@127.0.0.1:{broker.port}", close_s=0.3)
+        sinks.events("door", [event(1)])
+        said = ""
+        while "refuses" not in said:
+            said += capsys.readouterr().err
+        sinks.close()
+    assert "refuses the connection (not authorized): check the user in the address, and --mqtt-password-file" in said
+    assert "wrong" not in said
+
+
+@needs_mosquitto
+def test_encrypted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl here to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "36500"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(
+        [openssl, *command, *names, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
+    )
+    with Broker(tmp_path / "broker", "allow_anonymous true", f"certfile {certificate}", f"keyfile {key}") as broker:
+        sinks, sink = sinks_to(f"mqtts://localhost:{broker.port}", ca_file=str(certificate))
+        for number in range(50):
+            sinks.events("door", [event(number)])
+        sinks.close()
+        assert sink.outbox.delivered == 50
+        assert capsys.readouterr().err == ""
+        for address, hint in (
+            (f"mqtts://localhost:{broker.port}", "its certificate is not trusted (self-signed certificate)"),
+            (f"mqtts://127.0.0.1:{broker.port}", "its certificate is not trusted (IP address mismatch"),
+            (f"mqtt://127.0.0.1:{broker.port}", "the connection was lost"),
+        ):
+            ca_file = str(certificate) if "127.0.0.1" in address and address.startswith("mqtts") else None
+            sinks, sink = sinks_to(address, close_s=0.1, ca_file=ca_file)
+            said = ""
+            while "messages wait" not in said:
+                said += capsys.readouterr().err
+            sinks.close()
+            sink._thread.join(60)
+            assert hint.replace("self-signed", "self") in said.replace("self-signed", "self").replace(
+                "self signed", "self"
+            )
+
+
+def config_messages(source: str) -> dict[str, dict[str, Any]]:
+    found = configs("homeassistant", Topics("lcr_edge"), [source], ["wave", 'thumb "up"'], "lcr_nano")
+    return {topic: json.loads(payload) for topic, payload in found.items()}
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_discovery_is_what_home_assistant_demands(source: str) -> None:
+    """https://www.home-assistant.io/integrations/mqtt/ and the pages of event, sensor and binary_sensor."""
+    found = config_messages(source)
+    assert [topic.split("/")[1] for topic in found] == ["event", "sensor", "binary_sensor", "binary_sensor"]
+    for topic, config in found.items():
+        assert re.fullmatch(r"homeassistant/\w+/[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+/config", topic)
+        assert config["state_topic"]
+        assert not set("+#") & set(config["state_topic"])
+        assert config["availability_topic"] == "lcr_edge/status"  # its default payloads are online and offline
+        assert config["device"]["identifiers"]
+        assert config["origin"]["name"]
+        assert config["name"]
+    ids = [config["unique_id"] for config in found.values()]
+    assert len(set(ids)) == len(ids)
+    assert all(config["device"] == found[topic]["device"] for topic in found)
+    event_config = next(iter(found.values()))
+    assert event_config["event_types"] == ["wave", 'thumb "up"']
+
+
+def test_devices_of_different_sources_and_runs_are_different() -> None:
+    ids = [
+        config["unique_id"]
+        for prefix in ("lcr_edge", "lcr_edge/yard", "lcr_edge_yard")
+        for payload in configs("homeassistant", Topics(prefix), NAMES, ["wave"], "x").values()
+        for config in [json.loads(payload)]
+    ]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_templates_of_discovery(tmp_path: Path) -> None:
+    del tmp_path
+    jinja2 = pytest.importorskip("jinja2")
+    environment = jinja2.Environment()
+    messages = Messages("run")
+    start, end = messages.event("door", event(1, label='thumb "up"')), messages.event("door", event(1, ended=True))
+    connected, lost = messages.state("door", "live", "x"), messages.state("door", "waiting", "x")
+    event_config, last, _, connection = config_messages("door").values()
+
+    def rendered(config: dict[str, Any], message: Any) -> str:
+        text: str = environment.from_string(config["value_template"]).render(
+            value_json=json.loads(message.to_json()), value=message.to_json().decode()
+        )
+        return text
+
+    fired = json.loads(rendered(event_config, start))
+    assert fired.pop("event_type") in event_config["event_types"]
+    assert fired == start.content
+    assert rendered(event_config, end) == ""  # Home Assistant ignores an empty one
+    assert rendered(last, start) == 'thumb "up"'
+    assert [rendered(connection, message) for message in (connected, lost)] == ["ON", "OFF"]
+
+
+def test_without_paho_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(mqtt_module.importlib, "import_module", missing)
+    with pytest.raises(mqtt_module.MissingExtraError, match="service"):
+        Mqtt("mqtt://host", run="x")
