@@ -310,7 +310,7 @@ class _Session:
         if self._over is not None:
             raise _ConnectionOver(self._over)
         if code != self._paho.MQTT_ERR_SUCCESS:
-            raise _ConnectionOver(f"the connection was lost ({self._paho.error_string(code).rstrip('.').lower()})")
+            raise _ConnectionOver(self._paho.error_string(code).rstrip(".").lower())
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if not reason.is_failure:

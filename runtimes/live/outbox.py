@@ -155,8 +155,8 @@ class Outage:
         if self._since is None:
             self._since = now
         if reason not in self._said and now >= self._quiet_until:
-            self._said.add(reason)
             say(f"{self._outbox.name}: {reason}; messages wait (at most {self._outbox.limit}), and it is tried again")
+            self._said.add(reason)
         wait_s = min(max(self._wait_s, at_least_s), self._waits.longest_s)
         self._wait_s = min(2 * self._wait_s, self._waits.longest_s)
         return wait_s

@@ -203,6 +203,10 @@ class Subscriber:
         """The same without those whose id was there before."""
         return list({event["id"]: event for event in self.events()}.values())
 
+    def wait_for_events(self, count: int) -> None:
+        """Until so many different ones came."""
+        wait_for(lambda: len(self.by_id()) >= count)
+
     def last(self, topic: str) -> bytes | None:
         """The newest payload of a topic."""
         return next((payload for name, payload, _ in reversed(list(self.messages)) if name == topic), None)

@@ -29,7 +29,6 @@ from tests.runtimes.receivers import free_port
 from tests.runtimes.test_sinks import event
 from tests.runtimes.toy import LABELS, make_bundle
 
-
 prometheus_parser: Any = importlib.import_module("prometheus_client.parser")
 
 

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 
 pytest.importorskip("paho.mqtt.client")
 from lcr_edge.cli import main
-from lcr_edge.runtimes.live import mqtt as mqtt_module
+from lcr_edge.errors import MissingExtraError
 from lcr_edge.runtimes.live.discovery import Topics, configs
 from lcr_edge.runtimes.live.messages import Messages, slug
 from lcr_edge.runtimes.live.mqtt import Mqtt
@@ -80,13 +82,12 @@ def test_a_broker_that_comes_later_gets_all(tmp_path: Path, capsys: pytest.Captu
         sinks, sink = sinks_to(broker.address)
         for number in range(5):
             sinks.events("door", [event(number)])
-        broker_said: list[str] = []
-        wait_for(lambda: broker_said.append(capsys.readouterr().err) or "refused" in "".join(broker_said))
+        wait_for(lambda: sink._outage._said)
         assert sink.outbox.waiting == 5
         broker.start()
         wait_for(lambda: sink.outbox.delivered == 5)
         sinks.close()
-    said = "".join(broker_said) + capsys.readouterr().err
+    said = capsys.readouterr().err
     assert said.count("Connection refused; messages wait (at most 10000)") == 1
     assert said.count("reached again after") == 1
 
@@ -108,11 +109,12 @@ def test_no_event_is_lost_over_a_broker_that_is_killed(broker: Broker) -> None:
         sender = threading.Thread(target=send)
         sender.start()
         for kill in range(1, total // per_kill):
-            wait_for(lambda kill=kill: len(subscriber.by_id()) >= (kill - 1) * per_kill + 5)
+            subscriber.wait_for_events((kill - 1) * per_kill + 5)
             broker.kill()
             broker.start()
             # Only one that everybody is back at is killed again: it may forget what it has not written yet.
-            wait_for(lambda kill=kill: subscriber.connected and len(subscriber.by_id()) >= min(kill * per_kill, total))
+            wait_for(lambda: subscriber.connected)
+            subscriber.wait_for_events(kill * per_kill)
         sender.join()
         wait_for(lambda: sink.outbox.delivered == total)
         wait_for(lambda: len(subscriber.by_id()) == total)
@@ -217,12 +219,12 @@ def test_a_wrong_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             wait_for(lambda: len(subscriber.events()) == 1)
         assert sink.outbox.waiting == 0
         assert capsys.readouterr().err == ""
-        sinks, _ = sinks_to(f"mqtt://me:wrong@127.0.0.1:{broker.port}", close_s=0.3)
+        sinks, sink = sinks_to(f"mqtt://me:wrong@127.0.0.1:{broker.port}", close_s=0.3)
         sinks.events("door", [event(1)])
-        said = ""
-        while "refuses" not in said:
-            said += capsys.readouterr().err
+        wait_for(lambda: sink._outage._said)
         sinks.close()
+        sink._thread.join(60)
+    said = capsys.readouterr().err
     assert "refuses the connection (not authorized): check the user in the address, and --mqtt-password-file" in said
     assert "wrong" not in said
 
@@ -252,11 +254,10 @@ def test_encrypted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ):
             ca_file = str(certificate) if "127.0.0.1" in address and address.startswith("mqtts") else None
             sinks, sink = sinks_to(address, close_s=0.1, ca_file=ca_file)
-            said = ""
-            while "messages wait" not in said:
-                said += capsys.readouterr().err
+            wait_for(partial(getattr, sink._outage, "_said"))
             sinks.close()
             sink._thread.join(60)
+            said = capsys.readouterr().err
             assert hint.replace("self-signed", "self") in said.replace("self-signed", "self").replace(
                 "self signed", "self"
             )
@@ -321,9 +322,7 @@ def test_the_templates_of_discovery(tmp_path: Path) -> None:
 
 
 def test_without_paho_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(mqtt_module.importlib, "import_module", missing)
-    with pytest.raises(mqtt_module.MissingExtraError, match="service"):
+    monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
+    with pytest.raises(MissingExtraError, match="--mqtt needs the package 'paho-mqtt'") as raised:
         Mqtt("mqtt://host", run="x")
+    assert raised.value.extra == "service"

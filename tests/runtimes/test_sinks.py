@@ -57,7 +57,14 @@ def check(schema: dict[str, Any], value: Any, place: str = "message") -> None:
     """The little of JSON schema that the documented one uses."""
     known = {"$schema", "title", "description", "type", "enum", "properties", "required", "oneOf", "format"}
     assert set(schema) <= known | {"minimum", "maximum", "additionalProperties"}, place
-    kinds = {"string": str, "number": (int, float), "integer": int, "boolean": bool, "null": type(None), "object": dict}
+    kinds: dict[str, Any] = {
+        "string": str,
+        "number": (int, float),
+        "integer": int,
+        "boolean": bool,
+        "null": type(None),
+        "object": dict,
+    }
     if "type" in schema:
         names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
         assert any(isinstance(value, kinds[name]) for name in names), f"{place}: {value!r}"
@@ -213,10 +220,12 @@ def test_the_states_of_sources_are_told() -> None:
 def test_several_sources_send_at_a_time() -> None:
     with HttpReceiver() as receiver:
         sinks = Sinks([Webhook(f"http://{receiver.place}/")], Messages(), ["a", "b"], close_s=60.0).start()
-        threads = [
-            threading.Thread(target=lambda name=name: [sinks.events(name, [event(n)]) for n in range(20)])
-            for name in "ab"
-        ]
+
+        def send(name: str) -> None:
+            for number in range(20):
+                sinks.events(name, [event(number)])
+
+        threads = [threading.Thread(target=send, args=(name,)) for name in "ab"]
         for thread in threads:
             thread.start()
         for thread in threads:
