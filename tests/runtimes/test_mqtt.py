@@ -258,9 +258,7 @@ def test_encrypted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             sinks.close()
             sink._thread.join(60)
             said = capsys.readouterr().err
-            assert hint.replace("self-signed", "self") in said.replace("self-signed", "self").replace(
-                "self signed", "self"
-            )
+            assert hint in said.replace("self signed", "self-signed")  # OpenSSL 1.1 has no hyphen
 
 
 def config_messages(source: str) -> dict[str, dict[str, Any]]:
