@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import select
 import socket
-import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -22,28 +20,13 @@ from lcr_edge.errors import MissingExtraError, UsageError
 from lcr_edge.runtimes.live.credentials import parse_address, tls_context, why
 from lcr_edge.runtimes.live.discovery import Topics, check_prefix, configs
 from lcr_edge.runtimes.live.messages import Message
+from lcr_edge.runtimes.live.mqtt_session import ConnectionOverError, Session, TlsSocket
 from lcr_edge.runtimes.live.outbox import LIMIT, USUAL, Outage, Outbox, Waits
 
 _OPTION, _PASSWORD_OPTION, _CA_OPTION = "--mqtt", "--mqtt-password-file", "--mqtt-ca-file"
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _WINDOW = 20  # messages on their way at a time
-_KEEPALIVE_S = 30
 _ONLINE, _OFFLINE = b"online", b"offline"
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closed if its handshake fails; paho-mqtt leaves that to the garbage collector."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()
-            raise
-
-
-class _ConnectionOver(Exception):
-    """Why a connection ended; for people."""
 
 
 class Mqtt:
@@ -71,7 +54,7 @@ class Mqtt:
             raise UsageError(f"{_CA_OPTION} is about TLS: give {_OPTION} mqtts://{place.host}")
         self._tls = tls_context(ca_file, _CA_OPTION) if place.scheme == "mqtts" else None
         if self._tls is not None:
-            self._tls.sslsocket_class = _TlsSocket
+            self._tls.sslsocket_class = TlsSocket
         self._topics = Topics(check_prefix(topic, "--mqtt-topic"))
         self._discovery = check_prefix(discovery, "--mqtt-discovery") if discovery else ""
         self._labels, self._model, self._client_id = list(labels), model, f"lcr_edge-{run}"
@@ -131,13 +114,13 @@ class Mqtt:
     def _work(self) -> None:
         try:
             while not self._given_up.is_set():
-                session = _Session(self._paho, self._client(), self._waits.answer_s)
+                session = Session(self._paho, self._client(), self._waits.answer_s)
                 try:
                     self._connect(session)
                     self._talk(session)
                     return
                 except Exception as error:  # whatever it is, this thread has to go on
-                    problem = str(error) if isinstance(error, _ConnectionOver) else f"cannot connect: {why(error)}"
+                    problem = str(error) if isinstance(error, ConnectionOverError) else f"cannot connect: {why(error)}"
                 finally:
                     session.leave()
                     self._note_confirmed(session)
@@ -165,21 +148,21 @@ class Mqtt:
         client.will_set(self._topics.status, _OFFLINE, qos=1, retain=True)
         return client
 
-    def _connect(self, session: _Session) -> None:
+    def _connect(self, session: Session) -> None:
         with self._lock:  # a broker that was started again may have lost all of it
             self._changed.update(dict.fromkeys(self._retained))
         session.connect(self._address.host, self._address.port)
         until = time.monotonic() + self._waits.answer_s
         while not session.connected:
             if time.monotonic() > until or self._given_up.is_set():
-                raise _ConnectionOver("it does not answer as an MQTT broker does")
+                raise ConnectionOverError("it does not answer as an MQTT broker does")
             session.wait(self._ears, until - time.monotonic())
         # Another run with this prefix, or the will of a connection that is found dead late, may say offline for us.
         session.watch(self._topics.status, _OFFLINE)
         session.publish(self._topics.status, _ONLINE, retain=True)
 
-    def _talk(self, session: _Session) -> None:
-        """Deliver until the run is over and all is confirmed. Raises _ConnectionOver."""
+    def _talk(self, session: Session) -> None:
+        """Deliver until the run is over and all is confirmed. Raises ConnectionOverError."""
         back = False
         while not self._given_up.is_set():
             if session.seen_offline:
@@ -196,7 +179,7 @@ class Mqtt:
             session.wait(self._ears, 1.0)
             self._note_confirmed(session)
 
-    def _note_confirmed(self, session: _Session) -> None:
+    def _note_confirmed(self, session: Session) -> None:
         for message in session.take_confirmed():
             self.outbox.delivered_one(message)
 
@@ -204,7 +187,7 @@ class Mqtt:
         with self._lock:
             return bool(self._changed) or self.outbox.waiting > 0
 
-    def _send_next(self, session: _Session) -> bool:
+    def _send_next(self, session: Session) -> bool:
         """Send what the broker lacks, retained messages first; False if there is nothing."""
         with self._lock:
             topic = next(iter(self._changed), None)
@@ -220,108 +203,10 @@ class Mqtt:
         session.publish(self._topics.of(message.source, "event"), message.to_json(), message=message)
         return True
 
-    def _say_goodbye(self, session: _Session) -> None:
+    def _say_goodbye(self, session: Session) -> None:
         """A clean end takes the last will back, so its words are said here."""
         session.unwatch(self._topics.status)
         session.publish(self._topics.status, _OFFLINE, retain=True)
         while session.on_their_way and not self._given_up.is_set():
             session.wait(self._ears, 0.1)
         session.client.disconnect()
-
-
-class _Session:
-    """One connection, driven by one thread. Every method raises _ConnectionOver once it has ended.
-
-    connected: the broker has accepted it. confirmed: whether it has confirmed any message. seen_offline: somebody has
-    said so in the topic that is watched.
-    """
-
-    def __init__(self, paho: Any, client: Any, answer_s: float) -> None:
-        self.client, self._paho, self._answer_s = client, paho, answer_s
-        self.connected = self.confirmed = self.seen_offline = False
-        self._over: str | None = None
-        self._sent: OrderedDict[int, tuple[Message | None, float]] = OrderedDict()
-        self._confirmed: list[Message] = []
-        client.on_connect = self._on_connect
-        client.on_publish = self._on_publish
-
-    @property
-    def on_their_way(self) -> int:
-        """Messages that are not confirmed."""
-        return len(self._sent)
-
-    def connect(self, host: str, port: int) -> None:
-        """Connect, encrypt and introduce this client. Raises OSError and ssl.SSLError."""
-        self._check(self.client.connect(host, port, _KEEPALIVE_S))
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, message: Message | None = None) -> None:
-        """Send with QoS 1. message: what :meth:`take_confirmed` gives back for it."""
-        info = self.client.publish(topic, payload, qos=1, retain=retain)
-        self._sent[info.mid] = (message, time.monotonic())
-        self._check(info.rc)
-
-    def watch(self, topic: str, payload: bytes) -> None:
-        """Let ``seen_offline`` say when somebody sends this."""
-
-        def seen(_client: Any, _userdata: Any, message: Any) -> None:
-            self.seen_offline |= message.payload == payload and not message.retain
-
-        self.client.on_message = seen
-        self._check(self.client.subscribe(topic, qos=1)[0])
-
-    def unwatch(self, topic: str) -> None:
-        """No more of :meth:`watch`."""
-        self.client.on_message = None
-        self._check(self.client.unsubscribe(topic)[0])
-
-    def wait(self, bell: socket.socket, seconds: float) -> None:
-        """Read and write until something has happened, ``bell`` has rung, or so many seconds are over."""
-        client, sock = self.client, self.client.socket()
-        if sock is None:
-            raise _ConnectionOver(self._over or "the connection was lost")
-        pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-        writers = [sock] if client.want_write() else []
-        readable, writable, _ = select.select([sock, bell], writers, [], 0.0 if pending else max(0.0, seconds))
-        if bell in readable:
-            with contextlib.suppress(BlockingIOError):
-                while bell.recv(4096):
-                    pass
-        if sock in readable or pending:
-            self._check(client.loop_read())
-        if writable:
-            self._check(client.loop_write())
-        self._check(client.loop_misc())
-        if self._sent and time.monotonic() - next(iter(self._sent.values()))[1] > self._answer_s:
-            raise _ConnectionOver(f"it has not confirmed a message for {self._answer_s:.0f} s")
-
-    def take_confirmed(self) -> list[Message]:
-        """The messages that the broker has confirmed since the last call."""
-        confirmed, self._confirmed = self._confirmed, []
-        return confirmed
-
-    def leave(self) -> None:
-        """Close the connection, without a word if it was not ended before: then the broker tells the last will."""
-        sock = self.client.socket()
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.close()
-
-    def _check(self, code: int) -> None:
-        if self._over is not None:
-            raise _ConnectionOver(self._over)
-        if code != self._paho.MQTT_ERR_SUCCESS:
-            raise _ConnectionOver(self._paho.error_string(code).rstrip(".").lower())
-
-    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if not reason.is_failure:
-            self.connected = True
-            return
-        said = str(reason)
-        hint = f": check the user in the address, and {_PASSWORD_OPTION}" if "uth" in said or "password" in said else ""
-        self._over = f"it refuses the connection ({said.lower()}){hint}"
-
-    def _on_publish(self, _client: Any, _userdata: Any, number: int, _reason: Any, _properties: Any) -> None:
-        message, _ = self._sent.pop(number, (None, 0.0))
-        self.confirmed = True
-        if message is not None:
-            self._confirmed.append(message)

@@ -94,6 +94,8 @@ def test_a_port_in_use_is_an_error_and_loses_no_file(tmp_path: Path, capsys: pyt
         f"error: --metrics: cannot listen at 127.0.0.1, port {port}: Address already in use; choose another port\n"
     )
     assert old.read_text() == "old"
+    assert main(["run", str(bundle), "--source", clip, "--metrics", "0.0.0.0.0:9464"]) == 2
+    assert capsys.readouterr().err.startswith("error: --metrics: cannot listen at 0.0.0.0.0, port 9464: ")
 
 
 def test_the_port_is_free_again_after_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
