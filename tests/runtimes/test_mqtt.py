@@ -161,19 +161,20 @@ def test_a_broker_that_falls_silent_is_left(broker: Broker, capsys: pytest.Captu
 @needs_mosquitto
 def test_what_is_said_about_a_run_that_is_cut_off(broker: Broker) -> None:
     """The last will is told, and taken back; and so is what somebody else says about this run."""
-    with Subscriber(broker) as subscriber:
-        with Line(broker.port) as line:
-            sinks, _ = sinks_to(f"mqtt://127.0.0.1:{line.port}", Waits(first_s=0.3))
-            wait_for(lambda: subscriber.last("lcr_edge/status") == b"online")
-            line.cut()
-            wait_for(lambda: subscriber.last("lcr_edge/status") == b"offline")
-            wait_for(lambda: subscriber.last("lcr_edge/status") == b"online")
-            subscriber._client.publish("lcr_edge/status", "offline", qos=1, retain=True)
-            wait_for(
-                lambda: [p for t, p, _ in subscriber.messages if t == "lcr_edge/status"][-2:] == [b"offline", b"online"]
-            )
-            sinks.close()
-        wait_for(lambda: subscriber.last("lcr_edge/status") == b"offline")
+    with Subscriber(broker) as subscriber, Line(broker.port) as line:
+
+        def statuses() -> list[bytes]:
+            return [payload for topic, payload, _ in list(subscriber.messages) if topic == "lcr_edge/status"]
+
+        sinks, _ = sinks_to(f"mqtt://127.0.0.1:{line.port}")
+        wait_for(lambda: len(statuses()) == 1)
+        line.cut()
+        wait_for(lambda: len(statuses()) == 3)
+        subscriber._client.publish("lcr_edge/status", "offline", qos=1, retain=True)
+        wait_for(lambda: len(statuses()) == 5)
+        sinks.close()
+        wait_for(lambda: len(statuses()) == 6)
+        assert statuses() == [b"online", b"offline"] * 3
 
 
 @needs_mosquitto
