@@ -96,9 +96,20 @@ compiler:
 			echo "No C++ compiler found: the kernel's arithmetic is not tested" \
 				"(Debian, Ubuntu: apt-get install g++, as root)."; fi; fi
 
+# A real MQTT broker for the tests of "run --mqtt"; without one they are skipped.
+.PHONY: broker
+broker:
+	@if ! PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing the system package mosquitto (for the tests of --mqtt)"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto >/dev/null; \
+		else \
+			echo "No MQTT broker found: --mqtt is not tested" \
+				"(Debian, Ubuntu: apt-get install mosquitto, as root)."; fi; fi
+
 # The environment may be made by the very call that runs this: looked for when the line runs.
 PYTEST = LCR_TFLITE_RUNTIME_PYTHON="$$(ls $(TFLITE_VENV)/bin/python 2>/dev/null || true)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
-test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler test39 ## all tests, those of the device side on Python 3.9 too
+test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker test39 ## all tests, those of the device side on Python 3.9 too
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: boards
@@ -109,7 +120,7 @@ quick: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed ## the tests for every d
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 # What is not covered there runs in processes of its own (the command line, torchrun) or on a GPU.
-cover: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler ## all tests with coverage of lines; fails below the floor in pyproject.toml
+cover: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker ## all tests with coverage of lines; fails below the floor in pyproject.toml
 	$(PYTEST) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 $(PY39_VENV)/.installed: constraints-py39.txt

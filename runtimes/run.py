@@ -9,12 +9,13 @@ import argparse
 import contextlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 from lcr_edge import options
 from lcr_edge.errors import UsageError
 from lcr_edge.runtimes.api import Model, load
 from lcr_edge.runtimes.bundle import read_bundle
-from lcr_edge.runtimes.live import config, recording, resume, service
+from lcr_edge.runtimes.live import config, metrics, recording, resume, service, sinks
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.films import Film
 from lcr_edge.runtimes.live.follow import Interrupts, follow
@@ -87,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--enter of a single class; may be repeated",
     )
     recording.add_arguments(events)
+    sinks.add_arguments(parser)
+    metrics.add_arguments(parser)
     options.add_threads(parser, None)
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
     resume.add_arguments(parser.add_argument_group("as a service"))
@@ -117,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         opened.callback(lambda: Observers(made).close())
         keeper, notifier = resume.keeper(args, model), service.notifier()
         made += [one for one in (keeper, notifier) if one is not None]
-        _observe(made, args, model, rules, several=turns is not None)
+        _observe(made, args, model, names, rules)
         observer = Observers(made)
         streams: dict[str, Stream] = {}
         for name, source, finder in zip(names, sources, finders):
@@ -143,16 +146,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _observe(
-    made: list[Observer], args: argparse.Namespace, model: Model, rules: EventRules | None, *, several: bool
+    made: list[Observer], args: argparse.Namespace, model: Model, names: Sequence[str], rules: EventRules | None
 ) -> None:
-    """Add everyone who is told; what is added is closed in any case. Raises UsageError and OutputError."""
+    """Add everyone who is told; what is added is closed in any case. Raises what they raise."""
     recorder = recording.recorder(args, model, rules)
     if recorder is not None:
         made.append(recorder)
+    labels = [label for label in model.labels if rules is None or label not in rules.ignore]
+    # Before the file of --json is emptied: a port may be in use.
+    told = sinks.make(args, names, labels, model.manifest["config"]["name"])
+    figures = metrics.make(args, names, labels, [] if told is None else [sink.outbox for sink in told.sinks])
+    if figures is not None:
+        made.append(figures)
     out = options.text_stream(args.json)
-    every_step = not args.events
+    every_step, several = not args.events, len(names) > 1
     shown = Shown(JsonLines(args.json), out, model.labels, top=args.top, every_step=every_step, several=several)
     made.insert(0, shown)
+    if told is not None:
+        made.append(told.start())
 
 
 def _check(args: argparse.Namespace) -> EventRules | None:
@@ -186,6 +197,75 @@ def _say_checked(args: argparse.Namespace, rules: EventRules | None) -> int:
     print(f"{bundle.manifest.get('name', bundle.folder.name)}, on {bundle.target}; sources: {', '.join(_names(args))}")
     print("nothing is wrong with the options; the sources were not opened")
     return 0
+
+
+def _check_distinct(args: argparse.Namespace) -> None:
+    """Raise UsageError if an output would overwrite what is read, or another output."""
+    taken = {os.path.realpath(address): "the source itself" for address in args.source}
+    taken.update({os.path.realpath(args.config): "the config file"} if args.config else {})
+    for option, path in (("--json", args.json), ("--state-file", args.state_file)):
+        if path not in (None, options.STDOUT):
+            real = os.path.realpath(path)
+            if real in taken:
+                raise UsageError(f"{option} {path} is {taken[real]}; choose another file")
+            taken[real] = f"the file of {option}"
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """What the sources are called in the output; those that are given twice are numbered."""
+    if args.source_name:
+        return list(args.source_name)
+    names, seen = [name_of(source) for source in args.source], Counter[str]()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(name if names.count(name) == 1 else f"{name} #{seen[name]}")
+    return numbered
+
+
+def _source(address: str, name: str | None, args: argparse.Namespace) -> VideoSource | Awaited:
+    """A source, opened unless it is one to wait for. Raises VideoError."""
+    if args.wait_for_sources and Awaited.can_be(address):
+        return Awaited(address, name)
+    if args.loop or args.as_camera:
+        return Film(address, name, as_camera=args.as_camera)
+    return VideoSource(address, name)
+
+
+def _lasting(source: VideoSource | Awaited, name: str, retry_s: float, observer: Observer) -> VideoSource | LiveSource:
+    """A source that comes back if it is live, else the source."""
+    if isinstance(source, VideoSource) and not source.live:
+        return source
+    return LiveSource(source, Patience(retry_s=retry_s), lambda state, what: observer.state(name, state, what))
+
+
+def _rules(args: argparse.Namespace) -> EventRules | None:
+    """What --events and its options say. Raises UsageError."""
+    given = {
+        "enter": args.enter,
+        "leave": args.leave,
+        "min_s": args.min_seconds,
+        "pause_s": args.pause_seconds,
+        "ignore": None if args.ignore is None else tuple(args.ignore),
+        "enters": None if args.enters is None else dict(args.enters),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not args.events:
+        raise UsageError(f"--{next(iter(given)).replace('_s', '-seconds')} is about events: add --events")
+    if "enter" in given and "leave" not in given:
+        given["leave"] = args.enter * EventRules.leave / EventRules.enter
+    return EventRules(**given) if args.events else None
+
+
+def _label_probability(text: str) -> tuple[str, float]:
+    """LABEL=P: of several equals signs the last one counts."""
+    label, equals, number = text.rpartition("=")
+    if not equals or not label:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=P, such as 'Thumb Up=0.8'")
+    try:
+        return label, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{number!r} in {text!r} is not a probability") from None
 
 
 def _check_distinct(args: argparse.Namespace) -> None:
