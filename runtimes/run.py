@@ -13,13 +13,14 @@ from collections.abc import Sequence
 
 from lcr_edge import options
 from lcr_edge.errors import UsageError
-from lcr_edge.runtimes.api import Model, load
+from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.follow import Interrupts, follow
 from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
 from lcr_edge.runtimes.live.stream import Stream, Turns
+from lcr_edge.runtimes.provider import add_provider, load_on
 from lcr_edge.runtimes.video import VideoSource
 from lcr_edge.video import name_of
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help=f"a class that is never an event; may be repeated (default: {' and '.join(map(repr, BACKGROUND))})",
     )
+    add_provider(parser)
     options.add_threads(parser, None)
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
 
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.retry >= 0:
         raise UsageError(f"--retry must be 0 or more seconds, or inf, got {args.retry:g}")
     rules = _rules(args)
-    model = load(args.bundle, threads=args.threads)
+    model = load_on(args.bundle, args.provider, args.threads)
     finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
     names = _names(args.source)
     turns = Turns() if len(names) > 1 else None
