@@ -15,6 +15,7 @@ from typing import Any, Callable
 
 from lcr_edge.errors import MissingExtraError, VideoError
 from lcr_edge.frames import Frame
+from lcr_edge.gstreamer import PREFIX, cannot_open, check_built_in, check_elements, pipeline_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class TimedFrame:
 class VideoSource:
     """An opened source. Iterate over it once for its frames; close it or use ``with``.
 
-    source: a path, a camera ("0" or "/dev/video0") or a URL. Files are timed by their container's timestamps, or by
+    source: a path, a camera ("0" or "/dev/video0"), a URL, or a GStreamer pipeline ("gst:v4l2src ! ..."), which counts
+    as live (see ``lcr_edge.gstreamer``). Files are timed by their container's timestamps, or by
     their frame rate if those do not advance; cameras and live streams by the wall clock when a frame arrives. fps:
     frames a second as the source declares them, 0.0 if it does not; of a file an average, of a camera often wrong.
     name: the source for people and logs, see :func:`name_of`.
@@ -49,12 +51,13 @@ class VideoSource:
         self.seen = 0
         self.ended = False
         self._camera = camera_number(source)
-        is_url = "://" in source
+        pipeline = pipeline_of(source)
+        is_url = pipeline is None and "://" in source
         try:
             source.encode()
         except UnicodeEncodeError:  # OpenCV would crash
             raise VideoError(f"{source!r} is not UTF-8: rename the file") from None
-        if self._camera is None and not is_url:
+        if self._camera is None and pipeline is None and not is_url:
             _check_file(Path(source))
         # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -63,20 +66,29 @@ class VideoSource:
         except ImportError as error:
             raise MissingExtraError("opencv-python-headless", "video", "Reading video") from error
         with contextlib.suppress(AttributeError):
-            self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
+            if hasattr(self._cv2.utils, "logging"):
+                self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
+            else:  # Debian's OpenCV 4.6
+                self._cv2.setLogLevel(0)
+        if pipeline is not None:
+            check_built_in(self._cv2)
+            check_elements(pipeline)
         try:
-            self._capture = self._cv2.VideoCapture(source if self._camera is None else self._camera)
+            if pipeline is not None:
+                self._capture = self._cv2.VideoCapture(pipeline, self._cv2.CAP_GSTREAMER)
+            else:
+                self._capture = self._cv2.VideoCapture(source if self._camera is None else self._camera)
             opened = bool(self._capture.isOpened())
         except self._cv2.error as error:
             raise VideoError(f"cannot open {self.name}: {error}") from error
         if not opened:
             self._capture.release()
-            raise VideoError(self._cannot_open(is_url))
+            raise VideoError(cannot_open(self.name) if pipeline is not None else self._cannot_open(is_url))
         count = self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
         self.frame_count = int(count) if math.isfinite(count) and 0 < count < 1e9 else 0
         fps = self._capture.get(self._cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and 0 < fps < 1e4 else 0.0
-        self.live = self._camera is not None or (is_url and not self.frame_count)
+        self.live = self._camera is not None or pipeline is not None or (is_url and not self.frame_count)
 
     def _cannot_open(self, is_url: bool) -> str:
         if self._camera is not None:
@@ -124,6 +136,11 @@ class VideoSource:
 # Values in a query that are not for logs.
 _SECRET = re.compile(r"([?&;](?:\w*pass\w*|pwd|\w*token|\w*key|secret|auth)=)[^&;#]*", re.IGNORECASE)
 
+# The same as properties of GStreamer's elements, quoted or not.
+_SECRET_PROPERTY = re.compile(
+    r"""((?:[\w-]*pass[\w-]*|[\w-]*-pw|[\w-]*token|[\w-]*key|secret)\s*=\s*)(?:"[^"]*"|'[^']*'|[^\s!]+)""", re.IGNORECASE
+)
+
 
 def camera_number(source: str) -> int | None:
     """The number of a camera, given as "0" or, on Linux, as "/dev/video0" or a link to it; None for anything else."""
@@ -134,7 +151,10 @@ def camera_number(source: str) -> int | None:
 
 
 def name_of(source: str) -> str:
-    """A source for people and logs: "camera 0", a path, or a URL whose password is not shown."""
+    """A source for people and logs: "camera 0", a path, a URL whose password is not shown, or a pipeline likewise."""
+    if source.startswith(PREFIX):
+        shown = re.sub(r"\w+://[^\s!\"']+", lambda found: name_of(found[0]), source)
+        return _SECRET_PROPERTY.sub(lambda found: found[1] + "***", shown)
     camera = camera_number(source)
     if camera is not None:
         return f"camera {camera}"
