@@ -138,7 +138,8 @@ _SECRET = re.compile(r"([?&;](?:\w*pass\w*|pwd|\w*token|\w*key|secret|auth)=)[^&
 
 # The same as properties of GStreamer's elements, quoted or not.
 _SECRET_PROPERTY = re.compile(
-    r"""((?:[\w-]*pass[\w-]*|[\w-]*-pw|[\w-]*token|[\w-]*key|secret)\s*=\s*)(?:"[^"]*"|'[^']*'|[^\s!]+)""", re.IGNORECASE
+    r"""((?:[\w-]*pass[\w-]*|[\w-]*-pw|[\w-]*token|[\w-]*key|secret)\s*=\s*)(?:"[^"]*"|'[^']*'|[^\s!]+)""",
+    re.IGNORECASE,
 )
 
 

@@ -215,4 +215,6 @@ def verdict(bundle: str, failed: list[Finding]) -> str:
     if not failed:
         return f"{bundle} works here"
     first = failed[0]
-    return f"{bundle} will not work here, because of its {first.what}. " + (f"To mend it: {first.fix}" if first.fix else first.text)
+    return f"{bundle} will not work here, because of its {first.what}. " + (
+        f"To mend it: {first.fix}" if first.fix else first.text
+    )

@@ -66,6 +66,11 @@ def try_out(bundle: str | os.PathLike[str], timeout_s: float = TIMEOUT_S) -> Tri
         return Trial(f"it made no step within {timeout_s:.0f} s")
     except OSError as error:
         return Trial(f"no process can be started ({error.strerror}): free some memory")
+    return outcome(done)
+
+
+def outcome(done: subprocess.CompletedProcess[str]) -> Trial:
+    """What a process that ended tells: its own line, or how it was ended."""
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         return Trial(f"{_SIGNALS.get(name, 'it was ended')} ({name})", name)
