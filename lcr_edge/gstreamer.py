@@ -1,7 +1,7 @@
 """Sources that are GStreamer pipelines: "gst:" and what gst-launch-1.0 takes, up to an appsink or without one.
 
-They are how a Jetson's or a Raspberry Pi's camera is read, and how a video decoder in hardware is used. OpenCV has to be
-built with GStreamer; pip's wheels are not, and Debian's and JetPack's packages are.
+They are how a Jetson's or a Raspberry Pi's camera is read, and how a video decoder in hardware is used. OpenCV has to
+be built with GStreamer; pip's wheels are not, Debian's packages are.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def check_built_in(cv2: Any) -> None:
     if found is None or found[1] != "YES":
         raise VideoError(
             f"this OpenCV ({cv2.__version__}) is built without GStreamer, as pip's wheels are. Take the system's: "
-            "apt-get install python3-opencv gstreamer1.0-plugins-good, then an environment with --system-site-packages, "
-            "and in it: pip uninstall opencv-python-headless opencv-python"
+            "apt-get install python3-opencv gstreamer1.0-plugins-good, then an environment with --system-site-packages "
+            "and, in it, pip uninstall opencv-python-headless opencv-python"
         )
 
 

@@ -1,7 +1,7 @@
 """Print what this machine has for lcr_edge; with BUNDLE, whether that bundle will work here.
 
-``lcr-edge doctor`` shows the machine (``lcr_edge.doctor``). ``lcr-edge doctor BUNDLE`` looks at one bundle: its contract
-and files, Python, numpy, the engine, the processor, OpenCV, memory; then loads it, steps it once beside its golden clip
+``lcr-edge doctor`` shows the machine (``lcr_edge.doctor``). ``lcr-edge doctor BUNDLE`` looks at one bundle: contract,
+files, Python, numpy, the engine, the processor, OpenCV, memory; then loads it, steps it once beside its golden clip
 and says what came of it. Exit codes, for scripts: 0 it works here, 1 it will not, 2 the call was wrong.
 """
 
@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lcr_edge import doctor as of_machine
 from lcr_edge import options
@@ -183,7 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings and the verdict; without a bundle, the machine. Raises BundleError, UsageError, OutputError."""
+    """Print findings and verdict; without a bundle, the machine. Raises BundleError, UsageError and OutputError."""
     if args.bundle is None:
         return of_machine.run(args)
     if args.require_cuda_kernel:
@@ -215,6 +214,5 @@ def verdict(bundle: str, failed: list[Finding]) -> str:
     if not failed:
         return f"{bundle} works here"
     first = failed[0]
-    return f"{bundle} will not work here, because of its {first.what}. " + (
-        f"To mend it: {first.fix}" if first.fix else first.text
-    )
+    mend = f"To mend it: {first.fix}" if first.fix else first.text
+    return f"{bundle} will not work here, because of its {first.what}. {mend}"

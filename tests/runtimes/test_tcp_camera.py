@@ -14,7 +14,9 @@ import pytest
 from lcr_edge.cli import main
 from tests.runtimes.toy import make_bundle
 
-cv2 = pytest.importorskip("cv2")
+pytest.importorskip("cv2")
+import cv2
+
 from tests.clips import frames, real_clip
 
 
