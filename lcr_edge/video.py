@@ -92,7 +92,7 @@ class VideoSource:
 
     def _cannot_open(self, is_url: bool) -> str:
         if self._camera is not None:
-            return f"there is no {self.name}, or another program is using it; try another number"
+            return why_no_camera(self.name, Path(f"/dev/video{self._camera}"))
         if is_url:
             return f"cannot open {self.name}; check the address, the network and the password in it"
         return f"{self.name} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
@@ -131,6 +131,13 @@ class VideoSource:
         if self.live or not self.ended or self.seen >= 0.9 * self.frame_count:
             return None
         return f"{self.name} declares {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
+
+
+def why_no_camera(name: str, device: Path) -> str:
+    """What to say where a camera cannot be opened. device: its file, which only Linux has."""
+    if device.exists() and not os.access(device, os.R_OK | os.W_OK):
+        return f"you may not open {device}: sudo usermod -aG video $USER, then log in again"
+    return f"there is no {name}, or another program is using it; try another number"
 
 
 # Values in a query that are not for logs.
