@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         action="append",
-        metavar="FILE|CAMERA|URL",
-        help="video file, camera (0 or /dev/video0) or URL; may be repeated, then all are stepped side by side",
+        metavar="FILE|CAMERA|URL|gst:PIPELINE",
+        help="video file, camera (0 or /dev/video0), URL or GStreamer pipeline; may be repeated, then all are stepped "
+        "side by side",
     )
     options.add_frames(parser, "stop after N steps of each source (default: at its end)")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print per step (default: 3)")
