@@ -145,7 +145,7 @@ _SECRET = re.compile(r"([?&;](?:\w*pass\w*|pwd|\w*token|\w*key|secret|auth)=)[^&
 
 # The same as properties of GStreamer's elements, quoted or not.
 _SECRET_PROPERTY = re.compile(
-    r"""((?:[\w-]*pass[\w-]*|[\w-]*-pw|[\w-]*token|[\w-]*key|secret)\s*=\s*)(?:"[^"]*"|'[^']*'|[^\s!]+)""",
+    r"""((?:[\w-]*pass[\w-]*|[\w-]*-pw|[\w-]*token|[\w-]*key|secret)\s*=\s*)(?:"[^"]*"|'[^']*'|\S+)""",
     re.IGNORECASE,
 )
 
@@ -161,7 +161,7 @@ def camera_number(source: str) -> int | None:
 def name_of(source: str) -> str:
     """A source for people and logs: "camera 0", a path, a URL whose password is not shown, or a pipeline likewise."""
     if source.startswith(PREFIX):
-        shown = re.sub(r"\w+://[^\s!\"']+", lambda found: name_of(found[0]), source)
+        shown = re.sub(r"\w+://[^\s\"']+", lambda found: name_of(found[0]), source)
         return _SECRET_PROPERTY.sub(lambda found: found[1] + "***", shown)
     camera = camera_number(source)
     if camera is not None:

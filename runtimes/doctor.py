@@ -29,6 +29,7 @@ OK, NOTE, FAILED = "ok", "note", "FAILED"
 _DOT = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 _LITTLE = 100e6  # bytes of memory left, below which the next program may be one too many
 _OTHER_TFLITE = "tflite-runtime"
+_BENCH = "lcr-edge bench says whether it is faster than fp32 here"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _engine(bundle: Bundle, package: str, installed: str | None) -> Finding:
         fix = how_to_get(package, machine)
         if package == "ai-edge-litert" and fix.startswith("not "):
             fix = how_to_get(_OTHER_TFLITE, machine)
+        if fix.startswith("not "):
+            return Finding("engine", FAILED, f"{package} is not installed, and has no wheel {fix[len('not ') :]}")
         return Finding("engine", FAILED, f"{package} is not installed", fix)
     made = bundle.producer(ENGINES[bundle.target].package)
     text = f"{package} {installed}, the bundle was made with {ENGINES[bundle.target].package} {made}"
@@ -117,13 +120,12 @@ def _int8(bundle: Bundle) -> Finding:
     if found:
         return Finding("processor", OK, f"{name}, with {found[0]}: int8 is computed in int8")
     if platform.machine() not in ("x86_64", "AMD64"):
-        return Finding("processor", NOTE, f"{name}, without dot products of int8: int8 is right, with little gain")
+        return Finding("processor", NOTE, f"{name}, without dot products of int8: int8 is right; {_BENCH}")
     how = {
-        "openvino": "OpenVINO computes int8 bundles in float here, right but no faster than fp32",
-        "onnx": "onnxruntime takes slower products that cannot overflow",
-        "tflite": "int8 is right, with little gain",
-    }
-    return Finding("processor", NOTE, f"{name}, without VNNI: {how[bundle.target]}; lcr-edge bench says what is faster")
+        "openvino": "OpenVINO computes the int8 products in float, which is right and slower",
+        "onnx": "onnxruntime takes products that cannot overflow, which are slower",
+    }.get(bundle.target, "int8 is right")
+    return Finding("processor", NOTE, f"{name}, without VNNI: {how}; {_BENCH}")
 
 
 def _opencv(bundle: Bundle) -> Finding:

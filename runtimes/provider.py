@@ -52,7 +52,7 @@ def load_on(
 ) -> Model:
     """Load a bundle on a provider: a name in ``PROVIDERS``, or "auto".
 
-    say: is told which one "auto" took, and why not the others; by default a line on stderr.
+    say: is told what "auto" tries, which one it took, and why not the others; by default lines on stderr.
 
     Raises UsageError for a provider that the bundle's engine does not have, or that cannot be used here; ParityError
     where "auto" found none; and what :func:`lcr_edge.runtimes.load` raises. There is no silent way back to the CPU.
@@ -92,6 +92,8 @@ def best_of(
         if wanted[0] not in available:
             refused.append(f"{name}: not in this onnxruntime")
             continue
+        if wanted[0] != CPU:  # to build TensorRT's engine may take minutes
+            say(f"provider: trying {name}")
         try:
             model = load(path, threads=threads, providers=wanted)
             golden = read_golden(model.bundle)

@@ -115,3 +115,4 @@ def test_passwords_in_pipelines_are_not_shown() -> None:
     assert "secret" not in shown
     assert shown.startswith('gst:rtspsrc location="rtsp://me:***@cam/x?pwd=***')
     assert shown.endswith("! decodebin")
+    assert "ret" not in name_of("gst:rtspsrc location=rtsp://me:sec!ret@cam/ user-pw=sec!ret ! decodebin")
