@@ -133,6 +133,8 @@ def _opencv(bundle: Bundle) -> Finding:
         version = importlib.import_module("cv2").__version__
     except ImportError as error:
         fix = how_to_install("video")
+        if this_machine().arm32:  # as for numpy, there is no wheel for it
+            fix = "apt-get install python3-opencv, in an environment with --system-site-packages"
         if importlib.util.find_spec("cv2") is not None:
             return Finding("opencv", NOTE, f"it is installed, but cannot be imported: {error}", fix)
         edges = ", and the edges are computed by numpy, slower" if bundle.edges == "host" else ""
