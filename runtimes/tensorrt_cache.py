@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
-from lcr_edge.files import make_folder, write_atomically
+from lcr_edge.errors import OutputError
+from lcr_edge.files import write_atomically
 from lcr_edge.kernels.compilers import cache_folder
 from lcr_edge.runtimes.bundle import Bundle
 
@@ -68,10 +69,16 @@ def engine_folder(bundle: Bundle, facts: Facts, onnxruntime: str, cache: Path | 
     text = json.dumps({**facts, "onnxruntime": onnxruntime, "model": model, "float32": "exact"}, sort_keys=True)
     folder = (cache_folder() if cache is None else cache) / "tensorrt" / hashlib.sha256(text.encode()).hexdigest()[:16]
     stamp = folder / STAMP
-    if folder.is_dir() and (not stamp.is_file() or stamp.read_bytes() != text.encode()):
-        shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder, None)
-    folder.chmod(0o700)  # an engine is a program: nobody else may put one here
+    try:
+        if folder.exists() and (not stamp.is_file() or stamp.read_bytes() != text.encode()):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # an engine is a program: nobody else may put one here, or own the folder
+    except OSError as error:
+        raise OutputError(
+            f"cannot keep TensorRT's engines in {folder}: {error.strerror}; remove it, or set LCR_EDGE_CACHE to "
+            "a folder of yours"
+        ) from error
     if not stamp.is_file():
         write_atomically(stamp, text.encode())
     return folder

@@ -60,7 +60,14 @@ def try_out(bundle: str | os.PathLike[str], timeout_s: float = TIMEOUT_S) -> Tri
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     try:
         done = subprocess.run(
-            call, capture_output=True, text=True, errors="replace", env=environment, timeout=timeout_s, check=False
+            call,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Trial(f"it made no step within {timeout_s:.0f} s")

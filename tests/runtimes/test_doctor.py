@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 
 from lcr_edge.cli import main
-from lcr_edge.machine import available_bytes, features
+from lcr_edge.machine import Machine, available_bytes, features
+from lcr_edge.runtimes import doctor
+from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.doctor import numbers
+from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.trial import outcome, try_out
 from tests.boards.boards import BOARDS
 from tests.runtimes.toy import golden, make_bundle, reseal
@@ -121,6 +125,26 @@ def test_without_the_engine_the_command_that_installs_it_is_the_verdict(bundle: 
     assert any(line.startswith("note    opencv     not installed: no cameras") for line in lines)
     assert "edges are computed by numpy" in done.stdout
     assert lines[-1].startswith(f"{bundle} will not work here, because of its engine. To mend it: ")
+
+
+@pytest.mark.parametrize(
+    ("machine", "target", "says", "fix"),
+    [
+        (Machine("armv7l", 32, (3, 11), (2, 36)), "onnx", "has no wheel for ARM of 32 bits: install a system", ""),
+        (Machine("armv7l", 32, (3, 11), (2, 36)), "tflite", "ai-edge-litert is not installed", "[tflite-runtime]"),
+        (Machine("aarch64", 64, (3, 10), None), "openvino", "has no wheel without glibc", ""),
+        (Machine("aarch64", 64, (3, 10), (2, 35)), "openvino", "openvino is not installed", "[openvino]"),
+    ],
+)
+def test_a_missing_engine_on_other_machines(
+    machine: Machine, target: str, says: str, fix: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(read_bundle(bundle), target=target)
+    monkeypatch.setattr(doctor, "this_machine", lambda: machine)
+    finding = doctor._engine(whole, ENGINES[target].package, None)
+    assert finding.state == "FAILED"
+    assert says in finding.text
+    assert fix in finding.fix or "activate" in finding.fix
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lcr_edge.cli import main
-from lcr_edge.errors import ParityError, UsageError
+from lcr_edge.errors import OutputError, ParityError, UsageError
 from lcr_edge.runtimes import load, onnx_providers
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.golden import read_golden
@@ -151,3 +151,8 @@ def test_engines_of_another_machine_or_version_are_not_used(bundle: Path, tmp_pa
     assert engine_folder(whole, facts, "1.23", cache) == first
     assert not kept.exists()
     assert engine_folder(whole, None, "1.23", cache) is None
+    first.rename(tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere")
+    (first / STAMP).write_text("{}")
+    with pytest.raises(OutputError, match="cannot keep TensorRT's engines in"):
+        engine_folder(whole, facts, "1.23", cache)
