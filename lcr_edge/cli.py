@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tabulate size, decisions and speed of all precisions and engines",
     ),
     "inspect": ("lcr_edge.runtimes.inspect", "show parameters, FLOPs and state bytes of a config or a bundle"),
-    "doctor": ("lcr_edge.doctor", "show what this machine has: GPU, WKV kernel, engines, compilers"),
+    "doctor": ("lcr_edge.runtimes.doctor", "show what this machine has, or whether a bundle will work on it"),
     "pack": (
         "lcr_edge.export.pack",
         "put a bundle and all that it needs into an archive, for a device without network",

@@ -1,4 +1,4 @@
-"""Print what this machine has for lcr_edge: Python, processor, torch, GPU, compilers, engines and how to install those
+"""The machine's part of ``lcr-edge doctor``: Python, processor, torch, GPU, compilers, engines and how to install those
 that are not there, and which form of the WKV runs.
 
 Works without torch. On a machine with a CUDA device the kernel is compiled, run and compared, which takes some seconds.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lcr_edge.errors import how_to_install
 
-_CPUINFO = Path("/proc/cpuinfo")
+_CPUINFO, _MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 # Of the features that a processor names, those that change how fast or how exactly an engine computes.
 _FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
@@ -94,14 +94,39 @@ def how_to_get(engine: str, machine: Machine) -> str:
 
 def processor(cpuinfo: Path = _CPUINFO) -> str:
     """The processor's name, and those of its features that engines use; from Linux's /proc/cpuinfo."""
+    entries = _first_core(cpuinfo)
+    if entries is None:
+        return platform.processor() or "unknown"
+    name = entries.get("model name") or entries.get("model") or f"part {entries.get('cpu part', 'unknown')}"
+    known = _flags(entries)
+    return ", ".join([name, *(feature for feature in _FEATURES if feature in known)])
+
+
+def features(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+    """The names of all features of the processor, as Linux has them; empty where they are not known."""
+    return frozenset(_flags(_first_core(cpuinfo) or {}))
+
+
+def available_bytes(meminfo: Path = _MEMINFO) -> int | None:
+    """How much memory programs can still have without swap; None where Linux does not say."""
+    try:
+        lines = meminfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, IndexError, ValueError):
+        return None
+
+
+def _first_core(cpuinfo: Path) -> dict[str, str] | None:
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor() or "unknown"
+        return None
     entries: dict[str, str] = {}
     for line in lines:  # of the first core; a Raspberry Pi's name comes after the last
         key, _, value = line.partition(":")
         entries.setdefault(key.strip().lower(), value.strip())
-    name = entries.get("model name") or entries.get("model") or f"part {entries.get('cpu part', 'unknown')}"
-    known = set(entries.get("flags", entries.get("features", "")).split())
-    return ", ".join([name, *(feature for feature in _FEATURES if feature in known)])
+    return entries
+
+
+def _flags(entries: dict[str, str]) -> set[str]:
+    return set(entries.get("flags", entries.get("features", "")).split())

@@ -15,6 +15,7 @@ from typing import Any, Callable
 
 from lcr_edge.errors import MissingExtraError, VideoError
 from lcr_edge.frames import Frame
+from lcr_edge.gstreamer import PREFIX, cannot_open, check_built_in, check_elements, pipeline_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class TimedFrame:
 class VideoSource:
     """An opened source. Iterate over it once for its frames; close it or use ``with``.
 
-    source: a path, a camera ("0" or "/dev/video0") or a URL. Files are timed by their container's timestamps, or by
+    source: a path, a camera ("0" or "/dev/video0"), a URL, or a GStreamer pipeline ("gst:v4l2src ! ..."), which counts
+    as live (see ``lcr_edge.gstreamer``). Files are timed by their container's timestamps, or by
     their frame rate if those do not advance; cameras and live streams by the wall clock when a frame arrives. fps:
     frames a second as the source declares them, 0.0 if it does not; of a file an average, of a camera often wrong.
     name: what the source is called for people and in logs, by default as :func:`name_of` says.
@@ -49,7 +51,8 @@ class VideoSource:
         self.seen = 0
         self.ended = False
         self._camera = camera_number(source)
-        is_url = "://" in source
+        self._pipeline = pipeline_of(source)
+        is_url = self._pipeline is None and "://" in source
         check_source(source)
         # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -58,13 +61,19 @@ class VideoSource:
         except ImportError as error:
             raise MissingExtraError("opencv-python-headless", "video", "Reading video") from error
         with contextlib.suppress(AttributeError):
-            self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
+            if hasattr(self._cv2.utils, "logging"):
+                self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
+            else:  # Debian's OpenCV 4.6
+                self._cv2.setLogLevel(0)
+        if self._pipeline is not None:
+            check_built_in(self._cv2)
+            check_elements(self._pipeline)
         self._open()
         count = self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
         self.frame_count = int(count) if math.isfinite(count) and 0 < count < 1e9 else 0
         fps = self._capture.get(self._cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and 0 < fps < 1e4 else 0.0
-        self.live = self._camera is not None or (is_url and not self.frame_count)
+        self.live = self._camera is not None or self._pipeline is not None or (is_url and not self.frame_count)
 
     def again(self) -> VideoSource:
         """The same source opened once more."""
@@ -72,17 +81,20 @@ class VideoSource:
 
     def _open(self) -> None:
         try:
-            self._capture = self._cv2.VideoCapture(self.source if self._camera is None else self._camera)
+            if self._pipeline is not None:
+                self._capture = self._cv2.VideoCapture(self._pipeline, self._cv2.CAP_GSTREAMER)
+            else:
+                self._capture = self._cv2.VideoCapture(self.source if self._camera is None else self._camera)
             opened = bool(self._capture.isOpened())
         except self._cv2.error as error:
             raise VideoError(f"cannot open {self.name}: {error}") from error
         if not opened:
             self._capture.release()
-            raise VideoError(self._cannot_open())
+            raise VideoError(cannot_open(self.name) if self._pipeline is not None else self._cannot_open())
 
     def _cannot_open(self) -> str:
         if self._camera is not None:
-            return f"there is no camera {self._camera}, or another program is using it; try another number"
+            return why_no_camera(f"camera {self._camera}", Path(f"/dev/video{self._camera}"))
         if "://" in self.source:
             return f"cannot open {self.name}; check the address, the network and the password in it"
         return f"{self.name} is not a video that this OpenCV can read: corrupt or another format; re-encode it as MP4"
@@ -126,8 +138,21 @@ class VideoSource:
         return f"{self.name} declares {self.frame_count} frames, {self.seen} could be read: truncated or damaged"
 
 
+def why_no_camera(name: str, device: Path) -> str:
+    """What to say where a camera cannot be opened. device: its file, which only Linux has."""
+    if device.exists() and not os.access(device, os.R_OK | os.W_OK):
+        return f"you may not open {device}: sudo usermod -aG video $USER, then log in again"
+    return f"there is no {name}, or another program is using it; try another number"
+
+
 # Values in a query that are not for logs.
 _SECRET = re.compile(r"([?&;](?:\w*pass\w*|pwd|\w*token|\w*key|secret|auth)=)[^&;#]*", re.IGNORECASE)
+
+# The same as properties of GStreamer's elements, quoted or not.
+_SECRET_PROPERTY = re.compile(
+    r"""((?:[\w-]*pass[\w-]*|[\w-]*-pw|[\w-]*token|[\w-]*key|secret)\s*=\s*)(?:"[^"]*"|'[^']*'|\S+)""",
+    re.IGNORECASE,
+)
 
 
 def camera_number(source: str) -> int | None:
@@ -139,7 +164,10 @@ def camera_number(source: str) -> int | None:
 
 
 def name_of(source: str) -> str:
-    """A source for people and logs: "camera 0", a path, or a URL whose password is not shown."""
+    """A source for people and logs: "camera 0", a path, a URL whose password is not shown, or a pipeline likewise."""
+    if source.startswith(PREFIX):
+        shown = re.sub(r"\w+://[^\s\"']+", lambda found: name_of(found[0]), source)
+        return _SECRET_PROPERTY.sub(lambda found: found[1] + "***", shown)
     camera = camera_number(source)
     if camera is not None:
         return f"camera {camera}"
@@ -156,13 +184,18 @@ def name_of(source: str) -> str:
     return f"{scheme}://{_SECRET.sub(lambda found: found[1] + '***', rest)}"
 
 
+def may_be_live(source: str) -> bool:
+    """Whether an address is that of a camera, a URL or a pipeline, not the name of a file."""
+    return camera_number(source) is not None or pipeline_of(source) is not None or "://" in source
+
+
 def check_source(source: str) -> None:
     """Raise VideoError for a file that is missing or cannot be one. Cameras and URLs are not looked for."""
     try:
         source.encode()
     except UnicodeEncodeError:  # OpenCV would crash
         raise VideoError(f"{source!r} is not UTF-8: rename the file") from None
-    if camera_number(source) is None and "://" not in source:
+    if not may_be_live(source):
         _check_file(Path(source))
 
 

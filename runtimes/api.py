@@ -202,7 +202,9 @@ def load(
     """Check a bundle and load it on the engine that its manifest names.
 
     threads: CPU threads per step, None for the engine's own choice. precision_hint: OpenVINO's arithmetic, one of
-    f32, bf16, f16; the parity promises cover f32 only. providers: onnxruntime execution providers, the CPU by default.
+    f32, bf16, f16; the parity promises cover f32 only. providers: onnxruntime execution providers, the CPU by default;
+    the first one has to run at least one operator. On CUDA and TensorRT TF32 and fp16 are off, because the promises
+    cover neither.
     Raises BundleError, MissingExtraError, UsageError.
     """
     _check_threads(threads)

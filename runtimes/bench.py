@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from lcr_edge import options
-from lcr_edge.runtimes.api import Array, Engine, Model, State, load
+from lcr_edge.runtimes.api import Array, Engine, Model, State
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.golden import Golden, read_golden
+from lcr_edge.runtimes.provider import add_provider, load_on
 
 WARM_UP = 5
 STEPS_PER_ROUND = 4
@@ -90,9 +91,11 @@ class _TimedBundle:
         self.engine_times.clear()
 
 
-def bench(folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: int | None = 1) -> list[Timing]:
-    """Time the bundles on the frames of their golden clips, in the order given. Raises what ``load`` raises."""
-    streams = [_TimedBundle(load(folder, threads=threads)) for folder in folders]
+def bench(
+    folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: int | None = 1, provider: str = "cpu"
+) -> list[Timing]:
+    """Time the bundles on the frames of their golden clips, in the order given. Raises what ``load_on`` raises."""
+    streams = [_TimedBundle(load_on(folder, provider, threads)) for folder in folders]
     for stream in streams:
         stream.warm_up()
     for _ in range(rounds):
@@ -145,6 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundles", nargs="+", help="bundle folders; the others are compared with the first")
     rounds = f"rounds, each with {STEPS_PER_ROUND} steps of every bundle (default: 50)"
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help=rounds)
+    add_provider(parser)
     options.add_threads(parser)
     options.add_json(parser)
 
@@ -153,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a table with one row per bundle."""
     options.check_least("--rounds", args.rounds, 1)
     options.check_least("--threads", args.threads, 1)
-    timings = bench(args.bundles, args.rounds, args.threads)
+    timings = bench(args.bundles, args.rounds, args.threads, args.provider)
     out = options.text_stream(args.json)
     width = max(len(timing.bundle) for timing in timings)
     head = f"{'bundle':{width}}  {'model MB':>8}  {'min ms':>7}  {'median':>7}  {'p95':>7}  {'ratio':>5}  engine"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lcr_edge.contract import TensorSpec
-from lcr_edge.errors import BundleError, UsageError
+from lcr_edge.errors import BundleError, LcrError
+from lcr_edge.runtimes import onnx_providers
 from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
@@ -19,7 +22,10 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int
 
 
 class OnnxEngine:
-    """One onnxruntime session. Raises MissingExtraError, BundleError (model too new), UsageError (providers)."""
+    """One onnxruntime session. Raises MissingExtraError, BundleError (model too new), UsageError (providers).
+
+    Of several providers the first one has to run at least one operator; ``name`` says how many.
+    """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         try:
@@ -27,12 +33,9 @@ class OnnxEngine:
         except ImportError as error:
             raise ENGINES["onnx"].missing() from error
         self.name = f"onnxruntime {ort.__version__}"
-        providers = options.providers or ("CPUExecutionProvider",)
-        unknown = sorted(set(providers) - set(ort.get_available_providers()))
-        if unknown:
-            raise UsageError(
-                f"this onnxruntime has no {', '.join(unknown)}; choose from {', '.join(ort.get_available_providers())}"
-            )
+        names = options.providers or (onnx_providers.CPU,)
+        onnx_providers.check_available(names, ort.get_available_providers())
+        providers = onnx_providers.configured(names, bundle, ort.__version__)
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads or 0
         # A step is one chain of small operators: a second thread pool for parallel branches only costs time.
@@ -43,16 +46,33 @@ class OnnxEngine:
         # kernels there that do not; elsewhere it changes nothing.
         settings.add_session_config_entry("session.x64quantprecision", "1")
         path = bundle.folder / bundle.model_files[0]
-        try:
-            self._session = ort.InferenceSession(str(path), settings, providers=list(providers))
-        except Exception as error:
-            raise BundleError(
-                f"{self.name} cannot load {path}: {_first_line(error)}; the bundle was made with onnxruntime "
-                f"{bundle.producer('onnxruntime')}: upgrade this one, or export again"
-            ) from error
+        first = names[0]
+        with contextlib.ExitStack() as stack:
+            if first != onnx_providers.CPU:
+                stack.enter_context(onnx_providers.profiled(settings))
+            try:
+                # Without its fallback, which prints to stdout and goes on with the CPU.
+                self._session = ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
+                if first != onnx_providers.CPU:
+                    onnx_providers.check_session(self._session.get_providers(), first)
+                    nodes = onnx_providers.nodes_of(self._session, bundle.inputs)
+                    self.name += f", {onnx_providers.check_nodes(nodes, first)}"
+            except LcrError:
+                raise
+            except Exception as error:
+                raise BundleError(self._message(error, path, first, bundle)) from error
         self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
         self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+
+    def _message(self, error: Exception, path: Path, provider: str, bundle: Bundle) -> str:
+        what = f"{self.name} cannot load {path}"
+        if provider != onnx_providers.CPU:
+            return f"{what} on {onnx_providers.short(provider)}: {_first_line(error)}; try the CPU"
+        return (
+            f"{what}: {_first_line(error)}; the bundle was made with onnxruntime {bundle.producer('onnxruntime')}: "
+            "upgrade this one, or export again"
+        )
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """One step; onnxruntime reads the arrays in place and allocates new results."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from lcr_edge import options
 from lcr_edge.errors import UsageError
-from lcr_edge.runtimes.api import Model, load
+from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.live import config, metrics, recording, resume, service, sinks
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
@@ -24,6 +24,7 @@ from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import Awaited, LiveSource, Patience
 from lcr_edge.runtimes.live.stream import Stream, Turns
+from lcr_edge.runtimes.provider import add_provider, load_on
 from lcr_edge.runtimes.video import VideoSource
 from lcr_edge.video import check_source, name_of
 
@@ -36,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         action="append",
-        metavar="FILE|CAMERA|URL",
-        help="video file, camera (0 or /dev/video0) or URL; may be repeated, then all are stepped side by side",
+        metavar="FILE|CAMERA|URL|gst:PIPELINE",
+        help="video file, camera (0 or /dev/video0), URL or GStreamer pipeline; may be repeated, then all are stepped "
+        "side by side",
     )
     parser.add_argument(
         "--source-name",
@@ -90,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_arguments(events)
     sinks.add_arguments(parser)
     metrics.add_arguments(parser)
+    add_provider(parser)
     options.add_threads(parser, None)
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
     resume.add_arguments(parser.add_argument_group("as a service"))
@@ -108,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         if args.check:
             return _say_checked(args, rules)
         keep_small()
-        model = load(args.bundle, threads=args.threads)
+        model = load_on(args.bundle, args.provider, args.threads)
         finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
         names = _names(args)
         turns = Turns() if len(names) > 1 else None

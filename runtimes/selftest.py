@@ -18,10 +18,11 @@ import numpy as np
 
 from lcr_edge import options
 from lcr_edge.errors import BundleError, ParityError, StateError
-from lcr_edge.runtimes.api import Model, load
+from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import Check, StateUse, failures_of, finite, mode_checks, promised
 from lcr_edge.runtimes.golden import Golden, read_golden
 from lcr_edge.runtimes.planned import planned_check
+from lcr_edge.runtimes.provider import add_provider, load_on
 from lcr_edge.runtimes.tallies import Line, Phases
 
 
@@ -61,17 +62,20 @@ class SelftestReport:
 
 
 def selftest(
-    bundle: str | os.PathLike[str] | Model, threads: int | None = None, golden_file: Path | None = None
+    bundle: str | os.PathLike[str] | Model,
+    threads: int | None = None,
+    golden_file: Path | None = None,
+    provider: str = "cpu",
 ) -> SelftestReport:
-    """Step the golden clip and compare. ``threads`` is used only if ``bundle`` is a path.
+    """Step the golden clip and compare. ``threads`` and ``provider`` are used only if ``bundle`` is a path.
 
     golden_file: another clip with the reference's answers, from ``lcr-edge verify --save-golden``.
 
     Does not raise on a missed promise (see ``failures``). Raises ParityError for a state with NaN or Inf, BundleError
-    if the clip or the precision's promise is missing, and what :func:`lcr_edge.runtimes.load` raises.
+    if the clip or the precision's promise is missing, and what :func:`lcr_edge.runtimes.provider.load_on` raises.
     """
     started = time.perf_counter()
-    model = bundle if isinstance(bundle, Model) else load(bundle, threads=threads)
+    model = bundle if isinstance(bundle, Model) else load_on(bundle, provider, threads)
     golden = read_golden(model.bundle, golden_file)
     promise = promised(model)
     if len(golden.frames) <= promise.settled:
@@ -163,17 +167,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge selftest``."""
     parser.add_argument("bundle", help="bundle folder written by export")
     parser.add_argument("--golden", type=Path, metavar="FILE", help="another clip, from lcr-edge verify --save-golden")
+    add_provider(parser)
     options.add_threads(parser, None)
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Raises ParityError (exit 1) if a promise is missed."""
-    return check_and_print(args.bundle, args.threads, args.golden, args.json)
+    return check_and_print(args.bundle, args.threads, args.golden, args.json, args.provider)
 
 
 def check_and_print(
-    bundle: str | os.PathLike[str], threads: int | None = None, golden: Path | None = None, json: str | None = None
+    bundle: str | os.PathLike[str],
+    threads: int | None = None,
+    golden: Path | None = None,
+    json: str | None = None,
+    provider: str = "cpu",
 ) -> int:
     """The whole command: :func:`selftest`, the report as text, and as JSON to ``json`` (a file, or "-").
 
@@ -181,7 +190,7 @@ def check_and_print(
     ``options.write_json`` raise.
     """
     options.check_least("--threads", threads, 1)
-    report = selftest(bundle, threads=threads, golden_file=golden)
+    report = selftest(bundle, threads, golden, provider)
     out = options.text_stream(json)
     print_report(report, out)
     options.write_json(json, report.to_dict())

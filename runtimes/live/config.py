@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lcr_edge.errors import LcrError, MissingExtraError, UsageError
-from lcr_edge.video import camera_number, name_of
+from lcr_edge.video import may_be_live, name_of
 
 _MOST_BYTES = 64_000
 _BUNDLE, _SOURCE, _NAMES, _ENTERS = "bundle", "source", "source-name", "enters"
@@ -281,7 +281,7 @@ def _from_folder(folder: Path, action: argparse.Action, value: str) -> str:
         kinds = {"DIR"}
     if not kinds & {"FILE", "DIR"} and action.type is not Path:
         return value
-    other = ("URL" in kinds and "://" in value) or ("CAMERA" in kinds and camera_number(value) is not None)
+    other = ("URL" in kinds and "://" in value) or ("CAMERA" in kinds and may_be_live(value))
     return value if other or ("-" in kinds and value == "-") else str(folder / value)
 
 

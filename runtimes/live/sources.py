@@ -18,7 +18,7 @@ from typing import Callable
 
 from lcr_edge.errors import LcrError, SourceLostError
 from lcr_edge.runtimes.live.memory import give_back
-from lcr_edge.video import TimedFrame, VideoSource, camera_number, name_of
+from lcr_edge.video import TimedFrame, VideoSource, may_be_live, name_of
 
 _LOOK_S = 0.1  # between two looks at signals and at the clock while no frame comes
 _JOIN_S = 2.0
@@ -58,8 +58,8 @@ class Awaited:
 
     @staticmethod
     def can_be(source: str) -> bool:
-        """Whether an address is one of a camera or a URL."""
-        return camera_number(source) is not None or "://" in source
+        """Whether an address is one of a camera, a URL or a pipeline."""
+        return may_be_live(source)
 
     def again(self) -> VideoSource:
         """The source, opened. Raises VideoError."""

@@ -148,6 +148,15 @@ def test_commands_take_their_options(block: Block) -> None:
     check_script(block.text, block.place)
 
 
+@pytest.mark.parametrize("page", ["raspberry-pi", "jetson"])
+def test_commands_for_a_board_take_their_options(page: str) -> None:
+    """What is typed on a board stands in blocks of text, also in lists, because no test can run it."""
+    lines = (ROOT / "docs" / f"{page}.md").read_text().splitlines()
+    ours = [line.strip().partition("  #")[0] for line in lines if line.strip().startswith("lcr-edge ")]
+    assert len(ours) >= 3
+    check_script("\n".join(ours), page)
+
+
 def test_make_targets_and_commands_in_sentences_exist() -> None:
     known = targets_of_make()
     for page in (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"):

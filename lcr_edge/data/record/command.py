@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", required=True, metavar="NAMES", help='names with commas between them: "wave,thumb up,nothing"'
     )
     parser.add_argument(
-        "--source", default="0", metavar="FILE|INDEX|URL", help="video file, camera number or URL (default: 0)"
+        "--source",
+        default="0",
+        metavar="FILE|INDEX|URL|gst:PIPELINE",
+        help="video file, camera number, URL or GStreamer pipeline (default: 0)",
     )
     for row in _NUMBERS:
         row.add(parser)
