@@ -24,7 +24,7 @@ QUICK = Waits(first_s=0.01, longest_s=0.05, answer_s=30.0, hurry_s=0.01)
 
 
 def test_a_receiver_that_fails_and_recovers_gets_all_in_order() -> None:
-    with HttpReceiver([503, (429, {"Retry-After": "0"}), "drip", 500]) as receiver:
+    with HttpReceiver([503, (429, {"Retry-After": "0"}), "drip", (500, {"Location": "http://[x/"})]) as receiver:
         # Loopback answers at once; the limit ends the answer that drips, which no limit of the socket does.
         waits = Waits(first_s=0.01, longest_s=0.05, answer_s=1.5)
         with stopped_at_the_end(Webhook(f"http://u%20x:p@{receiver.place}/a?b=c", waits=waits)) as hook:
