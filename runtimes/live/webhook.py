@@ -132,9 +132,8 @@ class Webhook:
             watch.start()
             connection.request("POST", address.target, body, self._headers)
             answer = connection.getresponse()
-            reason = "".join(sign for sign in answer.reason[:60] if sign.isprintable())
-            place = urlsplit(answer.getheader("Location") or "").hostname or "another path"
-            return answer.status, reason, _seconds(answer.getheader("Retry-After")), place
+            place = _host(answer.getheader("Location"))
+            return answer.status, _printable(answer.reason), _seconds(answer.getheader("Retry-After")), place
         except Exception as error:
             if late.is_set():
                 raise TimeoutError from error
@@ -148,6 +147,18 @@ def _cut(connection: http.client.HTTPConnection, late: threading.Event) -> None:
     late.set()
     with contextlib.suppress(AttributeError, OSError):  # it is not connected, or not any more
         connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _printable(text: str) -> str:
+    return "".join(sign for sign in text[:60] if sign.isprintable())
+
+
+def _host(location: str | None) -> str:
+    """Where a redirect leads, for people; its path may be a secret."""
+    try:
+        return _printable(urlsplit(location or "").hostname or "another path")
+    except ValueError:
+        return "an address that is none"
 
 
 def _seconds(text: str | None) -> float:

@@ -104,5 +104,5 @@ def test_the_port_is_free_again_after_a_run(tmp_path: Path, capsys: pytest.Captu
     for _ in range(2):
         call = ["run", str(bundle), "--source", clip, "--frames", "2", "--metrics", f"127.0.0.1:{port}", "--json", "-"]
         assert main(call) == 0
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["summary"]["steps"] == 2

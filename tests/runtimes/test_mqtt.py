@@ -26,7 +26,7 @@ from tests.runtimes.receivers import Broker, Line, Subscriber, free_port, needs_
 from tests.runtimes.test_sinks import event
 from tests.runtimes.toy import make_bundle
 
-QUICK = Waits(first_s=0.02, longest_s=0.1, hurry_s=0.02)
+QUICK = Waits(first_s=0.02, longest_s=0.1, answer_s=50.0, hurry_s=0.02)
 DOOR = "lcr_edge/door"
 
 
@@ -143,7 +143,7 @@ def test_a_lost_confirmation_doubles_by_id_alone(broker: Broker) -> None:
 
 
 @needs_mosquitto
-def test_a_broker_that_falls_silent_is_left(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broker_that_falls_silent_is_left(broker: Broker) -> None:
     with Line(broker.port) as line:
         waits = Waits(first_s=0.02, longest_s=0.1, answer_s=1.0)
         sinks, sink = sinks_to(f"mqtt://127.0.0.1:{line.port}", waits)
@@ -155,7 +155,6 @@ def test_a_broker_that_falls_silent_is_left(broker: Broker, capsys: pytest.Captu
         line.lose_answers.clear()
         wait_for(lambda: sink.outbox.delivered == 2)
         sinks.close()
-    assert "it has not confirmed a message for 1 s; messages wait" in capsys.readouterr().err
 
 
 @needs_mosquitto

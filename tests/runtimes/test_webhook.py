@@ -24,7 +24,7 @@ QUICK = Waits(first_s=0.01, longest_s=0.05, answer_s=30.0, hurry_s=0.01)
 
 
 def test_a_receiver_that_fails_and_recovers_gets_all_in_order() -> None:
-    with HttpReceiver([503, (429, {"Retry-After": "0"}), "drip", 500]) as receiver:
+    with HttpReceiver([503, (429, {"Retry-After": "0"}), "drip", (500, {"Location": "http://[x/"})]) as receiver:
         # Loopback answers at once; the limit ends the answer that drips, which no limit of the socket does.
         waits = Waits(first_s=0.01, longest_s=0.05, answer_s=1.5)
         with stopped_at_the_end(Webhook(f"http://u%20x:p@{receiver.place}/a?b=c", waits=waits)) as hook:
@@ -32,8 +32,10 @@ def test_a_receiver_that_fails_and_recovers_gets_all_in_order() -> None:
             for message in numbered(5):
                 hook.send(message)
             wait_for(lambda: hook.outbox.delivered == 5)
-    assert [body["number"] for body in receiver.got] == [1, 2, 3, 4, 5]
-    assert receiver.paths == ["/a?b=c"] * 9
+    # By id: an answer that came too late, on a busy machine, brings the message again.
+    assert [body["number"] for body in {body["id"]: body for body in receiver.got}.values()] == [1, 2, 3, 4, 5]
+    assert len(receiver.paths) >= 9
+    assert set(receiver.paths) == {"/a?b=c"}
     assert {head["Authorization"] for head in receiver.headers} == {"Basic dSB4OnA="}
     assert {head["Content-Type"] for head in receiver.headers} == {"application/json"}
 
