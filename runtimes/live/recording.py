@@ -74,7 +74,8 @@ def recorder(args: argparse.Namespace, model: Model, rules: EventRules | None) -
         raise MissingExtraError("opencv-python-headless", "video", "--record") from error
     archive = Archive(Path(args.record), args.record_quota * 1e6)
     try:
-        probe(archive.folder)
+        if archive.has_space():  # a service has to start on a full disk too
+            probe(archive.folder / f"{archive.new_name(time.time(), 'probe', 'probe')}.mp4")
         window = Window(args.record_before, args.record_after, args.record_longest, rules.min_s)
         return Recorder(archive, window, model)
     except BaseException:

@@ -155,8 +155,7 @@ class Reel:
         if not self.archive.has_space():
             self.tally.lost(f"the disk of {self.archive.folder} is full")
             return
-        pictures = [(time_s, self._cv2.imdecode(packed, self._cv2.IMREAD_COLOR)) for time_s, packed in before]
-        height, width = pictures[0][1].shape[:2]
+        height, width = self._cv2.imdecode(before[0][1], self._cv2.IMREAD_COLOR).shape[:2]
         began_at = at - (before[-1][0] - event.start_s)
         path = self.archive.folder / f"{self.archive.new_name(began_at, self.name, event.label)}.mp4"
         try:
@@ -166,8 +165,8 @@ class Reel:
             return
         one = _Recording(footage, event, began_at, before[0][0] + self.window.longest)
         self._recordings.append(one)
-        for time_s, picture in pictures:
-            if time_s > one.until or not self._add(one, time_s, picture):
+        for time_s, packed in before:  # one by one: all of them would take a lot of memory
+            if time_s > one.until or not self._add(one, time_s, self._cv2.imdecode(packed, self._cv2.IMREAD_COLOR)):
                 break
 
     def _add(self, one: _Recording, time_s: float, picture: Frame) -> bool:

@@ -60,10 +60,7 @@ class Awaited:
         """Whether an address is one of a camera or a URL."""
         return camera_number(source) is not None or "://" in source
 
-    def __enter__(self) -> Awaited:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Nothing: it was not opened."""
 
 
