@@ -33,6 +33,21 @@ class TimedFrame:
     pause_s: float | None = None
 
 
+def opencv(purpose: str) -> Any:
+    """OpenCV, silent: its messages and FFmpeg's would appear between the lines of the output; our errors say it once.
+
+    Raises MissingExtraError, which names the purpose.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        cv2: Any = importlib.import_module("cv2")
+    except ImportError as error:
+        raise MissingExtraError("opencv-python-headless", "video", purpose) from error
+    with contextlib.suppress(AttributeError):
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    return cv2
+
+
 class VideoSource:
     """An opened source. Iterate over it once for its frames; close it or use ``with``.
 
@@ -51,14 +66,7 @@ class VideoSource:
         self._camera = camera_number(source)
         is_url = "://" in source
         check_source(source)
-        # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        try:
-            self._cv2: Any = importlib.import_module("cv2")
-        except ImportError as error:
-            raise MissingExtraError("opencv-python-headless", "video", "Reading video") from error
-        with contextlib.suppress(AttributeError):
-            self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
+        self._cv2 = opencv("Reading video")
         try:
             self._capture = self._cv2.VideoCapture(source if self._camera is None else self._camera)
             opened = bool(self._capture.isOpened())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from lcr_edge.errors import OutputError
 from lcr_edge.files import sync_folder, written_atomically
 from lcr_edge.frames import Frame
+from lcr_edge.video import opencv
 
 MAX_SIDE = 1280  # pixels; larger frames are made smaller
 
@@ -27,7 +27,7 @@ class Footage:
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
-        self._cv2: Any = importlib.import_module("cv2")
+        self._cv2 = opencv("Writing video")
         self.path, self.frames = path, 0
         self.start_s: float | None = None
         self.end_s = 0.0
@@ -108,7 +108,7 @@ def shrunk(picture: Frame) -> Frame:
     wide, high = (max(2, int(size * scale) // 2 * 2) for size in (width, height))
     if scale == 1.0:
         return np.ascontiguousarray(picture[:high, :wide]) if (high, wide) != (height, width) else picture
-    cv2: Any = importlib.import_module("cv2")
+    cv2 = opencv("Writing video")
     smaller: Frame = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA)
     return smaller
 

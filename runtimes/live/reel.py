@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from lcr_edge.runtimes.live.archive import Archive
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.footage import Footage, shrunk
 from lcr_edge.runtimes.video import MAX_GAP_S
+from lcr_edge.video import opencv
 
 RING_BYTES = 32_000_000  # of JPEG pictures of one source
 _QUALITY = 90
@@ -87,7 +87,7 @@ class Reel:
     _recordings: list[_Recording] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._cv2: Any = importlib.import_module("cv2")
+        self._cv2 = opencv("--record")
 
     def frame(self, time_s: float, frame: Frame) -> None:
         """Take the frame of a step, uint8 [h, w, 3] RGB."""
