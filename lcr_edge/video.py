@@ -34,6 +34,24 @@ class TimedFrame:
     pause_s: float | None = None
 
 
+def opencv(purpose: str) -> Any:
+    """OpenCV, silent: its messages and FFmpeg's would appear between the lines of the output; our errors say it once.
+
+    Raises MissingExtraError, which names the purpose.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        cv2: Any = importlib.import_module("cv2")
+    except ImportError as error:
+        raise MissingExtraError("opencv-python-headless", "video", purpose) from error
+    with contextlib.suppress(AttributeError):
+        if hasattr(cv2.utils, "logging"):
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        else:  # Debian's OpenCV 4.6
+            cv2.setLogLevel(0)
+    return cv2
+
+
 class VideoSource:
     """An opened source. Iterate over it once for its frames; close it or use ``with``.
 
@@ -54,17 +72,7 @@ class VideoSource:
         self._pipeline = pipeline_of(source)
         is_url = self._pipeline is None and "://" in source
         check_source(source)
-        # FFmpeg's own messages would appear between the lines of the output; the error below says it once.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        try:
-            self._cv2: Any = importlib.import_module("cv2")
-        except ImportError as error:
-            raise MissingExtraError("opencv-python-headless", "video", "Reading video") from error
-        with contextlib.suppress(AttributeError):
-            if hasattr(self._cv2.utils, "logging"):
-                self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_SILENT)
-            else:  # Debian's OpenCV 4.6
-                self._cv2.setLogLevel(0)
+        self._cv2 = opencv("Reading video")
         if self._pipeline is not None:
             check_built_in(self._cv2)
             check_elements(self._pipeline)

@@ -118,7 +118,10 @@ def run(args: argparse.Namespace) -> int:
         # Before the file of --json is emptied: a source may be missing, or may be that file.
         opening = opened.enter_context(contextlib.ExitStack())
         addresses = zip(args.source, args.source_name or [None] * len(args.source))
-        sources = [opening.enter_context(_source(address, name, args)) for address, name in addresses]
+        sources: list[VideoSource | Awaited] = []
+        for address, given in addresses:
+            sources.append(_source(address, given, args))
+            opening.callback(sources[-1].close)
         made: list[Observer] = []
         opened.callback(lambda: Observers(made).close())
         keeper, notifier = resume.keeper(args, model), service.notifier()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from lcr_edge.errors import OutputError
 from lcr_edge.files import sync_folder, written_atomically
 from lcr_edge.frames import Frame
+from lcr_edge.video import opencv
 
 MAX_SIDE = 1280  # pixels; larger frames are made smaller
 
@@ -27,7 +27,7 @@ class Footage:
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
-        self._cv2: Any = importlib.import_module("cv2")
+        self._cv2 = opencv("Writing video")
         self.path, self.frames = path, 0
         self.start_s: float | None = None
         self.end_s = 0.0
@@ -60,8 +60,7 @@ class Footage:
     def finish(self, about: dict[str, Any]) -> None:
         """Give the file its name and write ``about`` beside it. Raises OutputError; then neither is there."""
         try:
-            self._writer.release()
-            self._check()
+            self.check()
             record = {**about, "video": self.path.name, "fps": self._fps, "frames": self.frames}
             text = json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
             with written_atomically(self.path.with_suffix(".json")) as description:
@@ -83,12 +82,12 @@ class Footage:
         with contextlib.suppress(OSError):
             self._temporary.unlink()
 
-    def _write(self, picture: Frame) -> None:
-        self._writer.write(picture)
-        self.frames += 1
+    def check(self) -> None:
+        """Close the temporary file, and look whether everything is there: OpenCV does not say when a disk is full.
 
-    def _check(self) -> None:
-        """OpenCV does not say when a disk is full: look whether everything is there."""
+        Raises OSError.
+        """
+        self._writer.release()
         capture = self._cv2.VideoCapture(str(self._temporary), self._cv2.CAP_FFMPEG)
         try:
             count = int(capture.get(self._cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
@@ -96,6 +95,10 @@ class Footage:
             capture.release()
         if count != self.frames or not self.frames:
             raise OSError(f"{count} of {self.frames} frames arrived; the disk may be full")
+
+    def _write(self, picture: Frame) -> None:
+        self._writer.write(picture)
+        self.frames += 1
 
 
 def shrunk(picture: Frame) -> Frame:
@@ -105,20 +108,19 @@ def shrunk(picture: Frame) -> Frame:
     wide, high = (max(2, int(size * scale) // 2 * 2) for size in (width, height))
     if scale == 1.0:
         return np.ascontiguousarray(picture[:high, :wide]) if (high, wide) != (height, width) else picture
-    cv2: Any = importlib.import_module("cv2")
+    cv2 = opencv("Writing video")
     smaller: Frame = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA)
     return smaller
 
 
-def probe(folder: Path) -> None:
-    """Write a tiny video into a folder and remove it. Raises OutputError where that cannot be done."""
-    path = folder / f"lcr-probe-{os.getpid()}.mp4"
+def probe(path: Path) -> None:
+    """See whether a video can be written to a path; nothing stays there. Raises OutputError."""
     footage = Footage(path, 8.0, (64, 48))
     try:
         for number in range(2):
             footage.add(number / 8, np.zeros((48, 64, 3), np.uint8))
-        footage.finish({})
+        footage.check()
+    except OSError as error:
+        raise OutputError(f"cannot write videos to {path.parent}: {error}") from error
     finally:
-        for left in (path, path.with_suffix(".json")):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        footage.discard()

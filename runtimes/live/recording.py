@@ -12,7 +12,6 @@ is cut: what comes after a cut has nothing to do with what came before.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from lcr_edge import options
-from lcr_edge.errors import LcrError, MissingExtraError, UsageError
+from lcr_edge.errors import LcrError, UsageError
 from lcr_edge.frames import Frame
 from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.live.archive import Archive
@@ -30,6 +29,7 @@ from lcr_edge.runtimes.live.events import Event, EventRules
 from lcr_edge.runtimes.live.footage import probe
 from lcr_edge.runtimes.live.reel import Reel, Tally, Window
 from lcr_edge.runtimes.live.stream import Step, Stream
+from lcr_edge.video import opencv
 
 _NUMBERS = (
     options.Number(
@@ -68,13 +68,11 @@ def recorder(args: argparse.Namespace, model: Model, rules: EventRules | None) -
     """What records the events of this run, None without ``--record``. Raises UsageError and OutputError."""
     if args.record is None or rules is None:
         return None
-    try:
-        importlib.import_module("cv2")
-    except ImportError as error:
-        raise MissingExtraError("opencv-python-headless", "video", "--record") from error
+    opencv("--record")
     archive = Archive(Path(args.record), args.record_quota * 1e6)
     try:
-        probe(archive.folder)
+        if archive.has_space():  # a service has to start on a full disk too
+            probe(archive.folder / f"{archive.new_name(time.time(), 'probe', 'probe')}.mp4")
         window = Window(args.record_before, args.record_after, args.record_longest, rules.min_s)
         return Recorder(archive, window, model)
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from lcr_edge.runtimes.live.archive import Archive
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.footage import Footage, shrunk
 from lcr_edge.runtimes.video import MAX_GAP_S
+from lcr_edge.video import opencv
 
 RING_BYTES = 32_000_000  # of JPEG pictures of one source
 _QUALITY = 90
@@ -87,7 +87,7 @@ class Reel:
     _recordings: list[_Recording] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._cv2: Any = importlib.import_module("cv2")
+        self._cv2 = opencv("--record")
 
     def frame(self, time_s: float, frame: Frame) -> None:
         """Take the frame of a step, uint8 [h, w, 3] RGB."""
@@ -155,8 +155,7 @@ class Reel:
         if not self.archive.has_space():
             self.tally.lost(f"the disk of {self.archive.folder} is full")
             return
-        pictures = [(time_s, self._cv2.imdecode(packed, self._cv2.IMREAD_COLOR)) for time_s, packed in before]
-        height, width = pictures[0][1].shape[:2]
+        height, width = self._cv2.imdecode(before[0][1], self._cv2.IMREAD_COLOR).shape[:2]
         began_at = at - (before[-1][0] - event.start_s)
         path = self.archive.folder / f"{self.archive.new_name(began_at, self.name, event.label)}.mp4"
         try:
@@ -166,8 +165,8 @@ class Reel:
             return
         one = _Recording(footage, event, began_at, before[0][0] + self.window.longest)
         self._recordings.append(one)
-        for time_s, picture in pictures:
-            if time_s > one.until or not self._add(one, time_s, picture):
+        for time_s, packed in before:  # one by one: all of them would take a lot of memory
+            if time_s > one.until or not self._add(one, time_s, self._cv2.imdecode(packed, self._cv2.IMREAD_COLOR)):
                 break
 
     def _add(self, one: _Recording, time_s: float, picture: Frame) -> bool:

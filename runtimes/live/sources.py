@@ -65,10 +65,7 @@ class Awaited:
         """The source, opened. Raises VideoError."""
         return VideoSource(self.source, self.name)
 
-    def __enter__(self) -> Awaited:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Nothing: it was not opened."""
 
 

@@ -157,6 +157,20 @@ def test_commands_for_a_board_take_their_options(page: str) -> None:
     check_script("\n".join(ours), page)
 
 
+@pytest.mark.parametrize("block", [b for b in all_blocks() if b.language == "ini"], ids=lambda b: str(b.place))
+def test_units_call_what_there_is(block: Block, tmp_path: Path) -> None:
+    calls = re.findall(r"^Exec\w+=\S*/lcr-edge (.+)$", block.text, re.MULTILINE)
+    assert calls
+    for call in calls:
+        accepts(call.split(), block.place)
+    analyze = shutil.which("systemd-analyze")
+    if analyze is not None:  # not everywhere; what is called need not be there
+        unit = tmp_path / "unit.service"
+        unit.write_text(re.sub(r"=\S*/lcr-edge ", f"={shutil.which('true')} ", block.text))
+        done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
+        assert not [line for line in done.stderr.splitlines() if unit.name in line], done.stderr
+
+
 def test_make_targets_and_commands_in_sentences_exist() -> None:
     known = targets_of_make()
     for page in (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"):

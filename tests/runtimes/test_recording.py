@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         Archive(tmp_path / "file", 1e9)
     with pytest.raises(UsageError, match="not UTF-8"):
         Archive(tmp_path / "\udcff", 1e9)
-    probe(tmp_path)
+    probe(tmp_path / "x.mp4")
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 
