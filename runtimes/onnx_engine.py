@@ -14,6 +14,7 @@ from lcr_edge.errors import BundleError, UsageError
 from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
+from lcr_edge.runtimes.feedback import EngineStream, KeptStates, TwoStates
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 
@@ -50,6 +51,7 @@ class OnnxEngine:
                 f"{self.name} cannot load {path}: {_first_line(error)}; the bundle was made with onnxruntime "
                 f"{bundle.producer('onnxruntime')}: upgrade this one, or export again"
             ) from error
+        self._on_cpu = providers == ("CPUExecutionProvider",)
         self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
         self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
@@ -58,6 +60,29 @@ class OnnxEngine:
         """One step; onnxruntime reads the arrays in place and allocates new results."""
         results: list[npt.NDArray[Any]] = self._session.run(self._output_names, dict(feeds))
         return {name: np.asarray(array) for name, array in zip(self._output_names, results)}
+
+    def open_stream(self) -> EngineStream:
+        """A stream whose states stay in two pairs of buffers; with other providers than the CPU, in new arrays."""
+        return _BoundStream(self._session, self.inputs, self.outputs) if self._on_cpu else KeptStates(self)
+
+
+class _BoundStream(TwoStates):
+    """Two bindings of the session, which differ in the states that they read and write."""
+
+    def __init__(self, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        super().__init__(inputs, outputs)
+        self._run = session.run_with_iobinding
+        self._bindings = []
+        for arrays in self.arrays:
+            binding = session.io_binding()
+            for specs, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
+                for spec in specs:
+                    bind(spec.name, "cpu", 0, np.dtype(spec.dtype).type, spec.shape, arrays[spec.name].ctypes.data)
+            self._bindings.append(binding)
+
+    def compute(self) -> None:
+        """See ``EngineStream``."""
+        self._run(self._bindings[self.turn])
 
 
 def _spec(item: Any) -> TensorSpec:
