@@ -34,15 +34,7 @@ class OnnxEngine:
             raise UsageError(
                 f"this onnxruntime has no {', '.join(unknown)}; choose from {', '.join(ort.get_available_providers())}"
             )
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.threads or 0
-        # A step is one chain of small operators: a second thread pool for parallel branches only costs time.
-        settings.inter_op_num_threads = 1
-        settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        settings.log_severity_level = 3
-        # x86 processors without VNNI add two int8 products in 16 bits, which saturates. With this, onnxruntime takes
-        # kernels there that do not; elsewhere it changes nothing.
-        settings.add_session_config_entry("session.x64quantprecision", "1")
+        settings = session_settings(ort, options.threads)
         path = bundle.folder / bundle.model_files[0]
         try:
             self._session = ort.InferenceSession(str(path), settings, providers=list(providers))
@@ -83,6 +75,20 @@ class _BoundStream(TwoStates):
     def compute(self) -> None:
         """See ``EngineStream``."""
         self._run(self._bindings[self.turn])
+
+
+def session_settings(ort: Any, threads: int | None) -> Any:
+    """How a session runs. threads: CPU threads per step, None for onnxruntime's own choice."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads or 0
+    # A step is one chain of small operators: a second thread pool for parallel branches only costs time.
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    settings.log_severity_level = 3
+    # x86 processors without VNNI add two int8 products in 16 bits, which saturates. With this, onnxruntime takes
+    # kernels there that do not; elsewhere it changes nothing.
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    return settings
 
 
 def _spec(item: Any) -> TensorSpec:

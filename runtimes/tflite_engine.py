@@ -36,7 +36,7 @@ class TfliteEngine:
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        interpreter_class, package, version = _find_interpreter()
+        interpreter_class, package, version = find_interpreter()
         self.name = f"{package} {version}"
         # By pointers: a 32-bit system may run on a 64-bit kernel, whose name of the machine says nothing.
         self.coarse_activations = package == "tflite-runtime" and sys.maxsize < 2**32
@@ -121,7 +121,8 @@ class _CopiedStream:
         self._states = (np.array(h, order="C"), np.array(c, order="C"))
 
 
-def _find_interpreter() -> tuple[Any, str, str]:
+def find_interpreter() -> tuple[Any, str, str]:
+    """The interpreter's class, its package and version. Raises MissingExtraError and BundleError."""
     for module, package in _PACKAGES:
         if importlib.util.find_spec(module) is None:
             continue

@@ -1,0 +1,46 @@
+"""The floor on OpenVINO, built from its operators."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Callable
+
+import numpy as np
+
+from lcr_edge.runtimes.openvino_engine import LOW_PRECISION, core, saturates
+from lcr_edge.runtimes.speed.floor import Work, factors
+
+
+def build(work: Work, threads: int | None) -> Callable[[], object]:
+    """A function that computes the products once. Raises ImportError and OpenVINO's errors."""
+    ov: Any = importlib.import_module("openvino")
+    ops: Any = importlib.import_module("openvino.opset13")
+    inputs, constants, pairs = factors(work)
+    parameters = {name: ops.parameter(list(array.shape), array.dtype, name) for name, array in inputs.items()}
+    results = []
+    for (_, integer), (first, second) in zip(work, pairs):
+        if integer:
+            # Scaled integers on both sides: the form in which OpenVINO finds an int8 product.
+            left = ops.multiply(ops.convert(parameters[first], np.float32), np.float32(1 / 255))
+            stored = ops.convert(ops.constant(np.ascontiguousarray(constants[second].T)), np.float32)
+            results.append(ops.matmul(left, ops.multiply(stored, np.float32(1 / 127)), False, True))
+        elif second in constants:
+            results.append(ops.matmul(parameters[first], ops.constant(constants[second]), False, False))
+        else:
+            results.append(ops.matmul(parameters[first], parameters[second], False, False))
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    if any(integer for _, integer in work) and saturates():
+        properties[LOW_PRECISION] = False  # as the engine does
+    model = ov.Model(results, list(parameters.values()), "floor")
+    request = core().compile_model(model, "CPU", properties).create_infer_request()
+    for index, array in enumerate(inputs.values()):
+        request.set_input_tensor(index, ov.Tensor(array))
+
+    def compute() -> object:
+        # infer() would make a view of each result.
+        request.start_async()
+        return request.wait()
+
+    return compute
