@@ -62,9 +62,9 @@ class Model:
         self.manifest = bundle.manifest
         self.frame_shape = bundle.config.frame_shape
         self.states = StateFormat.of_bundle(bundle)
-        self._edges: Callable[[Array], Array] | None = None
+        self.host_edges: Callable[[Array], Array] | None = None
         if bundle.edges == "host":
-            self._edges = importlib.import_module("lcr_edge.edges.host").host_edges
+            self.host_edges = importlib.import_module("lcr_edge.edges.host").host_edges
         self.lock = threading.Lock()
         self._own: ModelStream | None = None
 
@@ -146,7 +146,7 @@ class Model:
         """
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != self.frame_shape:
             raise FrameError(self._frame_message(frame))
-        edge = None if self._edges is None else np.ascontiguousarray(self._edges(frame), dtype=np.uint8)
+        edge = None if self.host_edges is None else np.ascontiguousarray(self.host_edges(frame), dtype=np.uint8)
         return np.ascontiguousarray(frame), edge
 
     def _frame_message(self, frame: Any) -> str:

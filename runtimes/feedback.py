@@ -53,9 +53,9 @@ class ModelStream:
         self._model = model
         start = model.initial_state()
         opener = getattr(model.engine, "open_stream", None)
-        self._engine: EngineStream = KeptStates(model.engine) if opener is None else opener()
+        self.engine: EngineStream = KeptStates(model.engine) if opener is None else opener()
         with model.lock:
-            self._engine.write(start.h, start.c)
+            self.engine.write(start.h, start.c)
 
     def step(self, frame: Array) -> Floats:
         """One frame, uint8 [H, W, 3] RGB, which is only read: new logits, float32 [classes].
@@ -63,7 +63,7 @@ class ModelStream:
         Raises FrameError, and StateError once the states are NaN or Inf; :meth:`reset` gets over that.
         """
         pixels, edge = self._model.look_at(frame)
-        engine = self._engine
+        engine = self.engine
         with self._model.lock:
             if not engine.inside:
                 self._model.states.check_finite(engine.read())
@@ -79,14 +79,14 @@ class ModelStream:
     def state(self) -> State:
         """A copy of the state after the last step, which :meth:`Model.step` takes too."""
         with self._model.lock:
-            h, c = self._engine.read()
+            h, c = self.engine.read()
             return State(h.copy(), c.copy())
 
     def restore(self, state: State) -> None:
         """Go on from a state of this model, which is only read. Raises StateError."""
         self._model.states.check(state)
         with self._model.lock:
-            self._engine.write(state.h, state.c)
+            self.engine.write(state.h, state.c)
 
 
 class KeptStates:

@@ -98,7 +98,7 @@ class Sensor:
 
 
 def _rails(root: Path) -> list[tuple[str, Callable[[], float | None]]]:
-    """The input rail where one is named so, as on a Jetson, because it feeds the others; else all rails of INA chips."""
+    """All rails of INA chips, or the input rail alone where one is named so (Jetson), because it feeds the others."""
     rails: list[tuple[str, Callable[[], float | None]]] = []
     for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
         if not (read_text(chip / "name") or "").startswith("ina"):

@@ -32,9 +32,7 @@ def work_of(bundle: Bundle) -> list[tuple[Product, bool]]:
     integer = bundle.precision == "int8" and manifest.get("quant") != "weight-only"
     in_float = manifest.get("float_layers")
     names = set(in_float) if isinstance(in_float, list) else set()
-    return [
-        (item, integer and item.weights and item.name not in names) for item in products(bundle.config, bundle.io)
-    ]
+    return [(item, integer and item.weights and item.name not in names) for item in products(bundle.config, bundle.io)]
 
 
 def open_floor(bundle: Bundle, threads: int | None) -> tuple[Callable[[], object] | None, str]:

@@ -35,7 +35,12 @@ def measure(folder: str | os.PathLike[str], threads: int | None) -> tuple[Memory
     command = [sys.executable, "-m", __name__, os.fspath(folder), str(threads or 0)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_LIMIT_S, check=True, env={**os.environ, "PYTHONPATH": path}
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            check=True,
+            env={**os.environ, "PYTHONPATH": path},
         )
         return Memory(**json.loads(done.stdout.splitlines()[-1])), ""
     except subprocess.TimeoutExpired:

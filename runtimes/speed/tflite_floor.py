@@ -23,7 +23,9 @@ def build(work: Work, threads: int | None) -> Callable[[], object]:
     flatbuffers: Any = importlib.import_module("flatbuffers")
     inputs, constants, pairs = factors(work)
     # The engine takes floats where int8 is meant for the products alone.
-    inputs = {name: array.astype(np.float32) / 255 if array.dtype == np.uint8 else array for name, array in inputs.items()}
+    inputs = {
+        name: array.astype(np.float32) / 255 if array.dtype == np.uint8 else array for name, array in inputs.items()
+    }
     graph = _Graph(schema)
     places = {name: graph.tensor(name, array.shape) for name, array in inputs.items()}
     results = []

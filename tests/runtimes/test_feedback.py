@@ -94,7 +94,7 @@ def test_a_lost_stream_says_so_until_it_is_reset(onnx_model: Model) -> None:
     frame = clip(1)[0]
     stream = onnx_model.open_stream()
     expected = stream.step(frame)
-    stream._engine.read()[1][0, 0, 0] = np.nan
+    stream.engine.read()[1][0, 0, 0] = np.nan
     for _ in range(2):
         with pytest.raises(StateError, match="state c contains NaN"):
             stream.step(frame)
