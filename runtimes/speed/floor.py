@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Callable
 
 import numpy as np
@@ -26,6 +27,15 @@ _MODULES = {
 }
 
 
+@dataclass(frozen=True)
+class Floor:
+    """compute: all products once. results: what came out last, in their order, with the batch axis where there is one;
+    those of int8 products have the engine's own scale."""
+
+    compute: Callable[[], object]
+    results: Callable[[], list[Array]]
+
+
 def work_of(bundle: Bundle) -> list[tuple[Product, bool]]:
     """The products of a bundle's step; those with weights are int8 where the bundle computes them so."""
     manifest = bundle.manifest
@@ -35,20 +45,20 @@ def work_of(bundle: Bundle) -> list[tuple[Product, bool]]:
     return [(item, integer and item.weights and item.name not in names) for item in products(bundle.config, bundle.io)]
 
 
-def open_floor(bundle: Bundle, threads: int | None) -> tuple[Callable[[], object] | None, str]:
-    """A function that computes all products of a bundle's step once, or None and the reason why it cannot be had."""
+def open_floor(bundle: Bundle, threads: int | None) -> tuple[Floor | None, str]:
+    """The floor of a bundle, or None and the reason why it cannot be had."""
     module = _MODULES.get(bundle.target)
     if module is None:
         return None, f"it is not built for {bundle.target}"
     try:
-        compute: Callable[[], object] = importlib.import_module(module).build(work_of(bundle), threads)
-        compute()
+        floor: Floor = importlib.import_module(module).build(work_of(bundle), threads)
+        floor.compute()
     except ImportError as error:
         return None, f"it takes the package {error.name}, which is not installed"
     except Exception as error:  # of the engine, which may lack an operator; a floor is no reason to end a bench
         lines = [line for line in str(error).splitlines() if line.strip()]
         return None, f"the engine refuses it ({lines[-1].strip()[:80] if lines else type(error).__name__})"
-    return compute, ""
+    return floor, ""
 
 
 def factors(work: Work) -> tuple[dict[str, Array], dict[str, Array], list[tuple[str, str]]]:

@@ -98,9 +98,7 @@ def sentences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         during = f", {extra} times during this run" if extra else ""
         lines.append(f"Throttling: {after['throttled']}{during}.")
     if before["load"] is not None:
-        lines.append(
-            f"Load average before the run: {before['load']:.1f}; above 0, other programs took part of the time."
-        )
+        lines.append(f"Load average before the run: {before['load']:.1f} (above 0: other programs ran too).")
     return lines
 
 

@@ -32,7 +32,7 @@ def measure(folder: str | os.PathLike[str], threads: int | None) -> tuple[Memory
         return None, "this system has no /proc/self/status"
     # The process has to find this lcr_edge, which may be a checkout on this process's path only.
     path = os.pathsep.join([str(Path(lcr_edge.__file__).resolve().parents[1]), *filter(None, sys.path)])
-    command = [sys.executable, "-m", __name__, os.fspath(folder), str(threads or 0)]
+    command = [sys.executable, "-m", "lcr_edge.runtimes.speed.memory", os.fspath(folder), str(threads or 0)]
     try:
         done = subprocess.run(
             command,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
 from lcr_edge.runtimes.onnx_engine import session_settings
-from lcr_edge.runtimes.speed.floor import Array, Work, factors
+from lcr_edge.runtimes.speed.floor import Array, Floor, Work, factors
 
 _IR_VERSION, _OPSET = 8, 17
 # TensorProto.DataType
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}
 
 
-def build(work: Work, threads: int | None) -> Callable[[], object]:
-    """A function that computes the products once. Raises ImportError and onnxruntime's errors."""
+def build(work: Work, threads: int | None) -> Floor:
+    """The products as a model. Raises ImportError and onnxruntime's errors."""
     ort: Any = importlib.import_module("onnxruntime")
     inputs, constants, pairs = factors(work)
     results: dict[str, Array] = {}
@@ -32,11 +32,10 @@ def build(work: Work, threads: int | None) -> Callable[[], object]:
         for name, array in arrays.items():
             bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
-    # The arrays have to live as long as the binding that reads and writes them.
-    def compute(_alive: object = (inputs, results)) -> object:
+    def compute(_alive: object = inputs) -> object:  # as long as the binding that reads them, like the results
         return session.run_with_iobinding(binding)
 
-    return compute
+    return Floor(compute, lambda: list(results.values()))
 
 
 def _model(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
 from lcr_edge.runtimes.openvino_engine import LOW_PRECISION, core, saturates
-from lcr_edge.runtimes.speed.floor import Work, factors
+from lcr_edge.runtimes.speed.floor import Floor, Work, factors
 
 
-def build(work: Work, threads: int | None) -> Callable[[], object]:
-    """A function that computes the products once. Raises ImportError and OpenVINO's errors."""
+def build(work: Work, threads: int | None) -> Floor:
+    """The products as a model. Raises ImportError and OpenVINO's errors."""
     ov: Any = importlib.import_module("openvino")
     ops: Any = importlib.import_module("openvino.opset13")
     inputs, constants, pairs = factors(work)
@@ -48,4 +48,4 @@ def build(work: Work, threads: int | None) -> Callable[[], object]:
         request.start_async()
         return request.wait()
 
-    return compute
+    return Floor(compute, lambda: [np.array(request.get_output_tensor(index).data) for index in range(len(results))])

@@ -53,13 +53,12 @@ def _bars(timings: Sequence[Timing]) -> str:
     for number, row in enumerate(timings):
         top, across = 30 + _ROW * number, float(_LEFT)
         parts.append(_label(_LEFT - 6, top + 13, row.bundle[-28:], "end"))
+        floor = ""
         for _, part, colour in _PARTS:
             width = float(getattr(row, part)) * scale
             if part == "engine_ms" and row.floor_ms is not None:
                 mark = across + row.floor_ms * scale
                 floor = f'<rect x="{mark:.1f}" y="{top - 2}" width="2" height="22" fill="var(--limit)"/>'
-            elif part == "engine_ms":
-                floor = ""
             parts.append(f'<rect x="{across:.1f}" y="{top}" width="{width:.1f}" height="18" fill="var({colour})"/>')
             across += width
         parts += [floor, _label(across + 6, top + 13, f"{row.minimum_ms:.2f} ms")]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
-from lcr_edge.runtimes.speed.floor import Array, Work, factors
+from lcr_edge.runtimes.speed.floor import Array, Floor, Work, factors
 from lcr_edge.runtimes.tflite_engine import find_interpreter
 
 _VERSIONS = {"FULLY_CONNECTED": 9, "BATCH_MATMUL": 4}
 
 
-def build(work: Work, threads: int | None) -> Callable[[], object]:
-    """A function that computes the products once. int8 weights are multiplied by floats that the engine rounds first.
+def build(work: Work, threads: int | None) -> Floor:
+    """The products as a model. int8 weights are multiplied by floats that the engine rounds first.
 
     Raises ImportError (tflite-runtime has no schema) and the interpreter's errors.
     """
@@ -23,9 +23,7 @@ def build(work: Work, threads: int | None) -> Callable[[], object]:
     flatbuffers: Any = importlib.import_module("flatbuffers")
     inputs, constants, pairs = factors(work)
     # The engine takes floats where int8 is meant for the products alone.
-    inputs = {
-        name: array.astype(np.float32) / 255 if array.dtype == np.uint8 else array for name, array in inputs.items()
-    }
+    inputs = {name: array.astype(np.float32) if array.dtype == np.uint8 else array for name, array in inputs.items()}
     graph = _Graph(schema)
     places = {name: graph.tensor(name, array.shape) for name, array in inputs.items()}
     results = []
@@ -43,8 +41,8 @@ def build(work: Work, threads: int | None) -> Callable[[], object]:
     interpreter.allocate_tensors()
     for details in interpreter.get_input_details():
         interpreter.set_tensor(details["index"], inputs[details["name"]])
-    compute: Callable[[], object] = interpreter.invoke
-    return compute
+    made = {details["name"]: details["index"] for details in interpreter.get_output_details()}
+    return Floor(interpreter.invoke, lambda: [interpreter.get_tensor(made[f"{item.name}.y"]) for item, _ in work])
 
 
 class _Graph:

@@ -104,18 +104,18 @@ class TimedBundle:
         del self.edges[counts[0] :], self.engines[counts[1] :]
         stream.restore(before)
 
-    def rest(self) -> None:
+    def products(self) -> None:
         """The products alone."""
         if self.floor is not None:
             begin = time.perf_counter()
-            self.floor()
+            self.floor.compute()
             self.floors.append(time.perf_counter() - begin)
 
     def warm_up(self) -> None:
         """Some steps whose times are not kept."""
         for _ in range(WARM_UP):
             self.step()
-            self.rest()
+            self.products()
         for times in (self.times, self.fits, self.edges, self.engines, self.rests, self.floors):
             times.clear()
 
@@ -156,7 +156,7 @@ def bench(
             for _ in range(STEPS_PER_ROUND):
                 stream.step()
             for _ in range(STEPS_PER_ROUND):
-                stream.rest()
+                stream.products()
             if number % _WINDOWS_EVERY == 0:
                 stream.window()
     return [_timing(stream, streams[0]) for stream in streams]
