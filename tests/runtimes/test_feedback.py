@@ -68,7 +68,9 @@ def test_a_stream_goes_on_from_a_state(model: Model) -> None:
 
 
 def test_threads_share_a_model(model: Model) -> None:
-    frames, wrong, done = clip(), [], []
+    frames = clip()
+    wrong: list[int] = []
+    done: list[int] = []
     expected, state = [], model.initial_state()
     for frame in frames:
         logits, state = model.step(frame, state)

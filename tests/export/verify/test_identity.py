@@ -119,12 +119,12 @@ def test_a_fault_around_the_engine(kind: str, missed: str) -> None:
 def test_a_model_that_changes_what_passes_through_it() -> None:
     """The engine's own input and output are compared with the caller's."""
     model = load(made.bundle(PICO, "onnx"), threads=1)
-    whole = model._frame_feeds
+    whole = model.look_at
     for change, missed in (
-        (lambda feeds: {**feeds, "frame": feeds["frame"][..., ::-1]}, "frame at the engine"),
-        (lambda feeds: {**feeds, "edge": 1 - feeds["edge"]}, "edges at the engine"),
+        (lambda frame, edge: (frame[..., ::-1], edge), "frame at the engine"),
+        (lambda frame, edge: (frame, 1 - edge), "edges at the engine"),
     ):
-        model._frame_feeds = lambda frame, change=change: change(whole(frame))  # type: ignore[method-assign, misc]
+        model.look_at = lambda frame, change=change: change(*whole(frame))  # type: ignore[method-assign, misc]
         assert _missed(measure_identity(model, made.checkpoint(PICO))) == {missed}
 
 
