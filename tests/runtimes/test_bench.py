@@ -68,6 +68,7 @@ def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
     timed = TimedBundle(load(make_bundle(tmp_path / "toy", "onnx", "host")), floor=True)
     before = timed.stream.state()
     for _ in range(STEPS_PER_ROUND):
+        timed.fit()
         timed.step()
         timed.products()
     lists = (timed.times, timed.fits, timed.edges, timed.engines, timed.rests, timed.floors)

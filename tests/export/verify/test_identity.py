@@ -39,9 +39,9 @@ def test_a_right_bundle_has_no_difference() -> None:
     found = _identity(made.bundle(PICO, "onnx"))
     assert _missed(found) == set()
     assert found.broken == ()
-    assert len(found.checks) == 16
+    assert len(found.checks) == 17
     assert {check.measured for check in found.checks} == {0}
-    assert "16 of 16" in found.table()
+    assert "17 of 17" in found.table()
 
 
 def _labels(manifest: dict[str, Any]) -> None:
