@@ -91,7 +91,7 @@ def table(timings: Sequence[Timing], memory: Sequence[Memory | None]) -> list[st
     width = max(6, *(len(row.bundle) for row in timings))
     head = ("model MB", "min", "p50", "p95", "p99", "ratio", "fit", "edges", "engine", "Python", "floor", "x floor")
     widths = (8, 6, 6, 6, 6, 5, 5, 5, 6, 6, 6, 7, 8, 6)
-    rows = [("bundle", *head, "16 steps", "RSS MB")]
+    rows: list[tuple[str, ...]] = [("bundle", *head, "16 steps", "RSS MB")]
     for row, used in zip(timings, memory):
         rows.append(
             (

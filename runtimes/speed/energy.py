@@ -22,7 +22,7 @@ class Meter(Protocol):
 
     name: str
 
-    def joules(self, work: Callable[[], None]) -> float | None:
+    def joules(self, work: Callable[[], object]) -> float | None:
         """What ``work`` took; None if the meter failed meanwhile."""
 
 
@@ -47,7 +47,7 @@ class Rapl:
         self.name = f"processor, by RAPL ({', '.join(read_text(zone / 'name') or zone.name for zone in zones)})"
         self._zones = zones
 
-    def joules(self, work: Callable[[], None]) -> float | None:
+    def joules(self, work: Callable[[], object]) -> float | None:
         """See :class:`Meter`."""
         before = [read_number(zone / "energy_uj") for zone in self._zones]
         work()
@@ -72,7 +72,7 @@ class Sensor:
         self.name = f"board, by its sensors ({', '.join(name for name, _ in rails)})"
         self._rails = rails
 
-    def joules(self, work: Callable[[], None]) -> float | None:
+    def joules(self, work: Callable[[], object]) -> float | None:
         """See :class:`Meter`."""
         over, watts = threading.Event(), [self._watts()]
 

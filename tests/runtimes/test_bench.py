@@ -82,7 +82,7 @@ def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
     assert len(timed.windows) == 1
     assert [len(times) for times in lists] == [STEPS_PER_ROUND] * len(lists)
     np.testing.assert_array_equal(timed.stream.state().h, after.h)  # the stream goes on where it was
-    assert timed.windows[0] > CLIP_FRAMES * min(timed.engines) / 2
+    assert len(timed.windows[0]) == CLIP_FRAMES
 
 
 def test_the_times_of_a_warm_up_are_not_kept(tmp_path: Path) -> None:

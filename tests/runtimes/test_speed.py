@@ -93,8 +93,8 @@ def test_the_counter_of_a_processor_that_begins_again(tmp_path: Path) -> None:
     meter, _ = find_meter(root)
     assert meter is not None
     assert "package-0" in meter.name
-    assert meter.joules(lambda: write(root, **{f"{zone}/energy_uj": 3500000}) and None) == pytest.approx(2.5)
-    assert meter.joules(lambda: write(root, **{f"{zone}/energy_uj": 500000}) and None) == pytest.approx(6.0)
+    assert meter.joules(lambda: write(root, **{f"{zone}/energy_uj": 3500000})) == pytest.approx(2.5)
+    assert meter.joules(lambda: write(root, **{f"{zone}/energy_uj": 500000})) == pytest.approx(6.0)
     assert meter.joules(lambda: (root / zone / "energy_uj").unlink()) is None
     meter, why = find_meter(root)
     assert meter is None
@@ -162,8 +162,9 @@ def test_products_are_those_of_the_exported_step(config: Config) -> None:
         cell, found = StepCell(model, chunk=chunk), {item.name: item for item in products(config, io)}
         wanted = {name: (linear.in_features, linear.out_features) for name, linear in cell.linears().items()}
         assert {name: (item.inner, item.columns) for name, item in found.items() if item.weights} == wanted
-        heads, size, _ = cell.layers[0].wkv_lead.shape
-        chunks = cell.layers[0].wkv_chunks.shape[-1]
+        layer: Any = cell.layers[0]
+        heads, size, _ = layer.wkv_lead.shape
+        chunks = layer.wkv_chunks.shape[-1]
         before = found["layers.0.wkv.before"]
         assert (before.batch, before.rows, before.columns) == (heads * chunks, size, size)
         assert (f"layers.{config.layers - 1}.wkv.up.carried" in found) == (chunks > 1)
