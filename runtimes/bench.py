@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
 def table(timings: Sequence[Timing], memory: Sequence[Memory | None]) -> list[str]:
     """The lines of the table; times in milliseconds."""
     width = max(6, *(len(row.bundle) for row in timings))
-    head = ("model MB", "min", "p50", "p95", "p99", "ratio", "fit", "edges", "engine", "Python", "floor", "x floor")
-    widths = (8, 6, 6, 6, 6, 5, 5, 5, 6, 6, 6, 7, 8, 6)
-    rows: list[tuple[str, ...]] = [("bundle", *head, "16 steps", "RSS MB")]
+    head = ("MB", "min", "p50", "p95", "p99", "ratio", "fit", "edges", "engine", "Python", "floor", "/floor")
+    widths = (5, 6, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 8, 4)
+    rows: list[tuple[str, ...]] = [("bundle", *head, "16 steps", "RSS")]
     for row, used in zip(timings, memory):
         rows.append(
             (

@@ -102,12 +102,16 @@ class OpenVinoEngine:
             self._variables = self._make_variables(self._request)
         elif self._request.query_state():
             raise BundleError(f"{path} keeps a state inside, but its manifest says explicit; export the bundle again")
-        # Bound once: to set tensors at every step and to make views of the results takes longer than to copy them.
-        self._given, self._made = ({spec.name: buffer(spec) for spec in specs} for specs in (self.inputs, self.outputs))
-        self._tensors = _bind(self._ov, self._request, self.inputs, self.outputs, {**self._given, **self._made})
+        self._given: dict[str, Array] = {}
+        self._made: dict[str, Array] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One step from the states in ``feeds``."""
+        if not self._given:  # not before the loader has compared shapes and dtypes with the contract
+            # Bound once: to set tensors at every step and to make views of the results takes longer than to copy them.
+            self._given = {spec.name: buffer(spec) for spec in self.inputs}
+            self._made = {spec.name: buffer(spec) for spec in self.outputs}
+            self._tensors = _bind(self._ov, self._request, self.inputs, self.outputs, {**self._given, **self._made})
         if self._variables is not None:
             self._variables.write(*(feeds[name] for name in STATES_IN))
         for name, array in self._given.items():

@@ -28,7 +28,9 @@ class Meter(Protocol):
 
 def find_meter(root: Path = _ROOT) -> tuple[Meter | None, str]:
     """A meter, or None and the reason. root: the file system; a test gives another one."""
-    packages = sorted(root.glob("sys/class/powercap/intel-rapl:[0-9]"))
+    zones = sorted(root.glob("sys/class/powercap/intel-rapl:[0-9]"))
+    # "psys" counts the whole platform, packages included.
+    packages = [zone for zone in zones if (read_text(zone / "name") or "package").startswith("package")]
     readable = [zone for zone in packages if read_number(zone / "energy_uj") is not None]
     if readable:
         return Rapl(readable), ""

@@ -54,7 +54,7 @@ def open_floor(bundle: Bundle, threads: int | None) -> tuple[Floor | None, str]:
         floor: Floor = importlib.import_module(module).build(work_of(bundle), threads)
         floor.compute()
     except ImportError as error:
-        return None, f"it takes the package {error.name}, which is not installed"
+        return None, f"it takes the package {error.name or error}, which is not installed"
     except Exception as error:  # of the engine, which may lack an operator; a floor is no reason to end a bench
         lines = [line for line in str(error).splitlines() if line.strip()]
         return None, f"the engine refuses it ({lines[-1].strip()[:80] if lines else type(error).__name__})"

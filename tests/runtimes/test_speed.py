@@ -90,6 +90,7 @@ def test_the_counter_of_a_processor_that_begins_again(tmp_path: Path) -> None:
     zone = f"{RAPL}/intel-rapl:0"
     root = write(tmp_path, **{f"{zone}/name": "package-0", f"{zone}/energy_uj": 1000000})
     write(root, **{f"{zone}/max_energy_range_uj": 9000000, f"{RAPL}/intel-rapl:0:0/energy_uj": 1})
+    write(root, **{f"{RAPL}/intel-rapl:1/name": "psys", f"{RAPL}/intel-rapl:1/energy_uj": 7})
     meter, _ = find_meter(root)
     assert meter is not None
     assert "package-0" in meter.name
