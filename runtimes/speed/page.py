@@ -24,7 +24,7 @@ def page(timings: Sequence[Timing], lines: Sequence[str]) -> str:
         )
         for row in timings
     ]
-    head = ("bundle", "min", "p50", "p95", "p99", "fit", "edges", "engine", "Python", "floor", "x floor", "16 steps")
+    head = ("bundle", "min", "p50", "p95", "p99", "fit", "edges", "engine", "Python", "floor", "/floor", "16 steps")
     about = "".join(pages.paragraph(line) for line in lines)
     return pages.document(
         "lcr-edge bench",
