@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol, cast
+from typing import Any, Callable, Protocol
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from lcr_edge.errors import FrameError, UsageError
 from lcr_edge.frames import FITS, Frame
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.engines import ENGINES
+from lcr_edge.runtimes.feedback import ModelStream
 from lcr_edge.runtimes.state import Array, Floats, State, StateFormat, dequantised
 from lcr_edge.runtimes.tensors import compare_specs
 
-__all__ = ["Array", "Engine", "EngineOptions", "Floats", "Model", "State", "StatefulEngine", "clip_decision", "load"]
+__all__ = ["Array", "Engine", "EngineOptions", "Floats", "Model", "ModelStream", "State", "clip_decision", "load"]
 
 PRECISION_HINTS = ("f32", "bf16", "f16")
 
@@ -34,7 +35,11 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """What the runtimes need from an engine. ``inputs`` and ``outputs`` come from the model file, not the manifest."""
+    """What the runtimes need from an engine. ``inputs`` and ``outputs`` come from the model file, not the manifest.
+
+    One that can keep a stream's states in place has ``open_stream() -> EngineStream`` too (``runtimes.feedback``); one
+    whose model holds the states (state mode "internal") must have it.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -42,22 +47,6 @@ class Engine(Protocol):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One step. The given arrays are only read; the returned ones belong to the caller."""
-
-
-class StatefulEngine(Engine, Protocol):
-    """An engine whose model holds the states: ``run`` steps from given states, ``run_stream`` from its own."""
-
-    def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One step of the engine's own stream: logits only."""
-
-    def reset_stream(self) -> None:
-        """Restart the engine's own stream from zero states."""
-
-    def stream_state(self) -> tuple[Array, Array]:
-        """Copies of the states h and c of the engine's own stream, in the dtype of the model's states."""
-
-    def set_stream_state(self, h: Array, c: Array) -> None:
-        """Let the engine's own stream go on from these states, which are only read."""
 
 
 class Model:
@@ -72,13 +61,12 @@ class Model:
         self.labels = bundle.labels
         self.manifest = bundle.manifest
         self.frame_shape = bundle.config.frame_shape
-        self._states = StateFormat.of_bundle(bundle)
-        self._stateful = cast(StatefulEngine, engine) if bundle.state_mode == "internal" else None
-        self._edges: Callable[[Array], Array] | None = None
+        self.states = StateFormat.of_bundle(bundle)
+        self.host_edges: Callable[[Array], Array] | None = None
         if bundle.edges == "host":
-            self._edges = importlib.import_module("lcr_edge.edges.host").host_edges
-        self._stream: State | None = None
-        self._lock = threading.Lock()
+            self.host_edges = importlib.import_module("lcr_edge.edges.host").host_edges
+        self.lock = threading.Lock()
+        self._own: ModelStream | None = None
 
     def fit(self, frame: Frame) -> Frame:
         """Fit a camera frame of any size, uint8 [h, w, 3] RGB, to this model's input: a new uint8 [H, W, 3].
@@ -90,7 +78,7 @@ class Model:
 
     def initial_state(self) -> State:
         """The state before a stream's first frame: zeros, which int8 states store as their zero points."""
-        return self._states.zero()
+        return self.states.zero()
 
     def state_values(self, state: State) -> tuple[Floats, Floats]:
         """The values of a state of this model: (h, c), float32 [L, N+1, C].
@@ -98,7 +86,7 @@ class Model:
         A float32 state's own arrays are returned, otherwise new ones; int8 gives scale * (q - zero_point).
         Raises StateError.
         """
-        return self._states.values(state)
+        return self.states.values(state)
 
     def state_of(self, h: Array, c: Array) -> State:
         """This model's state nearest to the values h, c, floats [L, N+1, C]; it shares no memory with them.
@@ -106,7 +94,7 @@ class Model:
         The inverse of :meth:`state_values` up to rounding. Values outside the dtype's range are clipped to it.
         Raises StateError for the wrong shape, for integers, and for NaN or Inf.
         """
-        return self._states.of(h, c)
+        return self.states.of(h, c)
 
     def step(self, frame: Array, state: State) -> tuple[Floats, State]:
         """One frame: (logits float32 [classes], the state after it).
@@ -115,62 +103,51 @@ class Model:
         of any number of streams may be stepped in any order. Logits are float32 whatever the model's output dtype.
         Raises FrameError and StateError.
         """
-        feeds = self._frame_feeds(frame)
-        self._states.check(state)
+        pixels, edge = self.look_at(frame)
+        self.states.check(state)
+        feeds = {FRAME: pixels[None]} if edge is None else {FRAME: pixels[None], EDGE: edge[None]}
         feeds.update(zip(STATES_IN, (np.ascontiguousarray(state.h), np.ascontiguousarray(state.c))))
-        with self._lock:
+        with self.lock:
             results = self.engine.run(feeds)
         h, c = (results[name] for name in STATES_OUT)
-        return self._logits(results), State(h, c)
+        return self.logits_of(results[LOGITS]), State(h, c)
+
+    def open_stream(self) -> ModelStream:
+        """A stream with a state of its own, which stays with the engine: ``stream.step(frame)`` gives the logits.
+
+        The same results as :meth:`step` with less around the engine: for programs that step cameras and do not look at
+        their states. Any number of streams may be open and stepped in any order; :meth:`step` does not see them.
+        """
+        return ModelStream(self)
 
     def step_stream(self, frame: Array) -> Floats:
-        """One frame of the model's own single stream: logits float32 [classes].
+        """One frame of the model's own single stream, see :meth:`open_stream`: logits float32 [classes].
 
-        This is faster for one camera on an OpenVINO bundle exported with ``--state-mode internal``, where the states
-        never leave the engine. Elsewhere it gives the same results. :meth:`step` neither reads nor changes this stream.
+        :meth:`step` neither reads nor changes this stream.
         """
-        if self._stateful is None:
-            logits, self._stream = self.step(frame, self._stream or self.initial_state())
-            return logits
-        feeds = self._frame_feeds(frame)
-        with self._lock:
-            results = self._stateful.run_stream(feeds)
-        return self._logits(results)
+        if self._own is None:
+            self._own = self.open_stream()
+        return self._own.step(frame)
 
     def reset(self) -> None:
         """Restart the stream of :meth:`step_stream` from zero states, as after a cut, a gap or a new scene."""
-        self._stream = None
-        if self._stateful is not None:
-            with self._lock:
-                self._stateful.reset_stream()
+        if self._own is not None:
+            self._own.reset()
 
-    def stream_state(self) -> State:
-        """The state of the stream of :meth:`step_stream`; it is not changed by later steps."""
-        if self._stateful is None:
-            return self._stream or self.initial_state()
-        with self._lock:
-            return State(*self._stateful.stream_state())
-
-    def set_stream_state(self, state: State) -> None:
-        """Let the stream of :meth:`step_stream` go on from a state, which is only read. Raises StateError."""
-        self._states.check(state)
-        if self._stateful is None:
-            self._stream = state
-            return
-        with self._lock:
-            self._stateful.set_stream_state(state.h, state.c)
-
-    def _logits(self, results: Mapping[str, Array]) -> Floats:
-        logits: Floats = results[LOGITS][0]
+    def logits_of(self, results: Array) -> Floats:
+        """The engine's logits [1, classes] as float32 [classes]."""
+        logits: Floats = results[0]
         return dequantised(logits, self.bundle.boundary[LOGITS]) if self.bundle.io == "int8" else logits
 
-    def _frame_feeds(self, frame: Any) -> dict[str, Array]:
+    def look_at(self, frame: Any) -> tuple[Array, Array | None]:
+        """A frame that was checked, contiguous, and its edges, uint8 [H, W], if this model takes them.
+
+        Raises FrameError.
+        """
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != self.frame_shape:
             raise FrameError(self._frame_message(frame))
-        feeds: dict[str, Array] = {FRAME: np.ascontiguousarray(frame)[None]}
-        if self._edges is not None:
-            feeds[EDGE] = np.ascontiguousarray(self._edges(frame), dtype=np.uint8)[None]
-        return feeds
+        edge = None if self.host_edges is None else np.ascontiguousarray(self.host_edges(frame), dtype=np.uint8)
+        return np.ascontiguousarray(frame), edge
 
     def _frame_message(self, frame: Any) -> str:
         height, width, _ = self.frame_shape

@@ -1,172 +1,146 @@
-"""``lcr-edge bench BUNDLE [BUNDLE ...]``: the time of one step, all bundles taking turns within one run.
+"""``lcr-edge bench BUNDLE [BUNDLE ...]``: the time of one step, where it goes, and what it takes of the machine.
 
-A machine's speed drifts, so bundles are compared round by round: every round steps each bundle a few times, and the
-ratio compares the smallest times. What is timed is ``model.step``, including host edges and checks; the time spent in
-the engine is reported beside it.
+All bundles take turns within one run (``runtimes.speed.timing``). Beside the steps stand their floor, the memory of a
+process that runs the bundle alone, energy where the machine has a meter, and what the machine says of itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from lcr_edge import options
-from lcr_edge.runtimes.api import Array, Engine, Model, State
-from lcr_edge.runtimes.bundle import Bundle
-from lcr_edge.runtimes.golden import Golden, read_golden
+from lcr_edge.files import check_file, write_atomically
+from lcr_edge.runtimes.golden import read_golden
 from lcr_edge.runtimes.provider import add_provider, load_on
+from lcr_edge.runtimes.speed.energy import find_meter
+from lcr_edge.runtimes.speed.machine import condition, machine, sentences
+from lcr_edge.runtimes.speed.memory import Memory, measure
+from lcr_edge.runtimes.speed.page import page
+from lcr_edge.runtimes.speed.timing import STEPS_PER_ROUND, Timing, bench
 
-WARM_UP = 5
-STEPS_PER_ROUND = 4
-_CPU = Path("/proc/cpuinfo")
-# x86-64 and ARM instructions that multiply int8 and accumulate in int32, as _CPU names them.
-_INT8 = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds per step of one bundle; ratio: its smallest time over that of the first bundle.
-
-    engine_ms, engine_ratio: smallest time and ratio of the engine alone, without host edges, checks or conversions.
-    """
-
-    bundle: str
-    engine: str
-    edges: str
-    model_bytes: int
-    minimum_ms: float
-    median_ms: float
-    p95_ms: float
-    ratio: float
-    engine_ms: float
-    engine_ratio: float
-
-
-class _TimedEngine:
-    """An engine that records the seconds of every run in ``times``."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.name, self.inputs, self.outputs = engine.name, engine.inputs, engine.outputs
-        self.times: list[float] = []
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        begin = time.perf_counter()
-        results = self._engine.run(feeds)
-        self.times.append(time.perf_counter() - begin)
-        return results
-
-
-class _TimedBundle:
-    """A bundle stepped over the frames of its golden clip. times, engine_times: seconds of each step."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        timed = _TimedEngine(model.engine)
-        model.engine = timed
-        self.golden: Golden = read_golden(model.bundle)
-        self.state: State = model.initial_state()
-        self.times: list[float] = []
-        self.engine_times = timed.times
-        self.count = 0
-
-    def step(self) -> None:
-        frame = self.golden.frames[self.count % len(self.golden.frames)]
-        self.count += 1
-        begin = time.perf_counter()
-        _, self.state = self.model.step(frame, self.state)
-        self.times.append(time.perf_counter() - begin)
-
-    def warm_up(self) -> None:
-        for _ in range(WARM_UP):
-            self.step()
-        self.times.clear()
-        self.engine_times.clear()
-
-
-def bench(
-    folders: Sequence[str | os.PathLike[str]], rounds: int = 50, threads: int | None = 1, provider: str = "cpu"
-) -> list[Timing]:
-    """Time the bundles on the frames of their golden clips, in the order given. Raises what ``load_on`` raises."""
-    streams = [_TimedBundle(load_on(folder, provider, threads)) for folder in folders]
-    for stream in streams:
-        stream.warm_up()
-    for _ in range(rounds):
-        for stream in streams:
-            for _ in range(STEPS_PER_ROUND):
-                stream.step()
-    first, first_engine = min(streams[0].times), min(streams[0].engine_times)
-    return [
-        Timing(
-            bundle=stream.model.bundle.folder.name,
-            engine=stream.model.engine.name,
-            edges=stream.model.bundle.edges,
-            model_bytes=model_bytes(stream.model.bundle),
-            minimum_ms=1e3 * min(stream.times),
-            median_ms=1e3 * float(np.median(stream.times)),
-            p95_ms=1e3 * float(np.percentile(stream.times, 95)),
-            ratio=min(stream.times) / first,
-            engine_ms=1e3 * min(stream.engine_times),
-            engine_ratio=min(stream.engine_times) / first_engine,
-        )
-        for stream in streams
-    ]
-
-
-def model_bytes(bundle: Bundle) -> int:
-    """Bytes that the engine loads: the bundle without its golden clip and manifest."""
-    return sum(int(bundle.manifest["files"][name]["bytes"]) for name in bundle.model_files)
-
-
-def machine() -> str:
-    """The CPU in words: its name, its int8 dot product instructions and its number of hardware threads."""
-    try:
-        text = _CPU.read_text()
-    except OSError:  # not Linux
-        text = ""
-    facts: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    name = facts.get("model name") or platform.processor() or platform.machine() or "unknown CPU"
-    flags = facts.get("flags", facts.get("Features"))
-    if flags is None:
-        return f"{name}, {os.cpu_count()} hardware threads"
-    found = [flag for flag in _INT8 if flag in flags.split()]
-    return f"{name} ({', '.join(found) or 'no int8 dot product'}), {os.cpu_count()} hardware threads"
+_ENERGY_STEPS = 400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge bench``."""
     parser.add_argument("bundles", nargs="+", help="bundle folders; the others are compared with the first")
-    rounds = f"rounds, each with {STEPS_PER_ROUND} steps of every bundle (default: 50)"
-    parser.add_argument("--rounds", type=int, default=50, metavar="N", help=rounds)
-    add_provider(parser)
+    rounds = f"rounds, each with {STEPS_PER_ROUND} steps of every bundle (default: 100)"
+    parser.add_argument("--rounds", type=int, default=100, metavar="N", help=rounds)
+    parser.add_argument("--quick", action="store_true", help="time the steps only: no floor, no memory, no energy")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also write a page with bars, HTML")
     options.add_threads(parser)
+    add_provider(parser)
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table with one row per bundle."""
+    """Print a table with one row per bundle, and lines about the machine.
+
+    Raises what ``load_on`` raises, and OutputError.
+    """
     options.check_least("--rounds", args.rounds, 1)
     options.check_least("--threads", args.threads, 1)
-    timings = bench(args.bundles, args.rounds, args.threads, args.provider)
+    options.check_json(args.json)
+    if args.plot is not None:
+        check_file(args.plot, "--plot")
+    before = condition()
+    timings = bench(args.bundles, args.rounds, args.threads, floors=not args.quick, provider=args.provider)
+    after = condition()
+    notes = [f"{row.bundle}: no floor, {row.floor_note}." for row in timings if row.floor_ms is None]
+    memory: list[Memory | None] = [None] * len(timings)
+    energy: dict[str, Any] = {"meter": None, "why": "not asked for"}
+    joules: list[float | None] = [None] * len(timings)
+    if args.quick:
+        notes = []
+    else:
+        for number, folder in enumerate(args.bundles):
+            memory[number], why = measure(folder, args.threads, args.provider)
+            if why:
+                notes.append(f"{timings[number].bundle}: memory not available, {why}.")
+        joules, energy = _energy(args.bundles, args.threads, args.provider)
+        notes.append(_energy_sentence(timings, joules, energy))
+    lines = [
+        f"Machine: {machine()}. Steps on {args.threads} thread{'s' if args.threads > 1 else ''}.",
+        *sentences(before, after),
+        *notes,
+    ]
     out = options.text_stream(args.json)
-    width = max(len(timing.bundle) for timing in timings)
-    head = f"{'bundle':{width}}  {'model MB':>8}  {'min ms':>7}  {'median':>7}  {'p95':>7}  {'ratio':>5}  engine"
-    print(head, file=out)
-    for row in timings:
-        print(
-            f"{row.bundle:{width}}  {row.model_bytes / 1e6:8.2f}  {row.minimum_ms:7.2f}  {row.median_ms:7.2f}  "
-            f"{row.p95_ms:7.2f}  {row.ratio:5.2f}  {row.engine}",
-            file=out,
-        )
-    options.write_json(args.json, [asdict(row) for row in timings])
+    print("\n".join([*table(timings, memory), "", *lines]), file=out)
+    report = {
+        "machine": machine(),
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "steps": args.rounds * STEPS_PER_ROUND,
+        "condition": {"before": before, "after": after},
+        "energy": energy,
+        "bundles": [
+            {**asdict(row), "memory": None if used is None else asdict(used), "joules_per_step": taken}
+            for row, used, taken in zip(timings, memory, joules)
+        ],
+    }
+    options.write_json(args.json, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if args.plot is not None:
+        write_atomically(args.plot, page(timings, lines).encode())
     return 0
+
+
+def table(timings: Sequence[Timing], memory: Sequence[Memory | None]) -> list[str]:
+    """The lines of the table; times in milliseconds."""
+    width = max(6, *(len(row.bundle) for row in timings))
+    head = ("MB", "min", "p50", "p95", "p99", "ratio", "fit", "edges", "engine", "Python", "floor", "/floor")
+    widths = (5, 6, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 8, 4)
+    rows: list[tuple[str, ...]] = [("bundle", *head, "16 steps", "RSS")]
+    for row, used in zip(timings, memory):
+        rows.append(
+            (
+                row.bundle,
+                f"{row.model_bytes / 1e6:.2f}",
+                *(f"{value:.2f}" for value in (row.minimum_ms, row.median_ms, row.p95_ms, row.p99_ms, row.ratio)),
+                *(f"{value:.2f}" for value in (row.fit_ms, row.edges_ms)),
+                f"{row.engine_ms:.2f}",
+                f"{row.python_ms:.3f}",
+                "-" if row.floor_ms is None else f"{row.floor_ms:.2f}",
+                "-" if row.floor_ratio is None else f"{row.floor_ratio:.2f}",
+                f"{row.window_ms:.1f}",
+                "-" if used is None else f"{used.stepped / 1e6:.0f}",
+            )
+        )
+    return [
+        f"{name:{width}} " + " ".join(f"{cell:>{size}}" for cell, size in zip(cells, widths)) for name, *cells in rows
+    ]
+
+
+def _energy(
+    folders: Sequence[str | os.PathLike[str]], threads: int | None, provider: str
+) -> tuple[list[float | None], dict[str, Any]]:
+    """Joules of a step of each bundle alone, by the machine's meter, and what the meter is."""
+    meter, why = find_meter()
+    if meter is None:
+        return [None] * len(folders), {"meter": None, "why": why}
+    found: list[float | None] = []
+    for folder in folders:
+        model = load_on(folder, provider, threads)
+        frames = read_golden(model.bundle).frames
+
+        def work(model: Any = model, frames: Any = frames) -> None:
+            for number in range(_ENERGY_STEPS):
+                model.step_stream(frames[number % len(frames)])
+
+        taken = meter.joules(work)
+        found.append(None if taken is None else taken / _ENERGY_STEPS)
+    return found, {"meter": meter.name, "why": ""}
+
+
+def _energy_sentence(timings: Sequence[Timing], joules: Sequence[float | None], energy: dict[str, Any]) -> str:
+    if energy["meter"] is None:
+        return f"Energy: not available, {energy['why']}."
+    each = ", ".join(
+        f"{row.bundle} {'-' if taken is None else f'{1e3 * taken:.2f} mJ'}" for row, taken in zip(timings, joules)
+    )
+    return f"Energy of a step: {each}; of the whole {energy['meter']}, idling and other programs included."

@@ -19,7 +19,7 @@ class EngineRow:
 
     name: the target's. module, cls: where ``runtimes.api.Engine`` is implemented; imported when a bundle needs it.
     package: the engine's name for pip. extra: the lcr-edge extra that installs it. state_modes: where the engine can
-    keep the states, from ``contract.STATE_MODES``; "internal" requires a ``runtimes.api.StatefulEngine``.
+    keep the states, from ``contract.STATE_MODES``; "internal" requires that it has ``open_stream``.
     """
 
     name: str

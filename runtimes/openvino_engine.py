@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lcr_edge.contract import LOGITS, STATE_DTYPES, STATE_NAMES, STATES_IN, STATES_OUT, TensorSpec
+from lcr_edge.contract import EDGE, FRAME, LOGITS, STATE_DTYPES, STATE_NAMES, STATES_IN, STATES_OUT, TensorSpec
 from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
+from lcr_edge.runtimes.feedback import EngineStream, TwoStates, buffer
 
 Array = npt.NDArray[Any]
 # OpenVINO's property; the bundle's runtime hint has the same name.
@@ -57,7 +58,7 @@ def saturates() -> bool:
 
 
 class OpenVinoEngine:
-    """One compiled model on the CPU device and one infer request (two when the model keeps its state inside).
+    """One compiled model on the CPU device, one infer request for ``run``, and one or two for each stream.
 
     OpenVINO's default arithmetic on many CPUs is bf16 or f16, whose error compounds in a fed-back state, so the hint
     is always set. Where int8 products saturate (:func:`saturates`), an int8 bundle computes in float what int8 products
@@ -92,56 +93,125 @@ class OpenVinoEngine:
             ) from error
         self.inputs = _specs(compiled.inputs, [spec.name for spec in bundle.inputs])
         self.outputs = _specs(compiled.outputs, [spec.name for spec in bundle.outputs])
-        self._output_names = [spec.name for spec in self.outputs]
-        self._internal = bundle.state_mode == "internal"
-        if self._internal:
-            self._shape = bundle.config.state_shape
-            self._state_dtype = np.dtype(STATE_DTYPES[bundle.state_precision])
-            self._variables = _variables(self._request, str(path), self._shape)
-            self._stream = compiled.create_infer_request()
-            self._stream.reset_state()
-            self._stream_variables = _variables(self._stream, str(path), self._shape)
+        self._compiled = compiled
+        self._variables: _Variables | None = None
+        self._make_variables = functools.partial(
+            _Variables, self._ov, str(path), bundle.config.state_shape, STATE_DTYPES[bundle.state_precision]
+        )
+        if bundle.state_mode == "internal":
+            self._variables = self._make_variables(self._request)
         elif self._request.query_state():
             raise BundleError(f"{path} keeps a state inside, but its manifest says explicit; export the bundle again")
+        self._given: dict[str, Array] = {}
+        self._made: dict[str, Array] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One step from the states in ``feeds``."""
-        if not self._internal:
-            return self._infer(self._request, feeds)
-        boundary = dict(feeds)
-        self._put(self._variables, [boundary.pop(name) for name in STATES_IN])
-        results = self._infer(self._request, boundary)
-        results.update(zip(STATES_OUT, self._taken(self._variables)))
+        if not self._given:  # not before the loader has compared shapes and dtypes with the contract
+            # Bound once: to set tensors at every step and to make views of the results takes longer than to copy them.
+            self._given = {spec.name: buffer(spec) for spec in self.inputs}
+            self._made = {spec.name: buffer(spec) for spec in self.outputs}
+            self._tensors = _bind(self._ov, self._request, self.inputs, self.outputs, {**self._given, **self._made})
+        if self._variables is not None:
+            self._variables.write(*(feeds[name] for name in STATES_IN))
+        for name, array in self._given.items():
+            np.copyto(array, feeds[name], casting="no")
+        _infer(self._request)
+        results = {name: array.copy() for name, array in self._made.items()}
+        if self._variables is not None:
+            results.update(zip(STATES_OUT, self._variables.read()))
         return results
 
-    def run_stream(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One step from the states kept inside a separate request: logits only."""
-        return self._infer(self._stream, feeds)
+    def open_stream(self) -> EngineStream:
+        """A stream on requests of its own: two, for two pairs of states, or one if the model keeps the states."""
+        requests = [self._compiled.create_infer_request() for _ in range(1 if self._variables else 2)]
+        if self._variables is not None:
+            variables = self._make_variables(requests[0])
+            return _InsideStream(self._ov, requests[0], variables, self.inputs, self.outputs)
+        return _SharedStream(self._ov, requests, self.inputs, self.outputs)
 
-    def reset_stream(self) -> None:
-        """Set that request's states back to zeros."""
-        self._stream.reset_state()
 
-    def stream_state(self) -> tuple[Array, Array]:
-        """Copies of that request's states."""
-        h, c = self._taken(self._stream_variables)
+class _SharedStream(TwoStates):
+    """Two requests, which differ in the states that they read and write."""
+
+    def __init__(
+        self, ov: Any, requests: list[Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
+        super().__init__(inputs, outputs)
+        self._requests = requests
+        self._tensors = [_bind(ov, request, inputs, outputs, arrays) for request, arrays in zip(requests, self.arrays)]
+
+    def compute(self) -> None:
+        """See ``EngineStream``."""
+        _infer(self._requests[self.turn])
+
+
+class _InsideStream:
+    """One request of a model that keeps the states."""
+
+    inside = True
+
+    def __init__(
+        self,
+        ov: Any,
+        request: Any,
+        variables: _Variables,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+    ) -> None:
+        self._arrays = {spec.name: buffer(spec) for spec in (*inputs, *outputs)}
+        self._tensors = _bind(ov, request, inputs, outputs, self._arrays)
+        self._request = request
+        self.read, self.write = variables.read, variables.write
+
+    def give(self, frame: Array, edge: Array | None) -> None:
+        """See ``EngineStream``."""
+        np.copyto(self._arrays[FRAME][0], frame)
+        if edge is not None:
+            np.copyto(self._arrays[EDGE][0], edge)
+
+    def compute(self) -> None:
+        """See ``EngineStream``."""
+        _infer(self._request)
+
+    def take(self) -> Array:
+        """See ``EngineStream``."""
+        return self._arrays[LOGITS].copy()
+
+
+class _Variables:
+    """The states inside a request. Raises BundleError if its variables are not h and c of this shape."""
+
+    def __init__(self, ov: Any, path: str, shape: tuple[int, ...], dtype: str, request: Any) -> None:
+        self._tensor, self._shape, self._dtype = ov.Tensor, shape, np.dtype(dtype)
+        self._variables = _variables(request, path, shape)
+
+    def read(self) -> tuple[Array, Array]:
+        """Copies of h and c [L, N+1, C], in the dtype of the boundary."""
+        h, c = (np.array(item.state.data, self._dtype).reshape(self._shape) for item in self._variables)
         return h, c
 
-    def set_stream_state(self, h: Array, c: Array) -> None:
-        """Let that request go on from these states."""
-        self._put(self._stream_variables, [h, c])
+    def write(self, h: Array, c: Array) -> None:
+        """Set h and c."""
+        for variable, values in zip(self._variables, (h, c)):
+            variable.state = self._tensor(np.asarray(values, variable.state.data.dtype))
 
-    def _put(self, variables: list[Any], states: list[Array]) -> None:
-        for variable, state in zip(variables, states):
-            variable.state = self._ov.Tensor(np.array(state, variable.state.data.dtype))
 
-    def _taken(self, variables: list[Any]) -> list[Array]:
-        return [np.array(variable.state.data, self._state_dtype).reshape(self._shape) for variable in variables]
+def _bind(
+    ov: Any, request: Any, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], arrays: Mapping[str, Array]
+) -> list[Any]:
+    """Let a request read and write these arrays in place, and return what has to live as long as it does."""
+    tensors = []
+    for specs, bind in ((inputs, request.set_input_tensor), (outputs, request.set_output_tensor)):
+        for index, spec in enumerate(specs):
+            tensors.append(ov.Tensor(arrays[spec.name], shared_memory=True))
+            bind(index, tensors[-1])
+    return tensors
 
-    def _infer(self, request: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        # Shared inputs are read in place; shared outputs would be views that the next step overwrites.
-        results = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
-        return {name: results[index] for index, name in enumerate(self._output_names)}
+
+def _infer(request: Any) -> None:
+    # Not shared, the results would be copied to arrays that nobody reads.
+    request.infer(share_inputs=True, share_outputs=True)
 
 
 def _dynamic_quantisation(bundle: Bundle) -> dict[str, int]:

@@ -87,7 +87,7 @@ def selftest(
     one_step, stream = Phases(starts, promise.settled), Phases(starts, promise.settled)
     try:
         unused = _teacher_forced(model, golden, one_step)
-        latencies = _free_running(model, golden, stream)
+        latencies, unlike = _free_running(model, golden, stream)
         planned = planned_check(model, golden)
     except StateError as error:
         raise ParityError(f"selftest failed: {model.bundle.folder} produces an unusable state: {error}") from error
@@ -105,7 +105,7 @@ def selftest(
         checks=checks,
         latency_ms=float(np.median(latencies) * 1e3),
         seconds=time.perf_counter() - started,
-        failures=(*unused, *_edge_failures(model, golden), *failures_of(checks)),
+        failures=(*unused, *unlike, *_edge_failures(model, golden), *failures_of(checks)),
     )
 
 
@@ -121,26 +121,26 @@ def _teacher_forced(model: Model, golden: Golden, tally: Phases) -> list[str]:
     return use.failures()
 
 
-def _free_running(model: Model, golden: Golden, tally: Phases) -> list[float]:
-    """Tally the bundle's own stream. Returns the seconds of each step."""
+def _free_running(model: Model, golden: Golden, tally: Phases) -> tuple[list[float], list[str]]:
+    """Tally the bundle's own stream. Returns the seconds of each step, and a sentence if ``step`` computes another."""
     state = model.initial_state()
     internal = model.bundle.state_mode == "internal"
-    latencies = []
+    latencies, unlike = [], 0
     model.reset()
     for t, frame in enumerate(golden.frames):
-        begin = time.perf_counter()
         logits, state = model.step(frame, state)
-        # If the engine keeps the states, a device runs with that feedback; only its logits can be seen.
-        streamed = logits
-        if internal:
-            begin = time.perf_counter()
-            streamed = model.step_stream(frame)
+        begin = time.perf_counter()
+        streamed = model.step_stream(frame)  # what a device runs
         latencies.append(time.perf_counter() - begin)
+        # If the engine keeps the states, only the stream's logits can be seen.
         tally.add(t, (streamed, *model.state_values(state)), golden.answer(t))
         if internal:
             tally.add_logits(t, logits, golden.logits[t])
+        else:
+            unlike += not np.array_equal(streamed, logits)
     model.reset()
-    return latencies
+    sentence = f"step_stream gives other logits than step in {unlike} frames: report it, and use step"
+    return latencies, [sentence] if unlike else []
 
 
 def _edge_failures(model: Model, golden: Golden) -> list[str]:

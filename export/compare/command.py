@@ -20,7 +20,7 @@ from lcr_edge.export.targets.table import PRECISIONS, TARGETS, require
 from lcr_edge.export.verify.measure import WORKERS
 from lcr_edge.files import check_writable
 from lcr_edge.options import add_json, add_out, check_choice, check_json, check_least, text_stream, write_json
-from lcr_edge.runtimes.bench import STEPS_PER_ROUND
+from lcr_edge.runtimes.speed.timing import STEPS_PER_ROUND
 
 if TYPE_CHECKING:
     from lcr_edge.config import Config

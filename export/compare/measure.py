@@ -21,8 +21,9 @@ from lcr_edge.export.quiet import quiet
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import TARGETS
 from lcr_edge.progress import step
-from lcr_edge.runtimes.bench import STEPS_PER_ROUND, Timing, bench, machine, model_bytes
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
+from lcr_edge.runtimes.speed.machine import machine
+from lcr_edge.runtimes.speed.timing import STEPS_PER_ROUND, Timing, bench, model_bytes
 from lcr_edge.tolerances import EARLY, LATE, PROMISES
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def _speed_notes(rows: Sequence[Row], engines: Sequence[str], rounds: int) -> li
     again = [row.bundle for row in rows if row.reused]
     return [
         "Speed: fp32's smallest time / the row's, so more than 1 is faster; in brackets the smallest time. engine: the "
-        "time inside the engine; step: all of model.step, with edges found on the host. All bundles of an engine take "
-        f"turns in one run, {rounds} rounds of {STEPS_PER_ROUND} steps each.",
+        "time inside the engine; step: all of a stream's step, with edges found on the host. All bundles of an engine "
+        f"take turns in one run, {rounds} rounds of {STEPS_PER_ROUND} steps each.",
         f"Machine: {machine()}{busy}. Engines: {', '.join(engines)}.",
         f"Exported before: {', '.join(again) or 'none'}.",
     ]

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from lcr_edge.runtimes.bench import Timing
+from lcr_edge.runtimes.speed.timing import Timing
 
 
 @dataclass(frozen=True)

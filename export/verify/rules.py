@@ -38,6 +38,8 @@ def rules_of_the_step(model: Model) -> Iterator[Check]:
     )
     yield _apart(model, frames, first)
     yield _reset(model, frames)
+    if model.bundle.state_mode == "explicit":  # else the stream's own errors are compared with the reference
+        yield _streamed(model, frames, first)
 
 
 def _frames(shape: tuple[int, int, int]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -158,6 +160,13 @@ def _reset(model: Model, frames: list[npt.NDArray[np.uint8]]) -> Check:
     model.reset()
     count = sum(not np.array_equal(one, other) for one, other in zip(first, again))
     return differences("reset", count, "after reset() a stream goes on from its old state", f"{count} frames")
+
+
+def _streamed(model: Model, frames: list[npt.NDArray[np.uint8]], stepped: list[Answer]) -> Check:
+    """``open_stream`` beside ``step``, whose states are copied."""
+    stream = model.open_stream()
+    count = sum(not np.array_equal(stream.step(frame), logits) for frame, (logits, _, _) in zip(frames, stepped))
+    return differences("open_stream", count, "a stream of its own gives other logits than step", f"{count} frames")
 
 
 def _copied(logits: Array, state: State) -> Answer:

@@ -7,6 +7,7 @@ computes does not depend on the others.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -84,23 +85,20 @@ class Stream:
         self.fps = float(model.manifest["frame"]["train_fps"])
         self.live = source if isinstance(source, LiveSource) else None
         self._turns = turns
-        self._state = model.initial_state()
+        self._steps = model.open_stream()
         self._stopped = False
         self._resumed_until = math.inf
         self.over = False
 
     @property
     def state(self) -> State:
-        """The state after the last step. No later step changes it."""
-        return self.model.stream_state() if self._turns is None else self._state
+        """A copy of the state after the last step."""
+        return self._steps.state()
 
     def resume(self, state: State, within_s: float = math.inf) -> None:
         """Go on from a state, if the first step is within some seconds. To be called before it. Raises StateError."""
-        self.model.state_values(state)
+        self._steps.restore(state)
         self._resumed_until = time.monotonic() + within_s
-        self._state = state
-        if self._turns is None:
-            self.model.set_stream_state(state)
 
     def stop(self) -> None:
         """Let :meth:`steps` end, from another thread."""
@@ -139,20 +137,14 @@ class Stream:
     def _cut(self) -> tuple[Event, ...]:
         self.totals.resets += 1
         self.totals.logits.clear()
-        self._state = self.model.initial_state()
-        if self._turns is None:
-            self.model.reset()
+        self._steps.reset()
         return self.end()
 
     def _step(self, tick: Tick) -> tuple[float | None, float, Floats]:
         """How old the frame was, milliseconds of the step, and the logits."""
-        if self._turns is None:  # the model is this stream's alone, and may keep its state in the engine
+        with self._turns or contextlib.nullcontext():
             lag_s, begin = self._lag_s(tick), time.perf_counter()
-            logits = self.model.step_stream(self.model.fit(tick.timed.frame))
-            return lag_s, (time.perf_counter() - begin) * 1e3, logits
-        with self._turns:
-            lag_s, begin = self._lag_s(tick), time.perf_counter()
-            logits, self._state = self.model.step(self.model.fit(tick.timed.frame), self._state)
+            logits = self._steps.step(self.model.fit(tick.timed.frame))
             return lag_s, (time.perf_counter() - begin) * 1e3, logits
 
     def _lag_s(self, tick: Tick) -> float | None:

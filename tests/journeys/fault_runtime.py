@@ -159,7 +159,7 @@ def _twice(self: Model, frame: Array) -> Array:
 
 
 def _started(self: Model) -> Any:
-    state = self._states.zero()
+    state = self.states.zero()
     return type(state)(state.h + state.h.dtype.type(1), state.c)
 
 

@@ -14,6 +14,7 @@ import pytest
 from lcr_edge.cli import main
 from lcr_edge.errors import BundleError, ParityError
 from lcr_edge.runtimes import Model, State, load
+from lcr_edge.runtimes.feedback import TwoStates
 from lcr_edge.runtimes.golden import GOLDEN
 from lcr_edge.runtimes.selftest import SelftestReport, selftest
 from lcr_edge.tolerances import COARSE_ACTIVATIONS, PROMISES
@@ -310,3 +311,9 @@ def test_without_torch_every_kind_steps(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split("\n")) == len(kinds) + 1
+
+
+def test_a_stream_that_does_not_go_on_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TwoStates, "take", lambda self: self._logits.copy())  # each step starts from the first state
+    report = selftest(make_bundle(tmp_path / "bundle", "onnx"), threads=1)
+    assert any("step_stream gives other logits than step" in sentence for sentence in report.failures)

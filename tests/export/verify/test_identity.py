@@ -39,9 +39,9 @@ def test_a_right_bundle_has_no_difference() -> None:
     found = _identity(made.bundle(PICO, "onnx"))
     assert _missed(found) == set()
     assert found.broken == ()
-    assert len(found.checks) == 16
+    assert len(found.checks) == 17
     assert {check.measured for check in found.checks} == {0}
-    assert "16 of 16" in found.table()
+    assert "17 of 17" in found.table()
 
 
 def _labels(manifest: dict[str, Any]) -> None:
@@ -119,12 +119,12 @@ def test_a_fault_around_the_engine(kind: str, missed: str) -> None:
 def test_a_model_that_changes_what_passes_through_it() -> None:
     """The engine's own input and output are compared with the caller's."""
     model = load(made.bundle(PICO, "onnx"), threads=1)
-    whole = model._frame_feeds
+    whole = model.look_at
     for change, missed in (
-        (lambda feeds: {**feeds, "frame": feeds["frame"][..., ::-1]}, "frame at the engine"),
-        (lambda feeds: {**feeds, "edge": 1 - feeds["edge"]}, "edges at the engine"),
+        (lambda frame, edge: (frame[..., ::-1], edge), "frame at the engine"),
+        (lambda frame, edge: (frame, 1 - edge), "edges at the engine"),
     ):
-        model._frame_feeds = lambda frame, change=change: change(whole(frame))  # type: ignore[method-assign, misc]
+        model.look_at = lambda frame, change=change: change(*whole(frame))  # type: ignore[method-assign, misc]
         assert _missed(measure_identity(model, made.checkpoint(PICO))) == {missed}
 
 
