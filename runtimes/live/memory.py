@@ -41,6 +41,6 @@ def _glibc() -> Any:
     """The C library, if it is glibc: another one may have functions of these names that do something else."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        if libc.gnu_get_libc_version:
-            return libc
+        _ = libc.gnu_get_libc_version
+        return libc
     return None
