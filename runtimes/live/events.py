@@ -140,6 +140,11 @@ class EventFinder:
                 happened.append(running.event)
         return happened
 
+    @property
+    def busy(self) -> bool:
+        """Whether an event lasts, or something may become one: the next step counts."""
+        return self._candidate is not None
+
     def cut(self) -> list[Event]:
         """The stream was cut, or is over: returns the end of the event that lasted, if there was one."""
         happened = self._end(cut=True)

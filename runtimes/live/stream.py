@@ -12,16 +12,28 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
+from lcr_edge.frames import Frame
 from lcr_edge.runtimes.api import Floats, Model, State
 from lcr_edge.runtimes.live.events import Event, EventFinder
+from lcr_edge.runtimes.live.idle import IdleGate
 from lcr_edge.runtimes.live.sources import LiveSource
-from lcr_edge.runtimes.video import Tick, VideoSource, resample
+from lcr_edge.runtimes.video import Tick, TimedFrame, resample
 
 # The final decision covers at most this many of the last steps, so that a camera can run for months.
 MAX_KEPT = 1_000
+
+
+class Frames(Protocol):
+    """What a stream steps: a VideoSource, a LiveSource, or any other timed frames. seen: so many were given."""
+
+    @property
+    def seen(self) -> int: ...
+
+    def __iter__(self) -> Iterator[TimedFrame]: ...
 
 
 class Turns:
@@ -46,7 +58,8 @@ class Turns:
 class Step:
     """One step. probabilities: float32 [classes]. latency_ms: of fitting the frame and the step, turns not counted.
 
-    lag_s: how old the frame was when its turn came; None for a file. events: what began and ended.
+    lag_s: how old the frame was when its turn came; None for a file. events: what began and ended. skipped: so many
+    steps the idle gate left out since the step before.
     """
 
     tick: Tick
@@ -54,30 +67,47 @@ class Step:
     latency_ms: float
     lag_s: float | None
     events: tuple[Event, ...]
+    skipped: int = 0
 
 
 @dataclass
 class Totals:
-    """What a stream has seen so far. logits: those since the last reset, ``MAX_KEPT`` at most."""
+    """What a stream has seen so far. logits: those since the last reset, ``MAX_KEPT`` at most. skipped: steps that the
+    idle gate left out; they are not among ``steps``."""
 
     logits: deque[Floats] = field(default_factory=lambda: deque(maxlen=MAX_KEPT))
     steps: int = 0
     resets: int = 0
     missed: int = 0
+    skipped: int = 0
     largest_lag_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A frame of the network's size. seconds: what it took to fit it and to look at it."""
+
+    frame: Frame
+    seconds: float
 
 
 class Stream:
     """A source, a state and counts.
 
     finder: None without events. turns: shared by all streams of one model; None for a stream that has it alone. fps:
-    steps a second, as the network was trained. live: the source, if it is one that comes back.
+    steps a second, as the network was trained. live: the source, if it is one that comes back. gate: says which steps
+    are left out because nothing moves; None: none.
     """
 
     def __init__(
-        self, model: Model, source: VideoSource | LiveSource, finder: EventFinder | None, turns: Turns | None = None
+        self,
+        model: Model,
+        source: Frames,
+        finder: EventFinder | None,
+        turns: Turns | None = None,
+        gate: IdleGate | None = None,
     ) -> None:
-        self.model, self.source, self.finder = model, source, finder
+        self.model, self.source, self.finder, self.gate = model, source, finder, gate
         self.totals = Totals()
         self.fps = float(model.manifest["frame"]["train_fps"])
         self.live = source if isinstance(source, LiveSource) else None
@@ -98,21 +128,28 @@ class Stream:
 
     def steps(self) -> Iterator[Step]:
         """Step until the source ends or :meth:`stop` is called. Raises VideoError, SourceLostError and StateError."""
+        skipped = 0
         for tick in resample(self.source, self.fps, live=self.live is not None):
             if self._stopped:
                 return
             events = self._cut() if tick.gap else ()
-            lag_s, latency_ms, logits = self._step(tick)
+            totals = self.totals
+            totals.missed += tick.missed
+            seen = self._see(tick)
+            if seen is None:
+                skipped += 1
+                totals.skipped += 1
+                continue
+            lag_s, latency_ms, logits = self._step(tick, seen)
             probabilities = np.exp(logits - logits.max())
             probabilities /= probabilities.sum()
             if self.finder is not None:
                 events = (*events, *self.finder.add(tick.timed.time_s, probabilities))
-            totals = self.totals
             totals.logits.append(logits)
             totals.steps += 1
-            totals.missed += tick.missed
             totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
-            yield Step(tick, probabilities, latency_ms, lag_s, events)
+            yield Step(tick, probabilities, latency_ms, lag_s, events, skipped)
+            skipped = 0
 
     def end(self) -> tuple[Event, ...]:
         """The end of the event that lasted to the end, if there was one."""
@@ -120,22 +157,34 @@ class Stream:
 
     def _cut(self) -> tuple[Event, ...]:
         self.totals.resets += 1
+        if self.gate is not None:
+            self.gate.reset()
         self.totals.logits.clear()
         self._state = self.model.initial_state()
         if self._turns is None:
             self.model.reset()
         return self.end()
 
-    def _step(self, tick: Tick) -> tuple[float | None, float, Floats]:
-        """How old the frame was, milliseconds of the step, and the logits."""
+    def _see(self, tick: Tick) -> _Seen | None:
+        """The frame as the network takes it; None if the gate leaves its step out."""
+        begin = time.perf_counter()
+        frame = self.model.fit(tick.timed.frame)
+        if self.gate is not None:
+            busy = self.finder is not None and self.finder.busy
+            if self.gate.skips(tick.timed.time_s, frame, busy=busy):
+                return None
+        return _Seen(frame, time.perf_counter() - begin)
+
+    def _step(self, tick: Tick, seen: _Seen) -> tuple[float | None, float, Floats]:
+        """How old the frame was, milliseconds of fitting it and of the step, and the logits."""
         if self._turns is None:  # the model is this stream's alone, and may keep its state in the engine
             lag_s, begin = self._lag_s(tick), time.perf_counter()
-            logits = self.model.step_stream(self.model.fit(tick.timed.frame))
-            return lag_s, (time.perf_counter() - begin) * 1e3, logits
+            logits = self.model.step_stream(seen.frame)
+            return lag_s, (seen.seconds + time.perf_counter() - begin) * 1e3, logits
         with self._turns:
             lag_s, begin = self._lag_s(tick), time.perf_counter()
-            logits, self._state = self.model.step(self.model.fit(tick.timed.frame), self._state)
-            return lag_s, (time.perf_counter() - begin) * 1e3, logits
+            logits, self._state = self.model.step(seen.frame, self._state)
+            return lag_s, (seen.seconds + time.perf_counter() - begin) * 1e3, logits
 
     def _lag_s(self, tick: Tick) -> float | None:
         return None if self.live is None else self.live.lag_s(tick.timed)
