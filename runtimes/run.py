@@ -16,6 +16,8 @@ from lcr_edge.errors import UsageError
 from lcr_edge.runtimes.api import Model, load
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.follow import Interrupts, follow
+from lcr_edge.runtimes.live.idle import IdleGate, idle_rules
+from lcr_edge.runtimes.live.idle import add_arguments as add_idle
 from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help=f"a class that is never an event; may be repeated (default: {' and '.join(map(repr, BACKGROUND))})",
     )
+    add_idle(parser.add_argument_group("idle"))
     options.add_threads(parser, None)
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
 
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         options.check_least(f"--{name}", getattr(args, name), 1)
     if not args.retry >= 0:
         raise UsageError(f"--retry must be 0 or more seconds, or inf, got {args.retry:g}")
-    rules = _rules(args)
+    rules, idle = _rules(args), idle_rules(args)
     model = load(args.bundle, threads=args.threads)
     finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
     names = _names(args.source)
@@ -89,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         for name, source, finder in zip(names, sources, finders):
             lasting = _lasting(source, name, args.retry, observer)
             opened.callback(lasting.close)
-            streams[name] = Stream(model, lasting, finder, turns)
+            gate = None if idle is None else IdleGate(idle, 1 / float(model.manifest["frame"]["train_fps"]))
+            streams[name] = Stream(model, lasting, finder, turns, gate)
         opening.pop_all()  # a live one is released where it is read: under a read that hangs it would crash
         with Interrupts() as interrupts:
             failure = follow(streams, observer, args.frames)

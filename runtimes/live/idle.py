@@ -11,9 +11,9 @@ not count for much. Above a threshold something moves, and r becomes b at once; 
 edge maps instead was tried (docs/events.md): contours flicker under noise as a whole, and a threshold that is not woken
 by them does not see a hand.
 
-The frame that differs is stepped, and so are those of the next ``settle_s`` seconds, for a hand that is held still. Then
-steps are left out, but for one every ``idle_s`` seconds, and none while an event lasts or may begin. The state stays
-what it was.
+The frame that differs is stepped, and so are those of the next ``settle_s`` seconds, for a hand that is held still.
+Then steps are left out, but for one every ``idle_s`` seconds, and none while an event lasts or may begin. The state
+stays what it was.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class IdleRules:
     """
 
     change: float = 7.0
-    settle_s: float = 1.0
-    idle_s: float = 2.0
+    settle_s: float = 0.5
+    idle_s: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0 < self.change < 256:
@@ -64,6 +64,11 @@ class IdleGate:
     def __init__(self, rules: IdleRules, period_s: float) -> None:
         self.rules, self._period_s = rules, period_s
         self.reset()
+
+    @property
+    def woken_s(self) -> float:
+        """The time of the last frame that differed."""
+        return self._moved_s
 
     def reset(self) -> None:
         """The stream was cut: the next frame is stepped."""

@@ -93,7 +93,9 @@ def joined(
     """
     wanted = [label for label in data.labels if label in labels and label not in ignore]
     if not wanted:
-        raise UsageError(f"{data.name} has no class that could be an event of this network ({', '.join(labels[:5])} ...)")
+        raise UsageError(
+            f"{data.name} has no class that could be an event of this network ({', '.join(labels[:5])} ...)"
+        )
     order = balanced(data.targets, 0)[: streams * clips]
     portions = [order[start::streams] for start in range(streams)]
     return [
@@ -177,7 +179,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, tuple[Any, Any, Any]
     try:
         rows = list(csv.reader(io.StringIO(text), skipinitialspace=True))
     except csv.Error as error:
-        raise UsageError(f"{path} is not CSV: {error}; write lines like 1.5,3.25,{'label'}") from error
+        raise UsageError(f"{path} is not CSV: {error}; write lines like 1.5,3.25,Thumb Up") from error
     for line, row in enumerate(rows, 1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or (line == 1 and cells[:3] == ["start", "end", "label"]):

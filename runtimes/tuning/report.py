@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lcr_edge.runtimes.live.events import EventRules
+
 # With fewer, the intervals are wide, and what was found may be an accident.
 LEAST_TRUTHS = 50
 LEAST_OF_A_CLASS = 5
@@ -35,16 +37,7 @@ def table(document: dict[str, Any]) -> str:
         lines.append(
             f"{label:32}{truths:6}  {'':7}{cells[0]}  {'':7}{cells[1]}  {_number(rows[1].get('delay_s'), ' s')}"
         )
-    return "\n".join([*lines, "", *(f"{name}: {rules_line(part['rules'])}" for name, part in _parts(document))])
-
-
-def rules_line(rules: dict[str, Any]) -> str:
-    """Event rules in a line for people. rules: the fields of an ``EventRules``."""
-    own = ", ".join(f"{label} from {enter:g}" for label, enter in rules["enters"].items())
-    return (
-        f"from {rules['enter']:g} down to {rules['leave']:g}, for {rules['min_s']:g} s, pause {rules['pause_s']:g} s"
-        + (f"; {own}" if own else "")
-    )
+    return "\n".join([*lines, "", *(f"{name}: {EventRules(**part['rules'])}" for name, part in _parts(document))])
 
 
 def warnings(document: dict[str, Any], most_per_hour: float | None) -> Iterator[str]:

@@ -149,7 +149,7 @@ def count(events: Iterable[Told], truths: Sequence[Truth], seconds: float) -> di
 def wilson(hits: int, of: int) -> tuple[float, float]:
     """The 95 % interval of a share by Wilson (1927); (0, 1) for a share of nothing.
 
-        (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),   p = hits / n
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),   p = hits / n
     """
     if not of:
         return 0.0, 1.0

@@ -22,7 +22,7 @@ SHARES = (0.3, 0.5, 2 / 3, 0.85, 1.0)  # of enter: leave
 MIN_S = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 PAUSE_S = (0.0, 0.5, 1.0, 1.5, 2.0)
 # Without it a hundredth of F1 more would be bought with any delay.
-DELAY_COST = 0.05
+DELAY_COST = 0.03
 # Of a class with fewer truths, what helps says too little about other streams.
 LEAST_OF_A_CLASS = 8
 _LEAST_GAIN = 2  # mistakes that an ``enter`` of its own has to save
