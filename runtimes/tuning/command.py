@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,13 @@ _NUMBERS = (
     ),
     options.Number("threads", "CPU threads of one step (default: the engine chooses)"),
 )
+
+_RULES = {
+    "enter": EventRules.enter,
+    "leave": EventRules.leave,
+    "min-seconds": EventRules.min_s,
+    "pause-seconds": EventRules.pause_s,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore", action="append", metavar="LABEL", help="a class that is never an event, as for run; may be repeated"
     )
+    for name, default in _RULES.items():
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            default=default,
+            metavar="X",
+            help=f"of run, to compare with (default: {default:g})",
+        )
     options.add_seed(parser, "which rendered gestures")
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="the thresholds as a TOML file for lcr-edge run --config"
@@ -72,15 +87,17 @@ def run(args: argparse.Namespace) -> int:
     options.check_json(args.json)
     if args.write is not None:
         check_file(args.write, "--write")
-    before = EventRules() if args.ignore is None else EventRules(ignore=tuple(args.ignore))
+    before = EventRules(args.enter, args.leave, args.min_seconds, args.pause_seconds)
+    if args.ignore is not None:
+        before = replace(before, ignore=tuple(args.ignore))
     model = load(args.bundle, threads=args.threads)
     before.check_labels(model.labels)
     faults: list[str] = []
     streams, films = _streams(args, model, before, faults)
+    tracks = _follow(model, streams, args.streams if streams else 0)
     for fault in faults:
         print(f"left out: {fault}", file=sys.stderr)
-    tracks = _follow(model, [*streams, *films])
-    choose, report = halves(tracks[: len(streams)], tracks[len(streams) :])
+    choose, report = halves(tracks, _follow(model, films, len(films)))
     after = tune(choose, model.labels, before, most_per_hour=args.false_alarms)
     document = _document(model, before, after, choose, report)
     print(table(document), file=options.text_stream(args.json))
@@ -116,7 +133,7 @@ def _string(text: str) -> str:
 
 def _streams(
     args: argparse.Namespace, model: Model, rules: EventRules, faults: list[str]
-) -> tuple[list[Labelled], list[Labelled]]:
+) -> tuple[Iterable[Labelled], list[Labelled]]:
     """The streams that have nothing in common, and the films. Raises UsageError, VideoError, MissingExtraError."""
     about: dict[str, Any] = {"labels": model.labels, "ignore": rules.ignore}
     films = [labelled.film(path, Path(file), **about) for path, file in args.film]
@@ -124,7 +141,7 @@ def _streams(
     size, fps = model.frame_shape[:2], float(model.manifest["frame"]["train_fps"])
     source = args.data or (None if args.film else "rendered")
     if source is None:
-        return [], films
+        return (), films
     if source == "rendered":
         lacking = _rendered_labels() - set(model.labels)
         if lacking:
@@ -150,9 +167,11 @@ def _rendered_labels() -> set[str]:
     return set(JESTER)
 
 
-def _follow(model: Model, streams: Sequence[Labelled]) -> list[Track]:
-    tracks = []
-    with bar("stepping", len(streams), "stream", True, line=True) as moved:
+def _follow(model: Model, streams: Iterable[Labelled], count: int) -> list[Track]:
+    tracks: list[Track] = []
+    if not count:
+        return tracks
+    with bar("stepping", count, "stream", True, line=True) as moved:
         for stream in streams:
             tracks.append(follow(model, stream))
             moved.update()

@@ -84,25 +84,24 @@ def joined(
     fps: float,
     frames: int,
     faults: list[str],
-) -> list[Labelled]:
+) -> Iterator[Labelled]:
     """Streams of at most ``clips`` clips of a data set each, of every class in turn; no clip comes twice.
 
     labels: the network's classes. A clip of a class that the network lacks, or that ``ignore`` names, is nothing that
     should be told. size, fps, frames: of each clip, from its middle. faults: gets a message for each clip that cannot
-    be read; such a clip is left out. Raises UsageError where no class of the data is one of the network's events.
+    be read; such a clip is left out. A stream's clips are read when it is asked for. Raises UsageError where no class of the data is one of the network's events.
     """
     wanted = [label for label in data.labels if label in labels and label not in ignore]
     if not wanted:
-        raise UsageError(
-            f"{data.name} has no class that could be an event of this network ({', '.join(labels[:5])} ...)"
-        )
+        some = ", ".join(labels[:5])
+        raise UsageError(f"{data.name} has no class that is an event of this network ({some}, ...); give other data")
     order = balanced(data.targets, 0)[: streams * clips]
     portions = [order[start::streams] for start in range(streams)]
-    return [
+    return (
         _joined(data, f"{data.name} {number}", portion, set(wanted), size, fps, frames, faults)
         for number, portion in enumerate(portions)
         if portion
-    ]
+    )
 
 
 def _joined(

@@ -1,24 +1,31 @@
-"""Events matched with what happened, thresholds found on made probabilities, and the command on a film."""
+"""Events matched with what happened, thresholds found on made probabilities, labelled streams, and the command."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lcr_edge.cli import main
+from lcr_edge.data.rendered.streams import EMPTY, GESTURES, STILL, Part, plan_stream, render_stream
+from lcr_edge.data.sampling import balanced
+from lcr_edge.data.sets import open_set
 from lcr_edge.errors import UsageError
 from lcr_edge.runtimes.live.events import EventRules
+from lcr_edge.runtimes.live.idle import IdleGate, IdleRules
 from lcr_edge.runtimes.tuning.command import toml
 from lcr_edge.runtimes.tuning.halves import halves, pieces
-from lcr_edge.runtimes.tuning.labelled import read_truths
+from lcr_edge.runtimes.tuning.labelled import joined, read_truths
 from lcr_edge.runtimes.tuning.scoring import SLACK_S, Counts, Told, Truth, count, match, wilson
 from lcr_edge.runtimes.tuning.search import tune
 from lcr_edge.runtimes.tuning.tracks import Track, events_of, score
 from tests.clips import real_clip
+from tests.data.made import make_folder
 from tests.runtimes.toy import LABELS as TOY_LABELS
 from tests.runtimes.toy import make_bundle
 
@@ -191,3 +198,58 @@ def test_the_command_on_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str
     err = capsys.readouterr().err
     assert "the network has no class 'nobody'" in err
     assert "the network does not know rendered gestures" in err
+
+
+def test_clips_of_a_data_set_become_streams(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    data = open_set(
+        str(make_folder(tmp_path, classes=2, clips=4, size=32)), split="heldout", size=(32, 32), fps=8.0, frames=8,
+        cache=None,
+    )  # fmt: skip
+    known, strange = data.labels
+    faults: list[str] = []
+    how: dict[str, Any] = {"size": (32, 32), "fps": 8.0, "frames": 8, "faults": faults, "ignore": ("No gesture",)}
+    streams = list(joined(data, 2, 3, labels=(known, "No gesture"), **how))
+    assert not faults
+    assert len(streams) == 2
+    frames = [list(stream.open()) for stream in streams]
+    assert sum(map(len, frames)) == 8 * min(6, len(data))
+    assert [timed.time_s for timed in frames[0]] == [k / 8 for k in range(len(frames[0]))]
+    truths = [truth for stream in streams for truth in stream.truths]
+    assert {truth.label for truth in truths} == {known}  # the other class is nothing that this network could tell
+    assert len(truths) == sum(data.labels[target] == known for target in data.targets[balanced(data.targets, 0)[:6]])
+    assert all(truth.end_s - truth.start_s == 1.0 and truth.start_s == int(truth.start_s) for truth in truths)
+    with pytest.raises(UsageError, match="no class that is an event of this network"):
+        joined(data, 2, 3, labels=("No gesture",), **how)
+    assert strange not in {truth.label for truth in truths}
+
+
+def test_rendered_streams_are_a_function_of_their_seed() -> None:
+    pytest.importorskip("cv2")
+    parts = plan_stream(3, 4)
+    assert parts == plan_stream(3, 4) != plan_stream(4, 4)
+    assert parts[0].start_s == 0.0
+    assert all(before.end_s == after.start_s for before, after in zip(parts, parts[1:]))
+    assert len({part.what for part in parts if part.what in GESTURES}) == 4  # no gesture twice before all came once
+    idle = plan_stream(3, 20, idle=0.9)
+    empty_s = sum(part.end_s - part.start_s for part in idle if part.what == EMPTY)
+    assert 0.85 < empty_s / idle[-1].end_s < 0.95
+    frames = list(itertools.islice(render_stream(3, parts, size=32), 40))
+    again = list(itertools.islice(render_stream(3, parts, size=32), 40))
+    assert np.array_equal(frames, again)
+    assert frames[0].shape == (32, 32, 3)
+    whole = [Part("Thumb Up", 0.0, 1.0)]
+    assert len(list(render_stream(3, whole, size=32, fps=12.0))) == 12
+    with pytest.raises(UsageError, match="a gesture or more"):
+        plan_stream(0, 0)
+
+
+def test_a_person_comes_and_goes_and_an_empty_room_stands() -> None:
+    pytest.importorskip("cv2")
+    parts = [Part(EMPTY, 0.0, 3.0), Part(STILL, 3.0, 4.0), Part(EMPTY, 4.0, 7.0)]
+    frames = list(render_stream(0, parts, size=64))
+    gate = IdleGate(IdleRules(settle_s=0.0, idle_s=100.0), 1 / 8)
+    moved = [k for k, frame in enumerate(frames) if not gate.skips(k / 8, frame, busy=False)]
+    assert moved[0] == 0
+    assert all(18 <= k <= 38 for k in moved[1:])  # from three quarters of a second before until as long after
+    assert len([k for k in moved if 18 <= k < 24]) >= 4
