@@ -14,7 +14,7 @@ from typing import Any, Callable
 import numpy as np
 
 from lcr_edge.data.sampling import Sample, balanced
-from lcr_edge.data.sets import ClipSet
+from lcr_edge.data.sets import Clip, ClipSet
 from lcr_edge.errors import UsageError, VideoError
 from lcr_edge.frames import Frame
 from lcr_edge.runtimes.tuning.scoring import Truth
@@ -89,7 +89,9 @@ def joined(
 
     labels: the network's classes. A clip of a class that the network lacks, or that ``ignore`` names, is nothing that
     should be told. size, fps, frames: of each clip, from its middle. faults: gets a message for each clip that cannot
-    be read; such a clip is left out. A stream's clips are read when it is asked for. Raises UsageError where no class of the data is one of the network's events.
+    be read; such a clip is left out. A stream's clips are read when it is asked for.
+
+    Raises UsageError where no class of the data is one of the network's events.
     """
     wanted = [label for label in data.labels if label in labels and label not in ignore]
     if not wanted:
@@ -114,7 +116,8 @@ def _joined(
     frames: int,
     faults: list[str],
 ) -> Labelled:
-    kept, truths = [], []
+    kept: list[Clip] = []
+    truths: list[Truth] = []
     for index in order:
         try:
             clip = data.read(index, Sample(frames, fps, 0.5), size)[0]

@@ -45,7 +45,9 @@ def follow(model: Model, labelled: Labelled) -> Track:
     """Step a stream from a new state to its end. Raises VideoError, UsageError for a stream without a frame."""
     model.reset()
     stream = Stream(model, labelled.open(), None)
-    times, rows, cuts = [], [], []
+    times: list[float] = []
+    rows: list[NDArray[np.float32]] = []
+    cuts: list[int] = []
     for step in stream.steps():
         if step.tick.gap:
             cuts.append(len(times))
@@ -84,7 +86,8 @@ def events_of(track: Track, labels: Sequence[str], rules: EventRules) -> list[To
 def score(tracks: Sequence[Track], labels: Sequence[str], rules: EventRules) -> tuple[Counts, dict[str, Counts]]:
     """The counts of these rules on these tracks: of all labels together, and of each that was told or true."""
     seconds = sum(track.seconds for track in tracks)
-    total, each = Counts(), {}
+    total = Counts()
+    each: dict[str, Counts] = {}
     for track in tracks:
         for label, counts in count(events_of(track, labels, rules), track.truths, 0.0).items():
             total.add(counts)
