@@ -29,7 +29,6 @@ _NUMBERS = (
     options.Number(
         "false-alarms", "false alarms an hour that are allowed; fewer are wanted in any case", float, 0, metavar="N"
     ),
-    options.Number("threads", "CPU threads of one step (default: the engine chooses)"),
 )
 
 _RULES = {
@@ -73,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="X",
             help=f"of run, to compare with (default: {default:g})",
         )
+    options.add_threads(parser, None)
     options.add_seed(parser, "which rendered gestures")
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="the thresholds as a TOML file for lcr-edge run --config"
@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Step the streams, choose on one half of them, report on the other. Raises LcrError subclasses."""
     options.check_numbers(_NUMBERS, args)
+    options.check_least("--threads", args.threads, 1)
     options.check_seed(args.seed)
     options.check_json(args.json)
     if args.write is not None:
@@ -152,8 +153,7 @@ def _streams(
         return labelled.rendered(args.seed, args.streams, gestures=args.clips, **how), films
     from lcr_edge.data.sets import open_set
 
-    frames = int(model.manifest["frame"].get("clip_frames", CLIP_FRAMES))
-    fit = model.bundle.fit
+    frames, fit = CLIP_FRAMES, model.bundle.fit
     data = open_set(source, split="heldout", size=size, fps=fps, frames=frames, cache=None, seed=args.seed, fit=fit)
     for note in data.notes:
         print(note, file=sys.stderr)

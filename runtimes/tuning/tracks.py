@@ -42,7 +42,7 @@ class Track:
 
 
 def follow(model: Model, labelled: Labelled) -> Track:
-    """Step a stream from a new state to its end. Raises VideoError, UsageError for a stream without a frame."""
+    """Step a stream from a new state to its end. Raises VideoError, and UsageError for no frame or late labels."""
     model.reset()
     stream = Stream(model, labelled.open(), None)
     times: list[float] = []
@@ -55,6 +55,10 @@ def follow(model: Model, labelled: Labelled) -> Track:
         rows.append(step.probabilities)
     if not times:
         raise UsageError(f"{labelled.name} has no frame; leave it out")
+    late = [truth for truth in labelled.truths if truth.start_s > max(times)]
+    if late:
+        begins = f"{late[0].label!r} at {late[0].start_s:g} s"
+        raise UsageError(f"{labelled.name} ends at {max(times):.1f} s, before {begins}: are these the film's labels?")
     # Not the last time less the first: after a cut, times may begin anew.
     seconds = len(times) / stream.fps
     return Track(labelled.name, np.asarray(times), np.stack(rows), labelled.truths, tuple(cuts), seconds)

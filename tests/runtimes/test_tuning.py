@@ -72,7 +72,7 @@ def track(events: list[tuple[str, float, int, float]], truths: list[tuple[str, f
         first = round(start_s / STEP_S)
         rows[first : first + length, LABELS.index(label)] = probability
     rows[:, 2] = 1 - rows[:, :2].sum(axis=1)
-    times = np.arange(steps) * STEP_S
+    times = np.arange(steps, dtype=np.float64) * STEP_S
     return Track("made", times, rows, tuple(Truth(*truth) for truth in truths), (), steps * STEP_S)
 
 
@@ -194,9 +194,12 @@ def test_the_command_on_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"enter = {document['after']['rules']['enter']}" in written.read_text(encoding="utf-8")
     assert main([*call[:2], "--film", clip, str(tmp_path / "none")]) == 2
     assert main([*call, "--ignore", "nobody"]) == 2
+    labels.write_text(f"1,2,{TOY_LABELS[0]}\n70,80,{TOY_LABELS[0]}\n", encoding="utf-8")
+    assert main(call) == 2
     assert main([*call[:2], "--streams", "2"]) == 2
     err = capsys.readouterr().err
     assert "the network has no class 'nobody'" in err
+    assert "ends at 9.9 s, before" in err
     assert "the network does not know rendered gestures" in err
 
 
