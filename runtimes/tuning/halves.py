@@ -16,12 +16,12 @@ _TRUTHS_A_PIECE = 2
 
 
 def halves(tracks: Sequence[Track], films: Sequence[Track]) -> tuple[list[Track], list[Track]]:
-    """(tracks to choose on, others to report on): the streams in turn, and the pieces of each film in turn.
+    """(tracks to choose on, others to report on): the streams in turn, and the pieces of the films in turn.
 
     tracks: streams that have nothing in common. films: each is cut into pieces where nothing happens. Raises UsageError
     where one of the halves has no truth.
     """
-    groups = [list(tracks), *(pieces(track) for track in films)]
+    groups = [list(tracks), [piece for track in films for piece in pieces(track)]]
     choose = [track for group in groups for track in group[::2]]
     report = [track for group in groups for track in group[1::2]]
     if not all(any(track.truths for track in half) for half in (choose, report)):

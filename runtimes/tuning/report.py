@@ -45,7 +45,7 @@ def warnings(document: dict[str, Any], most_per_hour: float | None) -> Iterator[
     before, after = document["before"]["reported"], document["after"]["reported"]
     truths = after["truths"]
     if truths < LEAST_TRUTHS:
-        yield f"{truths} events to report on are few: look at the intervals, and label {LEAST_TRUTHS} or more"
+        yield f"{_many(truths, 'event')} to report on: that is little. Look at the intervals, and label {LEAST_TRUTHS} or more"
     rare = [label for label, row in document["after"]["per_class"].items() if 0 < row["truths"] < LEAST_OF_A_CLASS]
     if rare:
         names = ", ".join(rare[:_NAMED]) + (f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else "")
@@ -62,7 +62,12 @@ def _parts(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _streams(document: dict[str, Any], key: str, row: dict[str, Any]) -> str:
-    return f"{len(document[key])} streams or parts, {row['seconds'] / 60:.1f} minutes with {row['truths']} events"
+    streams, events = _many(len(document[key]), "stream"), _many(row["truths"], "event")
+    return f"{streams} or parts of them, {row['seconds'] / 60:.1f} minutes with {events}"
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _share(row: dict[str, Any], key: str) -> str:

@@ -126,6 +126,8 @@ def test_what_is_chosen_on_is_not_reported_on() -> None:
     )
     choose, report = halves([], [made()])
     assert not {part.name for part in choose} & {part.name for part in report}
+    short = track([("wave", 0.0, 4, 0.9)], [("wave", 0.0, 1.0)], 9)
+    assert [len(half) for half in halves([], [short, short])] == [1, 1]  # each is one piece
     quiet = track([], [], 80)
     assert [len(part.times) for part in pieces(quiet)] == [40, 40]
     with pytest.raises(UsageError, match="too few labelled events"):
@@ -186,7 +188,7 @@ def test_the_command_on_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*call, "--quiet", clip, "--write", str(written), "--json", str(result)]) == 0
     captured = capsys.readouterr()
     assert "not used for choosing" in captured.out
-    assert "are few: look at the intervals" in captured.err
+    assert "1 event to report on: that is little. Look at the intervals" in captured.err
     document = json.loads(result.read_text(encoding="utf-8"))
     assert document["after"]["reported"]["truths"] == document["after"]["chosen_on"]["truths"] == 1
     assert not set(document["chosen_on"]) & set(document["reported_on"])
