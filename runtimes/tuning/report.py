@@ -45,7 +45,8 @@ def warnings(document: dict[str, Any], most_per_hour: float | None) -> Iterator[
     before, after = document["before"]["reported"], document["after"]["reported"]
     truths = after["truths"]
     if truths < LEAST_TRUTHS:
-        yield f"{_many(truths, 'event')} to report on: that is little. Look at the intervals, and label {LEAST_TRUTHS} or more"
+        reported = f"{_many(truths, 'event')} to report on"
+        yield f"{reported}: that is little. Look at the intervals, and label {LEAST_TRUTHS} or more"
     rare = [label for label, row in document["after"]["per_class"].items() if 0 < row["truths"] < LEAST_OF_A_CLASS]
     if rare:
         names = ", ".join(rare[:_NAMED]) + (f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else "")
