@@ -4,10 +4,10 @@ Nothing moves as long as the picture stays what it was, but for noise and light.
 blocks of 4 x 4 pixels, which leaves little of a sensor's noise; the averages are compared with those of the still
 picture, after one factor for the whole frame has been taken out, so that a camera's gain or a cloud is no movement:
 
-    change = max |(b + 8) - g (r + 8)|,   g = median((b + 8) / (r + 8))
+    change = max |(b + 8) - g (r + 8)|,   g = median((b + 8) / (r + 8)) of the blocks with r > 8
 
 with b the averages of this frame's grey levels, r those of the still picture, and 8 grey levels so that dark blocks do
-not count for much. Above a threshold something moves, and r becomes b at once; below it r follows b slowly. Comparing
+not count for much; a letterbox's bars have no say in g. Above a threshold something moves, and r becomes b at once; below it r follows b slowly. Comparing
 edge maps instead was tried (docs/events.md): contours flicker under noise as a whole, and a threshold that is not woken
 by them does not see a hand.
 
@@ -107,7 +107,8 @@ def block_means(frame: Frame) -> Blocks:
 
 def change(still: Blocks, blocks: Blocks) -> float:
     """By how many grey levels the block that differs most does, as the module's equation says. Both [rows, columns]."""
-    gain = np.median((blocks + _DARK) / (still + _DARK))
+    lit = still > _DARK
+    gain = np.median((blocks[lit] + _DARK) / (still[lit] + _DARK)) if lit.any() else np.float32(1)
     return float(np.abs(blocks + _DARK - gain * (still + _DARK)).max())
 
 

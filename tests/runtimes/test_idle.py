@@ -58,6 +58,10 @@ def test_gain_is_no_change_and_a_hand_is() -> None:
     still = block_means(scene())
     assert change(still, still) == 0.0
     assert change(still, block_means((scene() * 0.9).astype(np.uint8))) < 2.0
+    bars = scene()  # as of a wide film: most blocks are black
+    bars[:36] = bars[-36:] = 0
+    assert change(block_means(bars), block_means((bars * 0.9).astype(np.uint8))) < 2.0
+    assert change(block_means(0 * bars), still) > 100.0
     hand = scene()
     hand[50:56, 50:56] += 40
     assert change(still, block_means(hand)) > 10.0
