@@ -7,9 +7,9 @@ picture, after one factor for the whole frame has been taken out, so that a came
     change = max |(b + 8) - g (r + 8)|,   g = median((b + 8) / (r + 8)) of the blocks with r > 8
 
 with b the averages of this frame's grey levels, r those of the still picture, and 8 grey levels so that dark blocks do
-not count for much; a letterbox's bars have no say in g. Above a threshold something moves, and r becomes b at once; below it r follows b slowly. Comparing
-edge maps instead was tried (docs/events.md): contours flicker under noise as a whole, and a threshold that is not woken
-by them does not see a hand.
+not count for much; a letterbox's bars have no say in g. Above a threshold something moves, and r becomes b at once;
+below it r follows b slowly. Comparing edge maps instead was tried (docs/events.md): contours flicker under noise as a
+whole, and a threshold that is not woken by them does not see a hand.
 
 The frame that differs is stepped, and so are those of the next ``settle_s`` seconds, for a hand that is held still.
 Then steps are left out, but for one every ``idle_s`` seconds, and none while an event lasts or may begin. The state
