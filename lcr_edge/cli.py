@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "selftest": ("lcr_edge.runtimes.selftest", "check a bundle against its golden clip, on a device without torch"),
     "run": ("lcr_edge.runtimes.run", "step a bundle on a video file, a camera or a stream"),
+    "tune-events": (
+        "lcr_edge.runtimes.tuning.command",
+        "find the event thresholds of run on labelled streams",
+    ),
     "bench": ("lcr_edge.runtimes.bench", "time the steps of bundles against each other"),
     "compare": (
         "lcr_edge.export.compare.command",

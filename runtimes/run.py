@@ -19,6 +19,8 @@ from lcr_edge.runtimes.live import config, metrics, recording, resume, service, 
 from lcr_edge.runtimes.live.events import BACKGROUND, EventFinder, EventRules
 from lcr_edge.runtimes.live.films import Film
 from lcr_edge.runtimes.live.follow import Interrupts, follow
+from lcr_edge.runtimes.live.idle import IdleGate, idle_rules
+from lcr_edge.runtimes.live.idle import add_arguments as add_idle
 from lcr_edge.runtimes.live.memory import keep_small
 from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
@@ -90,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--enter of a single class; may be repeated",
     )
     recording.add_arguments(events)
+    add_idle(parser.add_argument_group("idle"))
     sinks.add_arguments(parser)
     metrics.add_arguments(parser)
     add_provider(parser)
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """
     args, file = config.merged(args)
     with config.located(file), contextlib.ExitStack() as opened:
-        rules = _check(args)
+        rules, idle = _check(args), idle_rules(args)
         if args.check:
             return _say_checked(args, rules)
         keep_small()
@@ -132,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
         for name, source, finder in zip(names, sources, finders):
             lasting = _lasting(source, name, args.retry, observer)
             opened.callback(lasting.close)
-            streams[name] = Stream(model, lasting, finder, turns)
+            gate = None if idle is None else IdleGate(idle, 1 / float(model.manifest["frame"]["train_fps"]))
+            streams[name] = Stream(model, lasting, finder, turns, gate)
             if keeper is not None:
                 keeper.begin(name, streams[name])
         opening.pop_all()  # a live one is released where it is read: under a read that hangs it would crash

@@ -31,9 +31,10 @@ class EventRules:
     Raises UsageError.
     """
 
-    enter: float = 0.6
-    leave: float = 0.4
-    min_s: float = 0.25
+    # As tune-events chose them for lcr_nano, see docs/events.md.
+    enter: float = 0.8
+    leave: float = 0.53
+    min_s: float = 0.375
     pause_s: float = 1.0
     ignore: tuple[str, ...] = BACKGROUND
     enters: dict[str, float] = field(default_factory=dict)
@@ -54,6 +55,11 @@ class EventRules:
         for name in (*self.ignore, *self.enters):
             if name not in known and name not in BACKGROUND:
                 raise UsageError(f"the network has no class {name!r}; it has {', '.join(sorted(known))}")
+
+    def __str__(self) -> str:
+        own = "".join(f"; {label} from {enter:g}" for label, enter in sorted(self.enters.items()))
+        lasting = f"for {self.min_s:g} s, pause {self.pause_s:g} s"
+        return f"from {self.enter:g} down to {self.leave:g}, {lasting}{own}"
 
     def thresholds(self, label: str) -> tuple[float, float]:
         """(enter, leave) of a label."""
@@ -139,6 +145,11 @@ class EventFinder:
                 running.event = Event(self.count, label, running.start_s, None, running.confidence)
                 happened.append(running.event)
         return happened
+
+    @property
+    def busy(self) -> bool:
+        """Whether an event lasts, or something may become one: the next step counts."""
+        return self._candidate is not None
 
     def cut(self) -> list[Event]:
         """The stream was cut, or is over: returns the end of the event that lasted, if there was one."""

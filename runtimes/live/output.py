@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,6 +103,7 @@ class Shown:
                     "top": top,
                     "latency_ms": round(step.latency_ms, 3),
                     "reset": step.tick.gap is not None,
+                    **({"skipped": step.skipped} if step.skipped else {}),
                     **({} if step.lag_s is None else {"lag_ms": round(step.lag_s * 1e3, 3)}),
                 },
             )
@@ -124,6 +126,8 @@ class Shown:
         """The last lines about a source."""
         totals, source = stream.totals, stream.source
         counts = f"{source.seen} frames seen, {totals.steps} stepped, {totals.resets} resets"
+        if stream.gate is not None:
+            counts += f", {totals.skipped} steps skipped"
         if stream.live is not None:
             again, behind = stream.live.connections - 1, totals.largest_lag_s * 1e3
             counts += f", {again} reconnections, at most {behind:.0f} ms behind"
@@ -143,11 +147,16 @@ class Shown:
         }
         if stream.finder is not None:
             summary["events"] = stream.finder.count
+            summary["rules"] = asdict(stream.finder.rules)
+        if stream.gate is not None:
+            summary["skipped"] = totals.skipped
         if stream.live is not None:
             summary["reconnections"] = stream.live.connections - 1
             summary["largest_lag_ms"] = round(totals.largest_lag_s * 1e3, 3)
         with self._lock:
             self._print(name, f"{counts}, on {engine}")
+            if stream.finder is not None:
+                self._print(name, f"events: {stream.finder.rules}")
             if decision is not None:
                 self._print(name, f"clip{' since the last reset' if totals.resets else ''}: {decision}")
             if totals.missed:

@@ -14,16 +14,28 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
+from lcr_edge.frames import Frame
 from lcr_edge.runtimes.api import Floats, Model, State
 from lcr_edge.runtimes.live.events import Event, EventFinder
+from lcr_edge.runtimes.live.idle import IdleGate
 from lcr_edge.runtimes.live.sources import LiveSource
-from lcr_edge.runtimes.video import Tick, VideoSource, resample
+from lcr_edge.runtimes.video import Tick, TimedFrame, resample
 
 # The final decision covers at most this many of the last steps, so that a camera can run for months.
 MAX_KEPT = 1_000
+
+
+class Frames(Protocol):
+    """What a stream steps: a VideoSource, a LiveSource, or any other timed frames. seen: so many were given."""
+
+    @property
+    def seen(self) -> int: ...
+
+    def __iter__(self) -> Iterator[TimedFrame]: ...
 
 
 class Turns:
@@ -48,7 +60,8 @@ class Turns:
 class Step:
     """One step. probabilities: float32 [classes]. latency_ms: of fitting the frame and the step, turns not counted.
 
-    lag_s: how old the frame was when its turn came; None for a file. events: what began and ended.
+    lag_s: how old the frame was when its turn came; None for a file. events: what began and ended. skipped: so many
+    steps the idle gate left out since the step before.
     """
 
     tick: Tick
@@ -56,31 +69,47 @@ class Step:
     latency_ms: float
     lag_s: float | None
     events: tuple[Event, ...]
+    skipped: int = 0
 
 
 @dataclass
 class Totals:
-    """What a stream has seen so far. logits: those since the last reset, ``MAX_KEPT`` at most."""
+    """What a stream has seen so far. logits: those since the last reset, ``MAX_KEPT`` at most. skipped: steps that the
+    idle gate left out; they are not among ``steps``."""
 
     logits: deque[Floats] = field(default_factory=lambda: deque(maxlen=MAX_KEPT))
     steps: int = 0
     resets: int = 0
     missed: int = 0
+    skipped: int = 0
     largest_lag_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A frame of the network's size. seconds: what it took to fit it and to look at it."""
+
+    frame: Frame
+    seconds: float
 
 
 class Stream:
     """A source, a state and counts.
 
     finder: None without events. turns: shared by all streams of one model; None for a stream that has it alone. fps:
-    steps a second, as the network was trained. live: the source, if it is one that comes back. over: whether
-    :meth:`steps` has ended.
+    steps a second, as the network was trained. live: the source, if it is one that comes back. gate: says which steps
+    are left out because nothing moves; None: none. over: whether :meth:`steps` has ended.
     """
 
     def __init__(
-        self, model: Model, source: VideoSource | LiveSource, finder: EventFinder | None, turns: Turns | None = None
+        self,
+        model: Model,
+        source: Frames,
+        finder: EventFinder | None,
+        turns: Turns | None = None,
+        gate: IdleGate | None = None,
     ) -> None:
-        self.model, self.source, self.finder = model, source, finder
+        self.model, self.source, self.finder, self.gate = model, source, finder, gate
         self.totals = Totals()
         self.fps = float(model.manifest["frame"]["train_fps"])
         self.live = source if isinstance(source, LiveSource) else None
@@ -89,6 +118,7 @@ class Stream:
         self._stopped = False
         self._resumed_until = math.inf
         self.over = False
+        self._asked: deque[str] = deque(maxlen=1)
 
     @property
     def state(self) -> State:
@@ -100,6 +130,10 @@ class Stream:
         self._steps.restore(state)
         self._resumed_until = time.monotonic() + within_s
 
+    def reset(self) -> None:
+        """Let the next step start from a zero state, from another thread: the stream is cut there."""
+        self._asked.append("reset by hand")
+
     def stop(self) -> None:
         """Let :meth:`steps` end, from another thread."""
         self._stopped = True
@@ -108,6 +142,7 @@ class Stream:
 
     def steps(self) -> Iterator[Step]:
         """Step until the source ends or :meth:`stop` is called. Raises VideoError, SourceLostError and StateError."""
+        skipped = 0
         try:
             for tick in resample(self.source, self.fps, live=self.live is not None):
                 if self._stopped:
@@ -115,18 +150,27 @@ class Stream:
                 if time.monotonic() > self._resumed_until:
                     tick = replace(tick, gap="the state that was kept has become too old")
                 self._resumed_until = math.inf
+                if self._asked:
+                    asked = self._asked.popleft()
+                    tick = replace(tick, gap=tick.gap or asked)
                 events = self._cut() if tick.gap else ()
-                lag_s, latency_ms, logits = self._step(tick)
+                totals = self.totals
+                totals.missed += tick.missed
+                seen = self._see(tick)
+                if seen is None:
+                    skipped += 1
+                    totals.skipped += 1
+                    continue
+                lag_s, latency_ms, logits = self._step(tick, seen)
                 probabilities = np.exp(logits - logits.max())
                 probabilities /= probabilities.sum()
                 if self.finder is not None:
                     events = (*events, *self.finder.add(tick.timed.time_s, probabilities))
-                totals = self.totals
                 totals.logits.append(logits)
                 totals.steps += 1
-                totals.missed += tick.missed
                 totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
-                yield Step(tick, probabilities, latency_ms, lag_s, events)
+                yield Step(tick, probabilities, latency_ms, lag_s, events, skipped)
+                skipped = 0
         finally:
             self.over = True
 
@@ -136,16 +180,28 @@ class Stream:
 
     def _cut(self) -> tuple[Event, ...]:
         self.totals.resets += 1
+        if self.gate is not None:
+            self.gate.reset()
         self.totals.logits.clear()
         self._steps.reset()
         return self.end()
 
-    def _step(self, tick: Tick) -> tuple[float | None, float, Floats]:
-        """How old the frame was, milliseconds of the step, and the logits."""
+    def _see(self, tick: Tick) -> _Seen | None:
+        """The frame as the network takes it; None if the gate leaves its step out."""
+        begin = time.perf_counter()
+        frame = self.model.fit(tick.timed.frame)
+        if self.gate is not None:
+            busy = self.finder is not None and self.finder.busy
+            if self.gate.skips(tick.timed.time_s, frame, busy=busy):
+                return None
+        return _Seen(frame, time.perf_counter() - begin)
+
+    def _step(self, tick: Tick, seen: _Seen) -> tuple[float | None, float, Floats]:
+        """How old the frame was, milliseconds of fitting it and of the step, and the logits."""
         with self._turns or contextlib.nullcontext():
             lag_s, begin = self._lag_s(tick), time.perf_counter()
-            logits = self._steps.step(self.model.fit(tick.timed.frame))
-            return lag_s, (time.perf_counter() - begin) * 1e3, logits
+            logits = self._steps.step(seen.frame)
+            return lag_s, (seen.seconds + time.perf_counter() - begin) * 1e3, logits
 
     def _lag_s(self, tick: Tick) -> float | None:
         return None if self.live is None else self.live.lag_s(tick.timed)

@@ -53,7 +53,7 @@ def test_two_thresholds_make_one_event_of_a_trembling_class() -> None:
 def test_what_is_too_short_does_not_count() -> None:
     assert found([0.7, 0.7, 0.1, 0.1]) == []
     assert len(found([0.7, 0.7, 0.7, 0.1])) == 2
-    assert len(found([0.7], rules=EventRules(min_s=0.0))) == 2
+    assert len(found([0.7], rules=EventRules(enter=0.6, min_s=0.0))) == 2
 
 
 def test_a_pause_after_an_event_is_of_its_class_alone() -> None:
@@ -82,7 +82,7 @@ def test_labels_that_are_never_events_and_thresholds_of_their_own() -> None:
     finder = EventFinder(LABELS, quiet)
     assert finder.add(0.0, np.asarray([0.0, 0.0, 1.0], np.float32)) != []  # the default is replaced
     strict = EventRules(enters={"wave": 0.95}, min_s=0.0)
-    assert strict.thresholds("wave") == pytest.approx((0.95, 0.95 * 0.4 / 0.6))
+    assert strict.thresholds("wave") == pytest.approx((0.95, 0.95 * EventRules.leave / EventRules.enter))
     assert found([0.9] * 4, rules=strict) == []
 
 
@@ -122,7 +122,7 @@ def test_events_never_overlap_and_always_end(
         ({"enter": 0.0}, "enter is 0: give a probability"),
         ({"enter": math.nan}, "enter is nan"),
         ({"leave": 1.5}, "leave is 1.5"),
-        ({"enter": 0.3}, "leave is 0.4, above enter, 0.3"),
+        ({"enter": 0.3, "leave": 0.4}, "leave is 0.4, above enter, 0.3"),
         ({"min_s": -1.0}, "min-seconds is -1"),
         ({"pause_s": math.inf}, "pause-seconds is inf"),
         ({"enters": {"wave": 2.0}}, "wave is 2"),

@@ -98,16 +98,27 @@ class Scene:
         moved = (self._waves * np.sin(2 * math.pi * self._rates * time + self._phases)).sum(axis=1)
         return np.asarray(np.clip(moved, -0.9 * _MARGIN, 0.9 * _MARGIN))
 
-    def frame(self, time: float) -> Array:
-        """Room and person at a time in seconds: float32 [size, size, 3], 0..255."""
+    def hold_camera(self) -> None:
+        """From now on the camera stands; the person goes on swaying."""
+        self._waves[:2] = 0.0
+
+    def frame(self, time: float, aside: float | None = 0.0) -> Array:
+        """Room and person at a time in seconds: float32 [size, size, 3], 0..255.
+
+        aside: how far to the right of their place the person is, in fractions of the frame; None: nobody is there.
+        """
         camera_x, camera_y, person_x, person_y = (self.offsets(time) * self.size).tolist()
         if self._behind is None:
             room = _shifted(self._room, camera_x - self._margin, camera_y - self._margin, self.size)
         else:
             room = _shifted(self._behind.play(time), camera_x, camera_y, self.size)
-        if self._behind is not None and self._behind.empty:
+        if aside is None or (self._behind is not None and self._behind.empty):
             return room.astype(np.float32)
-        person = _shifted(self._person, camera_x + person_x, camera_y + person_y, self.size)
+        if aside:  # a person who walks must not leave a smear of the border behind: the layer ends in nothing
+            whole = cv2.copyMakeBorder(self._person, 0, 0, 1, 1, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
+            person = _shifted(whole, camera_x + person_x + aside * self.size - 1, camera_y + person_y, self.size)
+        else:
+            person = _shifted(self._person, camera_x + person_x, camera_y + person_y, self.size)
         return over(room.astype(np.float32), person.astype(np.float32))
 
 

@@ -1,0 +1,1 @@
+"""Event thresholds tuned on labelled streams: ``lcr-edge tune-events``."""
