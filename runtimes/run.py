@@ -20,6 +20,7 @@ from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
 from lcr_edge.runtimes.live.sources import LiveSource, Patience
 from lcr_edge.runtimes.live.stream import Stream, Turns
+from lcr_edge.runtimes.live.web import options as web
 from lcr_edge.runtimes.video import VideoSource
 from lcr_edge.video import name_of
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help=f"a class that is never an event; may be repeated (default: {' and '.join(map(repr, BACKGROUND))})",
     )
+    web.add_arguments(parser)
     options.add_threads(parser, None)
     options.add_json(parser, "also write JSON lines during the run: one object per step, then the summary")
 
@@ -78,12 +80,15 @@ def run(args: argparse.Namespace) -> int:
     finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
     names = _names(args.source)
     turns = Turns() if len(names) > 1 else None
+    page = web.open_page(args, names, model)
     with contextlib.ExitStack() as opened:
+        if page is not None:
+            opened.callback(page.close)
         # Before the file of --json is emptied: a source may be missing, or may be that file.
         opening = opened.enter_context(contextlib.ExitStack())
         sources = [opening.enter_context(VideoSource(address)) for address in args.source]
         _check_distinct(args)
-        observer = _observers(args, model, several=turns is not None)
+        observer = _observers(args, model, page, several=turns is not None)
         opened.callback(observer.close)
         streams: dict[str, Stream] = {}
         for name, source, finder in zip(names, sources, finders):
@@ -91,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
             opened.callback(lasting.close)
             streams[name] = Stream(model, lasting, finder, turns)
         opening.pop_all()  # a live one is released where it is read: under a read that hangs it would crash
+        if page is not None:
+            page.start(streams)
         with Interrupts() as interrupts:
             failure = follow(streams, observer, args.frames)
             interrupts.ignore()  # the end is under way
@@ -103,12 +110,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _observers(args: argparse.Namespace, model: Model, *, several: bool) -> Observers:
+def _observers(args: argparse.Namespace, model: Model, page: Observer | None, *, several: bool) -> Observers:
     """Everyone who is told. Raises OutputError."""
     out = options.text_stream(args.json)
     every_step = not args.events
     shown = Shown(JsonLines(args.json), out, model.labels, top=args.top, every_step=every_step, several=several)
-    return Observers([shown])
+    return Observers([shown] if page is None else [shown, page])
 
 
 def _check_distinct(args: argparse.Namespace) -> None:

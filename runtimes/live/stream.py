@@ -7,11 +7,12 @@ computes does not depend on the others.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -71,7 +72,8 @@ class Stream:
     """A source, a state and counts.
 
     finder: None without events. turns: shared by all streams of one model; None for a stream that has it alone. fps:
-    steps a second, as the network was trained. live: the source, if it is one that comes back.
+    steps a second, as the network was trained. live: the source, if it is one that comes back. state_inside: whether
+    the engine keeps the state.
     """
 
     def __init__(
@@ -81,14 +83,20 @@ class Stream:
         self.totals = Totals()
         self.fps = float(model.manifest["frame"]["train_fps"])
         self.live = source if isinstance(source, LiveSource) else None
+        self.state_inside = turns is None and model.bundle.state_mode == "internal"
         self._turns = turns
         self._state = model.initial_state()
         self._stopped = False
+        self._asked: deque[str] = deque(maxlen=1)
 
     @property
     def state(self) -> State:
-        """The state after the last step; of a stream without ``turns``, which leaves it to the model, the first one."""
+        """The state after the last step; with ``state_inside``, where the engine keeps it, the first one."""
         return self._state
+
+    def reset(self, reason: str = "reset by hand") -> None:
+        """Let the next step start from zeros, as after a gap. From any thread. reason: what is then its tick's gap."""
+        self._asked.append(reason)
 
     def stop(self) -> None:
         """Let :meth:`steps` end, from another thread."""
@@ -101,6 +109,9 @@ class Stream:
         for tick in resample(self.source, self.fps, live=self.live is not None):
             if self._stopped:
                 return
+            if self._asked:
+                asked = self._asked.popleft()
+                tick = replace(tick, gap=tick.gap or asked)
             events = self._cut() if tick.gap else ()
             lag_s, latency_ms, logits = self._step(tick)
             probabilities = np.exp(logits - logits.max())
@@ -122,17 +133,17 @@ class Stream:
         self.totals.resets += 1
         self.totals.logits.clear()
         self._state = self.model.initial_state()
-        if self._turns is None:
+        if self.state_inside:
             self.model.reset()
         return self.end()
 
     def _step(self, tick: Tick) -> tuple[float | None, float, Floats]:
         """How old the frame was, milliseconds of the step, and the logits."""
-        if self._turns is None:  # the model is this stream's alone, and may keep its state in the engine
+        if self.state_inside:  # the model is this stream's alone
             lag_s, begin = self._lag_s(tick), time.perf_counter()
             logits = self.model.step_stream(self.model.fit(tick.timed.frame))
             return lag_s, (time.perf_counter() - begin) * 1e3, logits
-        with self._turns:
+        with self._turns or contextlib.nullcontext():
             lag_s, begin = self._lag_s(tick), time.perf_counter()
             logits, self._state = self.model.step(self.model.fit(tick.timed.frame), self._state)
             return lag_s, (time.perf_counter() - begin) * 1e3, logits
