@@ -15,8 +15,8 @@ from lcr_edge.runtimes.api import Model
 
 SIDES = {"live": 720, "tile": 240, "thumbnail": 192}  # of the longer side, in pixels, at most
 _QUALITY = 80
-_EDGE_COLOUR = (255, 196, 61)  # RGB, visible on dark and on bright pictures
-_DIM = 0.45  # of what lies behind edges
+_EDGE_COLOUR = (94, 224, 204)  # RGB, visible on dark and on bright pictures
+_DIM = 0.5  # of what lies behind edges
 
 
 class Pictures:

@@ -66,7 +66,7 @@ class Page(Board):
             self._loop.close()
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._end)
+            self._loop.call_soon_threadsafe(self._finish)
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
@@ -95,9 +95,9 @@ class Page(Board):
         self._site.end()
         await runner.cleanup()
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         if self._stop is None:  # it has not begun to serve
-            self._loop.call_soon(self._end)
+            self._loop.call_soon(self._finish)
         else:
             self._stop.set()
 

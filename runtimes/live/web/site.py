@@ -1,4 +1,4 @@
-"""What the page answers: its files, log-in and log-out, resets, pictures of events, and the websocket of each viewer."""
+"""What the page answers: files, log-in and log-out, resets, pictures of events, and the websocket of each viewer."""
 
 from __future__ import annotations
 
@@ -53,8 +53,12 @@ class Site:
 
     def application(self) -> web.Application:
         """The routes."""
+
+        async def guard(request: web.Request, handler: Any) -> web.StreamResponse:  # a method cannot be marked as one
+            return await self._guard(request, handler)
+
         app: web.Application = self._web.Application(
-            middlewares=[self._web.middleware(self._guard)], client_max_size=_MAX_BODY
+            middlewares=[self._web.middleware(guard)], client_max_size=_MAX_BODY
         )
         app.on_response_prepare.append(_add_headers)
         app.router.add_get("/", self._index)
