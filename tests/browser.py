@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,20 @@ class Tab:
             self.problems.append(f"status {found['response']['status']}: {found['response']['url']}")
 
 
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    found = tempfile.mkdtemp()
+    try:
+        yield found
+    finally:  # processes of the browser may still be writing
+        shutil.rmtree(found, ignore_errors=True)
+
+
 @contextlib.asynccontextmanager
 async def browser() -> AsyncIterator[Any]:
     """A function that opens a new tab. Skips where there is no Chromium."""
     path = program()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with _folder() as folder:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         process = subprocess.Popen(
             [path, *_FLAGS, *root, f"--user-data-dir={folder}", "about:blank"],

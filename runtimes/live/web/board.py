@@ -21,6 +21,7 @@ from lcr_edge.frames import Frame
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.stream import Step, Stream
 from lcr_edge.runtimes.live.web.pictures import Pictures
+from lcr_edge.runtimes.video import VideoSource
 
 TOP = 5
 _LOG = 60  # entries that are kept
@@ -151,7 +152,7 @@ class Board:
     def reset(self, number: int) -> bool:
         """Ask for a reset of a source's state. False if there is no such source, or it is over."""
         stream = self._streams.get(number)
-        if stream is None or self.cameras[number].state in ("lost", "failed", "ended"):
+        if stream is None or self._state(number) in ("lost", "failed", "ended"):
             return False
         stream.reset()
         return True
@@ -183,7 +184,7 @@ class Board:
     def summary(self, number: int, now: float) -> dict[str, Any]:
         """A source in a few words, for everyone who watches."""
         camera, step = self.cameras[number], self.cameras[number].step
-        found: dict[str, Any] = {"state": camera.state, "reason": camera.reason}
+        found: dict[str, Any] = {"state": self._state(number), "reason": camera.reason}
         if step is not None:
             best = int(step.probabilities.argmax())
             found["top"] = [self.labels[best], round(float(step.probabilities[best]), 4)]
@@ -209,6 +210,12 @@ class Board:
             "size": [width, height],
             "rate": stream.fps,
         }
+
+    def _state(self, number: int) -> str:
+        camera, stream = self.cameras[number], self._streams.get(number)
+        # Of several sources a film may be over long before the run, which says so of all in the end.
+        over = stream is not None and isinstance(stream.source, VideoSource) and stream.source.ended
+        return "ended" if camera.state == "live" and over else camera.state
 
     def _note(
         self,

@@ -16,7 +16,7 @@ from lcr_edge.runtimes.api import Model
 SIDES = {"live": 720, "tile": 240, "thumbnail": 192}  # of the longer side, in pixels, at most
 _QUALITY = 80
 _EDGE_COLOUR = (94, 224, 204)  # RGB, visible on dark and on bright pictures
-_DIM = 0.5  # of what lies behind edges
+_DIM = 0.35  # of what lies behind edges
 
 
 class Pictures:

@@ -129,7 +129,8 @@ function show(header) {
   text($("state"), STATES[found.state]);
   const over = ["lost", "failed", "ended"].includes(found.state);
   $("reset").disabled = over;
-  notice(found.state === "live" || found.state === "starting" ? "" : found.reason, found.state !== "live");
+  const fine = ["starting", "live", "ended"].includes(found.state);
+  notice(fine ? "" : found.reason, !fine);
   if (!details.top) return;
   text($("size"), details.size.join(" x "));
   $("picture").setAttribute("aria-label", "Picture of " + name + ": " + details.top[0][0]);
