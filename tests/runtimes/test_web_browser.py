@@ -42,12 +42,13 @@ def served(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[
     ):
         try:
             assert process.stderr is not None
-            lines = []
+            lines: list[str] = []
             while not lines or not lines[-1].startswith("page: "):
                 lines.append(process.stderr.readline())
                 assert lines[-1], lines
             yield lines[-1].split()[1], process
-            process.send_signal(signal.SIGINT)
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE_S) in (0, 1)
         finally:
             process.kill()
@@ -82,7 +83,7 @@ def test_two_cameras_of_which_one_is_lost(tmp_path: Path) -> None:
             await other.look_as(1360, 900, dark=True)
             await other.open(url)
             await other.until(DRAWN)
-            assert await other.value("document.querySelectorAll('nav button').length") == 2
+            await other.until("document.querySelectorAll('nav button').length === 2")
             await other.value("document.querySelectorAll('nav button')[1].click()")
             await other.until("document.getElementById('state').dataset.state === 'lost'")
             await other.until("document.getElementById('notice').textContent.includes('is lost')")
@@ -120,11 +121,12 @@ def test_logging_in_and_the_end_of_a_run(tmp_path: Path) -> None:
             await tab.until(DRAWN)
             await tab.until("document.getElementById('state').textContent === 'Ended'")
             assert await tab.value("document.cookie") == ""  # no script can read it
-            assert await tab.value("document.getElementById('lag').textContent") == "-\u2009file"
+            assert await tab.value("document.getElementById('lag').textContent") == "-file"
             assert await tab.value("!document.getElementById('logout').hidden")
             assert tab.problems == []
             process.send_signal(signal.SIGINT)
             await tab.until("document.getElementById('notice').textContent === 'The run is over.'")
+            assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
 
     # A film is over soon; the page goes on as long as the camera.
     with network_camera(25.0) as camera:

@@ -147,6 +147,9 @@ class Board:
         if camera.state not in ("lost", "failed"):
             self.state(name, "ended", f"the end of {camera.name} after {stream.totals.steps} steps")
 
+    def close(self) -> None:
+        """The run is over."""
+
     # What the page asks for, in the server's thread.
 
     def reset(self, number: int) -> bool:

@@ -91,7 +91,7 @@ class Site:
 
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.silent.discard(request.protocol)
-        host, web = request.headers.get("Host", ""), self._web
+        host = request.headers.get("Host", "")
         if not self._access.knows_host(host):
             return self._text(421, f"This is {self._url} and no other address. See --web-origin.")
         changes = request.method not in ("GET", "HEAD") or request.path == "/live"
@@ -104,7 +104,7 @@ class Site:
         try:
             response: web.StreamResponse = await handler(request)
             return response
-        except web.HTTPException as error:  # a page that does not exist, a body that is too large
+        except self._web.HTTPException as error:  # a page that does not exist, a body that is too large
             return self._text(error.status, error.reason)
         except asyncio.TimeoutError:
             return self._text(408, "The request took too long.")

@@ -167,7 +167,7 @@ function showTop(top) {
 }
 
 function figure(node, value, unit) {
-  const shown = value + "\u2009" + unit;
+  const shown = value + " " + unit;
   if (node.dataset.shown === shown) return;
   node.dataset.shown = shown;
   const small = document.createElement("small");
