@@ -34,12 +34,8 @@ def served(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[
     bundle = make_bundle(folder / "bundle", "onnx")
     call = [sys.executable, "-m", "lcr_edge", "run", str(bundle), "--web", "0", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (
-        (folder / "err").open("w+") as err,
-        subprocess.Popen(
-            call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process,
-    ):
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(call, cwd=ROOT, env=environment, stdout=silent, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             lines: list[str] = []

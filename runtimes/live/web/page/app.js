@@ -19,6 +19,13 @@ function text(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
 
+// A source's name without what only programs need; in full where two would be the same.
+function short(number) {
+  const cut = (name) => name.replace(/^\w+:\/\//, "").replace(/\/+$/, "").replace(/^\/.*\//, "");
+  const found = cut(about.names[number]);
+  return about.names.filter((name) => cut(name) === found).length > 1 ? about.names[number] : found;
+}
+
 function connect() {
   socket = new WebSocket(location.protocol.replace("http", "ws") + "//" + location.host + "/live");
   socket.binaryType = "arraybuffer";
@@ -96,7 +103,7 @@ function tile(name, number) {
   canvas.height = 54;
   const title = document.createElement("b");
   title.className = "state";
-  title.textContent = name;
+  title.textContent = short(number);
   const what = document.createElement("span");
   button.append(canvas, title, what);
   button.title = name;
@@ -123,8 +130,9 @@ function showCameras(header) {
 function show(header) {
   const found = header.cameras[camera], details = header.details;
   const name = about.names[camera];
-  text($("name"), name);
-  document.title = name + " - lcr_edge";
+  text($("name"), short(camera));
+  $("name").title = name;
+  document.title = short(camera) + " - lcr_edge";
   $("state").dataset.state = found.state;
   text($("state"), STATES[found.state]);
   const over = ["lost", "failed", "ended"].includes(found.state);
@@ -133,7 +141,7 @@ function show(header) {
   notice(fine ? "" : found.reason, !fine);
   if (!details.top) return;
   text($("size"), details.size.join(" x "));
-  $("picture").setAttribute("aria-label", "Picture of " + name + ": " + details.top[0][0]);
+  $("picture").setAttribute("aria-label", "Picture of " + short(camera) + ": " + details.top[0][0]);
   showTop(details.top);
   figure($("fps"), found.fps.toFixed(1), "of " + +details.rate.toFixed(2));
   figure($("step"), details.step_ms.toFixed(1), "ms");
@@ -191,7 +199,7 @@ function showEntry(entry) {
   const title = document.createElement("b");
   const what = document.createElement("span");
   what.className = "quiet";
-  const where = about.names.length > 1 ? about.names[entry.camera] + ": " : "";
+  const where = about.names.length > 1 ? short(entry.camera) + ": " : "";
   if (entry.kind === "event") {
     title.textContent = entry.text;
     const lasted = entry.seconds === undefined ? "" : ", " + entry.seconds.toFixed(1) + " s" + (entry.cut ? ", cut" : "");
