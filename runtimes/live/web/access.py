@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import os
 import re
 import secrets
 import stat
@@ -37,7 +38,7 @@ def read_token(path: str, warn: Callable[[str], None]) -> str:
     """
     try:
         with Path(path).open("rb") as file:
-            mode = Path(path).stat().st_mode
+            mode = os.fstat(file.fileno()).st_mode
             text = file.read(_MAX_TOKEN + 1).decode("utf-8").strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"

@@ -111,7 +111,7 @@ class Site:
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
-            self.warn(f"{request.method} {request.path} failed: {type(error).__name__}: {error}")
+            self.warn(f"{request.method} {request.path[:80]!r} failed ({type(error).__name__})")
             return self._text(500, "An error of the page.")
 
     async def _index(self, _: web.Request) -> web.Response:
@@ -127,7 +127,10 @@ class Site:
         if request.content_type != "application/x-www-form-urlencoded":
             return self._text(415, "A form is expected.")
         address = request.remote or ""
-        token = (await asyncio.wait_for(request.post(), _BODY_S)).get("token")
+        try:
+            token = (await asyncio.wait_for(request.post(), _BODY_S)).get("token")
+        except (ValueError, LookupError):  # bytes that are no text, or a charset that does not exist
+            return self._text(400, "The form cannot be read.")
         wait_s = self._access.wait_s(address)
         if wait_s > 0:
             return self._refused(429, f"Too many wrong tokens. Try again in {wait_s:.0f} seconds.", wait_s)

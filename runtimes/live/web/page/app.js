@@ -12,7 +12,7 @@ let about = { names: [], events: false };
 let camera = 0;
 let resets = null;
 let waitMs = 500;
-let last = null; // the newest header
+let shown = Promise.resolve(); // messages are shown one after another
 const chart = new Chart($("norm"));
 
 function text(node, value) {
@@ -30,7 +30,10 @@ function connect() {
   socket = new WebSocket(location.protocol.replace("http", "ws") + "//" + location.host + "/live");
   socket.binaryType = "arraybuffer";
   socket.onopen = () => tell({ camera, edges: $("edges").checked, paused: document.hidden });
-  socket.onmessage = (message) => receive(message.data).catch((error) => console.error(error));
+  const mine = socket;
+  socket.onmessage = (message) => {
+    shown = shown.then(() => (socket === mine ? receive(message.data) : null)).catch((error) => console.error(error));
+  };
   socket.onclose = (event) => {
     socket = null;
     if (event.code === LOGGED_OUT) return location.assign("/login");
@@ -52,7 +55,8 @@ async function receive(data) {
   const size = new DataView(data).getUint32(0);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size)));
   if (header.about) begin(header.about);
-  last = header;
+  // What happened before is not read aloud.
+  $("events").setAttribute("aria-live", header.about ? "off" : "polite");
   let at = 4 + size;
   for (const [kind, number, length] of header.pictures) {
     const canvas = kind === "live" ? $("picture") : $("tile-" + number);
@@ -241,9 +245,13 @@ $("edges").onchange = () => tell({ edges: $("edges").checked });
 $("reset").onclick = async () => {
   $("reset").disabled = true;
   const body = JSON.stringify({ camera });
-  const answer = await fetch("/reset", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-  if (answer.status === 401) location.assign("/login");
-  $("reset").disabled = false;
+  try {
+    const answer = await fetch("/reset", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    if (answer.status === 401) location.assign("/login");
+  } catch {
+    // The connection is gone; the page says so already.
+  }
+  $("reset").disabled = socket === null;
 };
 document.addEventListener("visibilitychange", () => tell({ paused: document.hidden }));
 window.addEventListener("resize", () => chart.draw());
