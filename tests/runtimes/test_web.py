@@ -143,6 +143,7 @@ def test_a_lost_camera_is_shown(serve: Any) -> None:
 
 def test_connections_that_ask_for_nothing_are_closed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_FIRST_REQUEST_S", 0.2)
+    monkeypatch.setattr(server, "_IDLE_S", 1000.0)
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
     with serve() as service:
         host, port = service.host.split(":")
