@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,32 @@ def test_wrong_options(
     assert message in said
     assert said.count("\n") == 1
     assert TOKEN not in said
+
+
+def test_without_the_package_the_error_says_how_to_get_it(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)  # as Python marks what cannot be imported
+    assert main(["run", str(bundle), "--source", "no such file", "--web", "0"]) == 2
+    assert re.search(r"--web needs the package 'aiohttp'.*\[service\]", capsys.readouterr().err)
+
+
+def test_a_form_that_is_no_text(serve: Any, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+
+    async def look(service: Service) -> None:
+        async with client() as session:
+            for data, kind, status in (
+                (b"token=%ff%fe", "application/x-www-form-urlencoded", 401),
+                (b"token=\xff\xfe", "application/x-www-form-urlencoded", 400),
+                (b"token=x", "application/x-www-form-urlencoded; charset=rot99", 400),
+                (b"token=x", "multipart/form-data; boundary=x", 415),
+                (b"token=" + b"x" * 5000, "application/x-www-form-urlencoded", 413),
+            ):
+                headers = service.origin(**{"Content-Type": kind})
+                async with session.post(f"{service.url}/login", data=data, headers=headers) as answer:
+                    assert answer.status == status, (data[:20], kind)
+
+    with serve("--web-token-file", str(tmp_path / "token")) as service:
+        run(look(service))
+    assert "failed" not in "".join(service.said)
