@@ -96,7 +96,7 @@ compiler:
 			echo "No C++ compiler found: the kernel's arithmetic is not tested" \
 				"(Debian, Ubuntu: apt-get install g++, as root)."; fi; fi
 
-# The page of "run --web" is tested in a real browser; without one those tests are skipped. Nothing waits for it: 96 MB.
+# The page of "run --web" is tested in a real browser; without one those tests are skipped. 100 MB.
 .PHONY: browser
 browser:
 	@if ! command -v chromium-headless-shell >/dev/null && ! command -v chromium >/dev/null; then \

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -134,6 +135,7 @@ async def browser() -> AsyncIterator[Any]:
             [path, *_FLAGS, *root, f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Debian's program is a script that waits for the browser: both have to go
         )
         try:
             place = Path(folder) / "DevToolsActivePort"
@@ -159,5 +161,6 @@ async def browser() -> AsyncIterator[Any]:
                 for tab in tabs:
                     await tab.close()
         finally:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(PATIENCE_S)

@@ -142,7 +142,7 @@ function show(header) {
   const over = ["lost", "failed", "ended"].includes(found.state);
   $("reset").disabled = over;
   const fine = ["starting", "live", "ended"].includes(found.state);
-  notice(fine ? "" : found.reason, !fine);
+  notice(fine ? "" : found.reason.charAt(0).toUpperCase() + found.reason.slice(1), !fine);
   if (!details.top) return;
   text($("size"), details.size.join(" x "));
   $("picture").setAttribute("aria-label", "Picture of " + short(camera) + ": " + details.top[0][0]);
