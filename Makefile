@@ -107,9 +107,23 @@ broker:
 			echo "No MQTT broker found: --mqtt is not tested" \
 				"(Debian, Ubuntu: apt-get install mosquitto, as root)."; fi; fi
 
+# The page of "run --web" is tested in a real browser; without one those tests are skipped. 100 MB.
+.PHONY: browser
+browser:
+	@if ! command -v chromium-headless-shell >/dev/null && ! command -v chromium >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing a system package, Chromium (for the tests of the page)"; \
+			{ export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+				get="apt-get -o DPkg::Lock::Timeout=120 install -y -qq --no-install-recommends"; \
+				$$get chromium-headless-shell || $$get chromium; } >/dev/null 2>&1 \
+				|| echo "Chromium cannot be had here: the page of run --web is not tested in a browser."; \
+		else \
+			echo "No Chromium found: the page of run --web is not tested in a browser" \
+				"(Debian: apt-get install chromium-headless-shell, as root)."; fi; fi
+
 # The environment may be made by the very call that runs this: looked for when the line runs.
 PYTEST = LCR_TFLITE_RUNTIME_PYTHON="$$(ls $(TFLITE_VENV)/bin/python 2>/dev/null || true)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
-test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker test39 ## all tests, those of the device side on Python 3.9 too
+test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker browser test39 ## all tests, those of the device side on Python 3.9 too
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: boards

@@ -24,14 +24,16 @@ def _pictures() -> list[bytes]:
 
 
 @contextlib.contextmanager
-def network_camera(fps: float, *, frames: int = 1_000_000, hangs: bool = False, port: int = 0) -> Iterator[str]:
+def network_camera(
+    fps: float, *, frames: int = 1_000_000, hangs: bool = False, port: int = 0, pictures: list[bytes] | None = None
+) -> Iterator[str]:
     """The address of a camera that sends ``fps`` frames a second, ``frames`` of them to each who asks.
 
     hangs: it then keeps the connection open, and silent, until the end of the test; otherwise it closes it. port: of an
-    earlier camera, for one that comes back.
+    earlier camera, for one that comes back. pictures: JPEG files that it shows in turn; by default of a film.
     """
     over = threading.Event()
-    pictures = _pictures()
+    shown = pictures or _pictures()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -41,7 +43,7 @@ def network_camera(fps: float, *, frames: int = 1_000_000, hangs: bool = False, 
             start = time.monotonic()
             with contextlib.suppress(OSError):  # the reader has gone
                 for number in range(frames):
-                    data = pictures[number % len(pictures)]
+                    data = shown[number % len(shown)]
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                     self.wfile.write(head.encode() + data + b"\r\n")
                     if over.wait(max(0.0, start + (number + 1) / fps - time.monotonic())):

@@ -30,7 +30,7 @@ FOLDERS = {
     "runtimes": "lcr_edge/runtimes",
 }
 SUBPACKAGES = ("calibration", "export", "runtimes")
-DEVICE_EXTRAS = ("onnx", "openvino", "tflite", "video")
+DEVICE_EXTRAS = ("onnx", "openvino", "tflite", "video", "service")
 WHERE = "import sys, lcr_edge.{0} as p; print(p.__file__); print(sorted({{'torch', 'cv2'}} & set(sys.modules)))"
 
 
@@ -193,6 +193,7 @@ def test_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) -> Non
     kernel = {"wkv.cu", "wkv_scan.h", "wkv_numbers.h", "README.md"}  # compiled on the user's machine
     expected |= {f"lcr_edge/kernels/wkv/{name}" for name in kernel}
     expected |= {f"lcr_edge/checkpoints/{p.name}" for p in (source / "lcr_edge" / "checkpoints").glob("*.safetensors")}
+    expected |= {f"lcr_edge/runtimes/live/web/page/{p.name}" for p in (source / "runtimes/live/web/page").iterdir()}
     with zipfile.ZipFile(wheel) as archive:
         content = {name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith("/")}
         for folder, target in FOLDERS.items():
