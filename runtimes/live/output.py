@@ -141,6 +141,7 @@ class Shown:
             "steps": totals.steps,
             "resets": totals.resets,
             "missed": totals.missed,
+            "largest_state": round(totals.largest_state, 4),
             "decision": decision,
             "shortfall": shortfall,
             "engine": engine,

@@ -27,6 +27,8 @@ from lcr_edge.runtimes.video import Tick, TimedFrame, resample
 
 # The final decision covers at most this many of the last steps, so that a camera can run for months.
 MAX_KEPT = 1_000
+# To look at a state means to copy it, so it is done now and then.
+_LOOK_EVERY = 64
 
 
 class Frames(Protocol):
@@ -75,7 +77,7 @@ class Step:
 @dataclass
 class Totals:
     """What a stream has seen so far. logits: those since the last reset, ``MAX_KEPT`` at most. skipped: steps that the
-    idle gate left out; they are not among ``steps``."""
+    idle gate left out; they are not among ``steps``. largest_state: largest |h| or |c|, looked at every 64 steps."""
 
     logits: deque[Floats] = field(default_factory=lambda: deque(maxlen=MAX_KEPT))
     steps: int = 0
@@ -83,6 +85,7 @@ class Totals:
     missed: int = 0
     skipped: int = 0
     largest_lag_s: float = 0.0
+    largest_state: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,9 @@ class Stream:
                 totals.logits.append(logits)
                 totals.steps += 1
                 totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
+                if totals.steps % _LOOK_EVERY == 0:
+                    largest = max(float(np.abs(part).max()) for part in self.model.state_values(self.state))
+                    totals.largest_state = max(totals.largest_state, largest)
                 yield Step(tick, probabilities, latency_ms, lag_s, events, skipped)
                 skipped = 0
         finally:
