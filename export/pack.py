@@ -104,14 +104,17 @@ class PackError(LcrError):
     """An archive that cannot be made: pip finds no wheels for the device, or cannot reach where they are."""
 
 
-def pack(bundle: Path, device: Device, out: Path, *, video: bool, name: str) -> list[tuple[str, int]]:
+def pack(
+    bundle: Path, device: Device, out: Path, *, video: bool, name: str, service: bool = False
+) -> list[tuple[str, int]]:
     """Write the archive ``out``. Returns the wheels in it: name and bytes.
 
-    video: with OpenCV, for cameras and files. name: the folder in the archive. Raises BundleError, PackError and
-    OutputError.
+    video: with OpenCV, for cameras and files. name: the folder in the archive. service: with OpenCV and what a camera
+    service may take. Raises BundleError, PackError and OutputError.
     """
     checked = read_bundle(bundle)
-    extras = [ENGINES[checked.target].extra, *(["video"] if video else [])]
+    wanted = {"video": video or service, "service": service}
+    extras = [ENGINES[checked.target].extra, *(extra for extra, with_it in wanted.items() if with_it)]
     with tempfile.TemporaryDirectory(prefix="lcr_edge_pack_") as folder:
         wheels = Path(folder) / "wheels"
         wheels.mkdir()
@@ -124,7 +127,7 @@ def pack(bundle: Path, device: Device, out: Path, *, video: bool, name: str) -> 
             machine=device.machine,
             requirement=f"lcr-edge[{','.join(extras)}]",
             bundle=checked.folder.resolve().name,
-            last=_LAST[video].format(bundle=checked.folder.resolve().name),
+            last=_LAST[video or service].format(bundle=checked.folder.resolve().name),
         )
         members = [("install.sh", text.encode(), 0o755)]
         members += [(f"wheels/{path.name}", path.read_bytes(), 0o644) for path in found]
@@ -221,6 +224,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", required=True, choices=list(DEVICES), metavar="NAME", help=kinds)
     parser.add_argument("--python", metavar="X.Y", help="the device's Python (default: as its system has it)")
     parser.add_argument("--video", action="store_true", help="with OpenCV, to read cameras and video files")
+    parser.add_argument(
+        "--service", action="store_true", help="with OpenCV and what a camera service takes: page, MQTT, figures"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the archive (default: BUNDLE-NAME.tar.gz)")
     options.add_json(parser)
 
@@ -241,7 +247,7 @@ def run(args: argparse.Namespace) -> int:
     if args.bundle.resolve() in out.resolve().parents:
         raise UsageError(f"--out {out} lies in the bundle, which then could not be loaded; choose another place")
     with progress.step(f"getting wheels for {device.text}, Python {device.python}"):
-        wheels = pack(args.bundle, device, out, video=args.video, name=name)
+        wheels = pack(args.bundle, device, out, video=args.video, name=name, service=args.service)
     text = options.text_stream(args.json)
     for wheel, size in wheels:
         print(f"{size / 1e6:8.2f} MB  {wheel}", file=text)

@@ -20,7 +20,17 @@ from lcr_edge.machine import Machine, how_to_get, processor, this_machine
 from lcr_edge.options import add_json, text_stream, write_json
 
 ENGINES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")
-PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "safetensors", "flash-linear-attention")
+PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "onnx",
+    "safetensors",
+    "flash-linear-attention",
+    "aiohttp",
+    "paho-mqtt",
+    "prometheus-client",
+)
 
 
 def examine() -> dict[str, Any]:

@@ -18,6 +18,9 @@ from lcr_edge.export import pack
 from lcr_edge.export.pack import DEVICES
 from tests.runtimes.toy import make_bundle
 
+# What the extra "service" brings to a Python 3.11.
+SERVICE = ("aiohttp", "paho_mqtt", "prometheus_client")
+
 
 def make_wheel(folder: Path, name: str, version: str, tags: str, requires: str = "") -> None:
     """A wheel with nothing in it but its name."""
@@ -39,6 +42,8 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         make_wheel(folder, "onnxruntime", "1.31.1", f"cp311-cp311-manylinux_2_28_{machine}", "protobuf")
     make_wheel(folder, "protobuf", "7.36.2", "py3-none-any")
     make_wheel(folder, "opencv_python_headless", "5.0.0.93", "cp37-abi3-manylinux_2_28_aarch64")
+    for name in SERVICE:
+        make_wheel(folder, name, importlib.metadata.version(name), "py3-none-any")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
@@ -51,11 +56,12 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("wheels")
-@pytest.mark.parametrize("video", [False, True])
-def test_an_archive(video: bool, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("option", ["", "--video", "--service"])
+def test_an_archive(option: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, document = tmp_path / "pi.tar.gz", tmp_path / "pi.json"
     call = ["pack", str(bundle), "--device", "pi5", "--out", str(out), "--json", str(document)]
-    assert main(call + ["--video"] * video) == 0
+    assert main(call + [option] * bool(option)) == 0
+    video, service = bool(option), option == "--service"
     with tarfile.open(out) as archive:
         modes = {entry.name: entry.mode for entry in archive.getmembers()}
         archive.extractall(tmp_path / "device", filter="data")
@@ -65,7 +71,8 @@ def test_an_archive(video: bool, bundle: Path, tmp_path: Path, capsys: pytest.Ca
     assert set(found["wheels"]) == packed
     assert found["bytes"] == out.stat().st_size
     names = {name.split("-")[0] for name in packed}
-    assert names == {"lcr_edge", "numpy", "onnxruntime", "protobuf", *(["opencv_python_headless"] if video else [])}
+    more = {*(["opencv_python_headless"] if video else []), *(SERVICE if service else [])}
+    assert names == {"lcr_edge", "numpy", "onnxruntime", "protobuf", *more}
     assert not [name for name in packed if "x86_64" in name]
     copied = folder / "bundles" / "toy-onnx"
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
@@ -73,7 +80,7 @@ def test_an_archive(video: bool, bundle: Path, tmp_path: Path, capsys: pytest.Ca
     }
     script = folder / "install.sh"
     assert modes["toy-onnx-pi5/install.sh"] == 0o755
-    assert (f"lcr-edge[onnx{',video' * video}]" in script.read_text()) is True
+    assert (f"lcr-edge[onnx{',video' * video}{',service' * service}]" in script.read_text()) is True
     assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
     assert "tar xzf pi.tar.gz && toy-onnx-pi5/install.sh" in capsys.readouterr().out
     # On a machine of another kind it says so, before it makes anything.
