@@ -52,9 +52,18 @@ def check_file(path: Path, option: str) -> None:
     which names the option that chose the file."""
     if _is_special(path):
         return
-    if path.is_dir():
+    mode = mode_of(path)
+    if mode is not None and stat.S_ISDIR(mode):
         raise OutputError(f"{option} {path} is a folder; give the name of a file")
     check_writable(Path(os.path.realpath(path)).parent, option)
+
+
+def mode_of(path: Path) -> int | None:
+    """What ``stat`` says of a path; None where there is nothing, where it may not look, or if it is no name at all."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # ValueError: a null byte in the name
+        return None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -145,11 +154,8 @@ def _is_special(path: Path) -> bool:
 
     The names of open streams (/dev/stdout, /dev/fd/3) always count: a file that a shell has opened there must be kept.
     """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # ValueError: a null byte in the name
-        return False
-    if stat.S_ISDIR(mode):
+    mode = mode_of(path)
+    if mode is None or stat.S_ISDIR(mode):
         return False
     stream = str(path.parent) == "/dev" or os.path.realpath(path.parent).startswith("/proc/")
     return stream or not stat.S_ISREG(mode)

@@ -202,7 +202,8 @@ def check_source(source: str) -> None:
     try:
         source.encode()
     except UnicodeEncodeError:  # OpenCV would crash
-        raise VideoError(f"{source!r} is not UTF-8: rename the file") from None
+        fix = "write its address anew" if "://" in source else "rename the file"
+        raise VideoError(f"{name_of(source)!r} is not UTF-8: {fix}") from None
     if not may_be_live(source):
         _check_file(Path(source))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from lcr_edge.contract import EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec
+from lcr_edge.errors import StateError
 from lcr_edge.runtimes.state import Array, Floats, State
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class ModelStream:
             engine.give(pixels, edge)
             engine.compute()
             logits = engine.take()
+            # To read states that the model keeps is slow; where they are not finite, the logits are not.
+            if engine.inside and not np.isfinite(logits).all():
+                raise StateError("the state inside the model contains NaN or Inf; this stream is lost: use reset()")
         return self._model.logits_of(logits)
 
     def reset(self) -> None:

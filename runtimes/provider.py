@@ -17,7 +17,7 @@ from typing import Callable
 
 from lcr_edge.errors import LcrError, ParityError, UsageError
 from lcr_edge.runtimes.api import Model, load
-from lcr_edge.runtimes.bundle import read_bundle
+from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.checks import ONE_STEP, Check, failures_of, max_error, promised, relative_error
 from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.golden import Golden, read_golden
@@ -60,16 +60,21 @@ def load_on(
     if provider == "cpu":
         return load(path, threads=threads)
     bundle = read_bundle(path)
+    check_provider(bundle, provider)
     if bundle.target != "onnx":
-        if provider != AUTO:
-            raise UsageError(
-                f"--provider {provider} is for ONNX bundles; {bundle.folder} is for {bundle.target}, which runs on the "
-                "CPU: leave it out, or export with --target onnx"
-            )
         return load(path, threads=threads)
     if provider == AUTO:
         return best_of(path, PROVIDERS, threads, say or _say)
     return load(path, threads=threads, providers=PROVIDERS[provider])
+
+
+def check_provider(bundle: Bundle, provider: str) -> None:
+    """Raise UsageError for a provider that no engine of this bundle has."""
+    if bundle.target != "onnx" and provider not in (AUTO, "cpu"):
+        raise UsageError(
+            f"--provider {provider} is for ONNX bundles; {bundle.folder} is for {bundle.target}, which runs on the "
+            "CPU: leave it out, or export with --target onnx"
+        )
 
 
 def best_of(

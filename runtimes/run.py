@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Sequence
 
 from lcr_edge import options
@@ -21,10 +22,10 @@ from lcr_edge.runtimes.live.idle import IdleGate
 from lcr_edge.runtimes.live.memory import keep_small
 from lcr_edge.runtimes.live.observers import Observer, Observers
 from lcr_edge.runtimes.live.output import JsonLines, Shown
-from lcr_edge.runtimes.live.sources import Awaited, LiveSource, Patience
+from lcr_edge.runtimes.live.sources import Awaited, LiveSource, Patience, Say
 from lcr_edge.runtimes.live.stream import Stream, Turns
 from lcr_edge.runtimes.live.web import options as web
-from lcr_edge.runtimes.provider import load_on
+from lcr_edge.runtimes.provider import check_provider, load_on
 from lcr_edge.runtimes.video import VideoSource
 from lcr_edge.video import check_source
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         observer = Observers(made)
         streams: dict[str, Stream] = {}
         for name, source, finder in zip(names, sources, finders):
-            lasting = _lasting(source, name, args.retry, observer)
+            lasting = _lasting(source, args.retry, functools.partial(_tell, streams, observer, name))
             opened.callback(lasting.close)
             gate = None if idle is None else IdleGate(idle, 1 / float(model.manifest["frame"]["train_fps"]))
             streams[name] = Stream(model, lasting, finder, turns, gate)
@@ -78,8 +79,10 @@ def run(args: argparse.Namespace) -> int:
     with running, Interrupts() as interrupts:
         if notifier is not None:
             notifier.ready(streams)
-        failure = follow(streams, observer, args.frames)
-        interrupts.ignore()  # the end is under way
+        for name, source in zip(names, sources):
+            if isinstance(source, Awaited):
+                observer.state(name, "waiting", "it is being opened")
+        failure = follow(streams, observer, args.frames, interrupts)
         for name, stream in streams.items():
             observer.events(name, stream.end())
             observer.ended(name, stream)
@@ -122,8 +125,12 @@ def _say_checked(args: argparse.Namespace, rules: EventRules | None) -> int:
     bundle = read_bundle(args.bundle)
     if rules is not None:
         rules.check_labels(bundle.labels)
+    check_provider(bundle, args.provider)
     for address in args.source:
         check_source(address)
+    metrics.check(args)
+    web.plan(args)
+    sinks.make(args, names_of(args), bundle.labels, bundle.config.name)  # which sends nothing before it is started
     print(
         f"{bundle.manifest.get('name', bundle.folder.name)}, on {bundle.target}; sources: {', '.join(names_of(args))}"
     )
@@ -140,8 +147,15 @@ def _source(address: str, name: str | None, args: argparse.Namespace) -> VideoSo
     return VideoSource(address, name)
 
 
-def _lasting(source: VideoSource | Awaited, name: str, retry_s: float, observer: Observer) -> VideoSource | LiveSource:
+def _tell(streams: dict[str, Stream], observer: Observer, name: str, state: str, reason: str) -> None:
+    """A live source was lost, or is back: called where it is stepped. What lasted has ended then."""
+    if state == "waiting":
+        observer.events(name, streams[name].end())
+    observer.state(name, state, reason)
+
+
+def _lasting(source: VideoSource | Awaited, retry_s: float, say: Say) -> VideoSource | LiveSource:
     """A source that comes back if it is live, else the source."""
     if isinstance(source, VideoSource) and not source.live:
         return source
-    return LiveSource(source, Patience(retry_s=retry_s), lambda state, what: observer.state(name, state, what))
+    return LiveSource(source, Patience(retry_s=retry_s), say)

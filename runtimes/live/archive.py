@@ -17,7 +17,8 @@ from lcr_edge.runtimes.live.locks import Lock
 # The only names that are ever deleted. Time first, so that sorting by name is sorting by age.
 _NAME = r"lcr-\d{8}T\d{9}Z-\w{1,40}-\w{1,40}-[0-9a-f]{8}"
 _OURS = re.compile(rf"{_NAME}\.(?:mp4|json)", re.ASCII)
-_LEFT = re.compile(rf"\.{_NAME}\.(?:mp4|json\.[0-9a-f]{{16}}\.tmp\.json)", re.ASCII)
+# What a killed run leaves: a video, or a JSON file under the name that lcr_edge.files gives it, cut to 100 bytes.
+_LEFT = re.compile(rf"\.(?:{_NAME}\.mp4|lcr-\d{{8}}T\d{{9}}Z-[\w.-]{{1,100}}\.[0-9a-f]{{16}}\.tmp\.json)", re.ASCII)
 _PART = 40
 # Recording stops before the disk is full: a system whose disk is full has other troubles.
 RESERVE_BYTES = 50_000_000

@@ -103,6 +103,8 @@ def check(args: argparse.Namespace) -> tuple[EventRules | None, IdleRules | None
         raise UsageError('give a bundle: lcr-edge run BUNDLE ..., or bundle = "..." in the file of --config')
     if not args.source:
         raise UsageError('give a source: --source FILE|CAMERA|URL, or source = ["..."] in the file of --config')
+    if args.loop and args.as_camera:
+        raise UsageError("--loop and --as-camera exclude each other: leave one out")
     for name in ("frames", "top", "threads"):
         options.check_least(f"--{name}", getattr(args, name), 1)
     if not args.retry >= 0:
@@ -122,6 +124,8 @@ def _check_distinct(args: argparse.Namespace) -> None:
     """Raise UsageError if an output would overwrite what is read, or another output."""
     taken = {os.path.realpath(address): "the source itself" for address in args.source}
     taken.update({os.path.realpath(args.config): "the config file"} if args.config else {})
+    secrets = (*(args.webhook_token_file or ()), args.mqtt_password_file, args.mqtt_ca_file, args.web_token_file)
+    taken.update({os.path.realpath(path): "the file of a secret" for path in secrets if path})
     for option, path in (("--json", args.json), ("--state-file", args.state_file)):
         if path not in (None, options.STDOUT):
             real = os.path.realpath(path)

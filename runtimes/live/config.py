@@ -19,11 +19,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lcr_edge.errors import LcrError, MissingExtraError, UsageError
+from lcr_edge.errors import LcrError, MissingExtraError, UsageError, VideoError
 from lcr_edge.video import may_be_live, name_of
 
 _MOST_BYTES = 64_000
 _BUNDLE, _SOURCE, _NAMES, _ENTERS = "bundle", "source", "source-name", "enters"
+# Names and secrets belong to the addresses that stand beside them; and a film is played in one way.
+_BELONG = (
+    (_SOURCE, _NAMES),
+    ("webhook", "webhook-token-file"),
+    ("mqtt", "mqtt-password-file"),
+    ("loop", "as-camera"),
+    ("as-camera", "loop"),
+)
+_MAY_BE_EMPTY = "mqtt-discovery"
 _NOT_IN_FILE = ("help", "config", "check")
 _KINDS: tuple[tuple[type, str], ...] = (
     (bool, "true or false"),
@@ -162,8 +171,9 @@ def merged(args: argparse.Namespace) -> tuple[argparse.Namespace, ConfigFile | N
             raise config.error(f"unknown key {key!r}; {hint}", key)
         values.update(_values(config, actions, key, value))
     given = {dest for dest, value in vars(typed).items() if value is not None}
-    if _dest(actions, _SOURCE) in given:  # the names belong to the addresses
-        values.pop(_NAMES, None)
+    for owner, owned in _BELONG:
+        if _dest(actions, owner) in given:
+            values.pop(owned, None)
     for name, value in values.items():
         if _dest(actions, name) not in given:
             setattr(args, _dest(actions, name), value)
@@ -261,9 +271,12 @@ def _one(config: ConfigFile, action: argparse.Action, value: Any, *keys: str) ->
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise config.error(f"{name} must be {_kind(wanted())}, not {_kind(value)}", *keys)
     if isinstance(value, str):
-        if not value or _CONTROL.search(value):
+        if (not value and name != _MAY_BE_EMPTY) or _CONTROL.search(value):
             raise config.error(f"{name} is {'empty' if not value else 'a string with control characters'}", *keys)
-        value = _from_folder(Path(config.path).parent, action, value)
+        try:
+            value = _from_folder(Path(config.path).parent, action, value)
+        except VideoError as error:  # a pipeline that names none
+            raise config.error(str(error), *keys) from None
     if action.choices is not None and value not in action.choices:
         raise config.error(f"{name} must be one of {', '.join(map(str, action.choices))}", *keys)
     if callable(kind) and wanted is str:

@@ -16,12 +16,14 @@ from lcr_edge.errors import LcrError, MissingExtraError, UsageError
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.outbox import Outbox
 from lcr_edge.runtimes.live.stream import Step, Stream
+from lcr_edge.runtimes.video import Tick
 
 _OPTION = "--metrics"
 _LOOPBACK = "127.0.0.1"
 # Upper bounds of the histogram's buckets, in seconds: from a fast processor to a large network on a small board.
 _STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _PRELOADED_CLASSES = 200
+_PATIENCE_S = 10.0  # with a client that asks for nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,12 @@ def make(
     metrics = Metrics(sources, labels if args.events else (), outboxes)
     metrics.listen(host, port)
     return metrics
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for an address that is none, without opening it."""
+    if args.metrics is not None:
+        parse_listen(args.metrics)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -77,6 +85,7 @@ class Metrics:
         self._steps = make(counter, "steps", "Steps of the network")
         self._seen = make(counter, "frames", "Frames that arrived, those that were not stepped included")
         self._missed = make(counter, "missed_steps", "Steps that were due and left out, because there was no time")
+        self._skipped = make(counter, "skipped_steps", "Steps that --idle left out, because nothing moved")
         self._resets = make(counter, "resets", "Resets of the state, after a gap")
         self._reconnections = make(counter, "reconnections", "Times that a lost source was back")
         self._events = make(counter, "events", "Events that began", ("source", "label"))
@@ -85,7 +94,8 @@ class Metrics:
         self._up = make(gauge, "source_up", "1 while the source gives frames")
         self._counts = dict.fromkeys(sources, 0)
         for name in sources:
-            for metric in (self._steps, self._seen, self._missed, self._resets, self._reconnections, self._step_s):
+            counters = (self._steps, self._seen, self._missed, self._skipped, self._resets, self._reconnections)
+            for metric in (*counters, self._step_s):
                 metric.labels(name)
             self._up.labels(name).set(1)
             # A counter that begins with its first event looks to increase() as if that had not been.
@@ -103,12 +113,14 @@ class Metrics:
             ) from error
         except UnicodeError as error:  # a name that DNS cannot have
             raise UsageError(f"{_OPTION}: {host!r} is not a host") from error
+        handler = self._server.RequestHandlerClass  # which would keep a silent connection, and its thread, for good
+        self._server.RequestHandlerClass = type("Handler", (handler,), {"timeout": _PATIENCE_S})
         self.port = self._server.server_port
 
     def state(self, name: str, state: str, _reason: str) -> None:
         """A live source was lost, or is back."""
         self._up.labels(name).set(state == "live")
-        if state == "live":
+        if state == "live" and self._counts[name]:
             self._reconnections.labels(name).inc()
 
     def failed(self, name: str, _error: LcrError) -> None:
@@ -124,6 +136,12 @@ class Metrics:
         self._step_s.labels(name).observe(step.latency_ms / 1e3)
         if step.lag_s is not None:
             self._lag_s.labels(name).set(step.lag_s)
+
+    def left_out(self, name: str, tick: Tick) -> None:
+        """Count a step that was left out."""
+        self._skipped.labels(name).inc()
+        self._count_frames(name, tick.timed.index + 1)
+        self._missed.labels(name).inc(tick.missed)
 
     def events(self, name: str, events: Sequence[Event]) -> None:
         """Count events that begin."""

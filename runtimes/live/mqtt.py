@@ -68,9 +68,7 @@ class Mqtt:
         self._lock = threading.Lock()
         self._retained: OrderedDict[str, bytes] = OrderedDict()
         self._changed: OrderedDict[str, None] = OrderedDict()  # topics whose retained message the broker lacks
-        self._ears, self._bell = socket.socketpair()
-        self._ears.setblocking(False)
-        self._bell.setblocking(False)
+        self._bell: socket.socket | None = None  # made in start: a sink that is only looked at holds nothing
         self._finishing, self._given_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mqtt", daemon=True)
 
@@ -81,6 +79,9 @@ class Mqtt:
         for source, message in sources.items():
             # An event of an earlier run that was killed may still be on.
             self._retain({**self._topics.retained(message), self._topics.of(source, "active"): b"OFF"})
+        self._ears, self._bell = socket.socketpair()
+        self._ears.setblocking(False)
+        self._bell.setblocking(False)
         self._thread.start()
 
     def send(self, message: Message) -> None:
@@ -108,8 +109,9 @@ class Mqtt:
             self._changed.update(dict.fromkeys(messages))
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it rings already; closed: nobody listens
-            self._bell.send(b"\0")
+        if self._bell is not None:
+            with contextlib.suppress(OSError):  # full: it rings already; closed: nobody listens
+                self._bell.send(b"\0")
 
     def _work(self) -> None:
         try:
@@ -132,7 +134,8 @@ class Mqtt:
                     self._given_up.wait(min(wait_s, self._waits.hurry_s))
         finally:
             self._ears.close()
-            self._bell.close()
+            if self._bell is not None:
+                self._bell.close()
 
     def _client(self) -> Any:
         paho, place = self._paho, self._address

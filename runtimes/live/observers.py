@@ -8,6 +8,7 @@ from typing import Protocol
 from lcr_edge.errors import LcrError
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.stream import Step, Stream
+from lcr_edge.runtimes.video import Tick
 
 
 class Observer(Protocol):
@@ -26,6 +27,9 @@ class Observer(Protocol):
 
     def step(self, name: str, step: Step) -> None:
         """A step was made. Its events follow in :meth:`events`."""
+
+    def left_out(self, name: str, tick: Tick) -> None:
+        """The idle gate left the step of this frame out."""
 
     def events(self, name: str, events: Sequence[Event]) -> None:
         """Events began or ended."""
@@ -54,6 +58,10 @@ class Observers:
     def step(self, name: str, step: Step) -> None:
         for observer in self._all:
             observer.step(name, step)
+
+    def left_out(self, name: str, tick: Tick) -> None:
+        for observer in self._all:
+            observer.left_out(name, tick)
 
     def events(self, name: str, events: Sequence[Event]) -> None:
         if events:

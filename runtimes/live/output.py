@@ -14,11 +14,11 @@ from typing import IO, Any
 import numpy as np
 
 from lcr_edge import options
-from lcr_edge.errors import LcrError, OutputError, SourceLostError
+from lcr_edge.errors import LcrError, OutputError, SourceLostError, StateError
 from lcr_edge.runtimes.api import clip_decision
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.stream import Step, Stream
-from lcr_edge.runtimes.video import VideoSource
+from lcr_edge.runtimes.video import Tick, VideoSource
 
 
 class JsonLines:
@@ -111,6 +111,9 @@ class Shown:
                 shown = "  ".join(f"{self._labels[i]} {probabilities[i]:.2f}" for i in best)
                 self._print(name, f"{timed.time_s:9.3f} s  frame {timed.index:6d}  {step.latency_ms:7.2f} ms  {shown}")
 
+    def left_out(self, _name: str, _tick: Tick) -> None:
+        """Nothing: the next step says how many were."""
+
     def events(self, name: str, events: Sequence[Event]) -> None:
         """Events began or ended."""
         with self._lock:
@@ -141,7 +144,7 @@ class Shown:
             "steps": totals.steps,
             "resets": totals.resets,
             "missed": totals.missed,
-            "largest_state": round(totals.largest_state, 4),
+            "largest_state": _largest(stream),
             "decision": decision,
             "shortfall": shortfall,
             "engine": engine,
@@ -180,3 +183,11 @@ class Shown:
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         self._lines.write({"source": name, **record} if self._several else record)
+
+
+def _largest(stream: Stream) -> float | None:
+    """The largest state; None where it is not finite, which JSON cannot say."""
+    try:
+        return round(stream.look(), 4)
+    except StateError:
+        return None

@@ -29,6 +29,7 @@ from lcr_edge.runtimes.live.events import Event, EventRules
 from lcr_edge.runtimes.live.footage import probe
 from lcr_edge.runtimes.live.reel import Reel, Tally, Window
 from lcr_edge.runtimes.live.stream import Step, Stream
+from lcr_edge.runtimes.video import Tick, TimedFrame
 from lcr_edge.video import opencv
 
 _NUMBERS = (
@@ -111,7 +112,11 @@ class Recorder:
         if step.tick.gap:
             self._put(self._cut, name)
         # A film can wait, a camera cannot.
-        self._put(self._frame, name, timed.time_s, timed.frame, size=timed.frame.nbytes, waits=step.lag_s is None)
+        self._keep(name, timed, waits=step.lag_s is None)
+
+    def left_out(self, name: str, tick: Tick) -> None:
+        """Keep a frame that was not stepped: it may be one of the seconds before an event."""
+        self._keep(name, tick.timed, waits=False)
 
     def events(self, name: str, events: Sequence[Event]) -> None:
         """Begin and end recordings."""
@@ -148,6 +153,9 @@ class Recorder:
         if tally.missing:
             said += f", {tally.missing} frames left out because the disk was slow"
         print(said, file=sys.stderr, flush=True)
+
+    def _keep(self, name: str, timed: TimedFrame, *, waits: bool) -> None:
+        self._put(self._frame, name, timed.time_s, timed.frame, size=timed.frame.nbytes, waits=waits)
 
     def _put(self, work: Callable[..., None], *what: Any, size: int = 0, waits: bool = False) -> None:
         with self._changed:

@@ -152,6 +152,7 @@ class Reel:
         if not before:
             self.tally.lost("the disk is too slow, no frame was left to record")
             return
+        self.archive.keep_quota()  # which may have been lowered, and so makes space
         if not self.archive.has_space():
             self.tally.lost(f"the disk of {self.archive.folder} is full")
             return

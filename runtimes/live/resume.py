@@ -26,11 +26,12 @@ from lcr_edge import options
 from lcr_edge.arrays import npz_of
 from lcr_edge.contract import CONTRACT_VERSION
 from lcr_edge.errors import LcrError, OutputError, UsageError
-from lcr_edge.files import check_file, remove_leftovers, sync_folder, write_atomically
+from lcr_edge.files import check_file, mode_of, remove_leftovers, sync_folder, write_atomically
 from lcr_edge.runtimes.api import Model, State
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.locks import Lock
 from lcr_edge.runtimes.live.stream import Step, Stream
+from lcr_edge.runtimes.video import Tick
 from lcr_edge.video import name_of
 
 _NUMBERS = (
@@ -48,6 +49,7 @@ _NUMBERS = (
 _MOST_SOURCES = 64
 _OVERHEAD = 100_000  # bytes of a file beside the arrays
 _JOIN_S = 10.0
+_STEP_S = 1.0
 
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
@@ -79,7 +81,7 @@ class _Kept:
 
     stream: Stream
     stepped_at: float = 0.0
-    due: float = 0.0
+    due: bool = True
     snapshot: tuple[State, float] | None = None
 
 
@@ -91,8 +93,10 @@ class Keeper:
     """
 
     def __init__(self, path: Path, model: Model, seconds: float, max_age_s: float) -> None:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"--state-file {path} is {'a folder' if path.is_dir() else 'no file'}; give a file's name")
+        mode = mode_of(path)
+        if mode is not None and not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "no file"
+            raise UsageError(f"--state-file {path} is {what}; give a file's name")
         check_file(path, "--state-file")
         self._path, self._model, self._seconds = path, model, seconds
         place = Path(os.path.realpath(path))
@@ -111,7 +115,7 @@ class Keeper:
 
         Films begin at their beginning: nothing of them is kept.
         """
-        if stream.live is None:
+        if stream.live is None or stream.live.from_file:
             print(f"{name}: a file begins at its beginning; its state is not kept", file=sys.stderr, flush=True)
             return
         self._kept[name] = _Kept(stream)
@@ -122,14 +126,11 @@ class Keeper:
 
     def step(self, name: str, _step: Step) -> None:
         """Note the state where it is time; nothing is written here."""
-        kept = self._kept.get(name)
-        if kept is None:
-            return
-        kept.stepped_at = time.time()
-        now = time.monotonic()
-        if now >= kept.due:
-            kept.due = now + self._seconds
-            self._note(kept)
+        self._is_new(name)
+
+    def left_out(self, name: str, _tick: Tick) -> None:
+        """The state is what it was, and as good as new: nothing has moved since."""
+        self._is_new(name)
 
     def state(self, _name: str, _state: str, _reason: str) -> None:
         """Nothing: a camera that comes back begins anew, and until then its last state only gets older."""
@@ -153,6 +154,15 @@ class Keeper:
             self._thread.join(_JOIN_S)
         self._lock.close()
 
+    def _is_new(self, name: str) -> None:
+        kept = self._kept.get(name)
+        if kept is None:
+            return
+        kept.stepped_at = time.time()
+        if kept.due:
+            kept.due = False
+            self._note(kept)
+
     def _note(self, kept: _Kept) -> None:
         state = kept.stream.state
         with self._changed:
@@ -163,6 +173,10 @@ class Keeper:
         over = False
         while not over:
             over = self._over.wait(self._seconds)
+            for kept in self._kept.values():
+                kept.due = True
+            # In which each camera that gives frames is stepped.
+            over = over or self._over.wait(min(_STEP_S, self._seconds))
             with self._changed:
                 now = {name: kept.snapshot for name, kept in self._kept.items() if kept.snapshot is not None}
             if any(written.get(name) is not snapshot for name, snapshot in now.items()) and self._write(now):
@@ -241,6 +255,7 @@ class Keeper:
                 return f"starts afresh: its state is {age:.0f} s old, --state-max-age is {self._max_age_s:g}"
             return "starts afresh: its state is from the future; the clock was set, or is not yet"
         stream.resume(state, self._max_age_s - age)
+        self._kept[name].snapshot = state, stepped_at  # for the next write, should it not be stepped until then
         return f"goes on from its state of {age:.1f} s ago"
 
     def _address(self, name: str) -> str:

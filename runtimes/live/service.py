@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from lcr_edge.errors import LcrError
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.stream import Step, Stream
+from lcr_edge.runtimes.video import Tick
 
 _STATUS_S = 10.0  # between two lines of STATUS, where no watchdog asks for more
 _SEND_S = 1.0
@@ -69,6 +70,10 @@ class Notifier:
         self._states[name] = "lost"
 
     def step(self, name: str, _step: Step) -> None:
+        """A source moved."""
+        self._moved[name] = time.monotonic()
+
+    def left_out(self, name: str, _tick: Tick) -> None:
         """A source moved."""
         self._moved[name] = time.monotonic()
 

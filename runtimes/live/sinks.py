@@ -15,6 +15,7 @@ from lcr_edge.runtimes.live.mqtt import Mqtt
 from lcr_edge.runtimes.live.outbox import Sink, say
 from lcr_edge.runtimes.live.stream import Step, Stream
 from lcr_edge.runtimes.live.webhook import webhooks
+from lcr_edge.runtimes.video import Tick
 
 CLOSE_S = 5.0  # how long the end of a run waits for receivers
 
@@ -90,6 +91,7 @@ class Sinks:
         self.sinks = tuple(sinks)
         self._messages, self._sources, self._close_s = messages, tuple(sources), close_s
         self._failed: set[str] = set()
+        self._states: dict[str, str] = {}
 
     def start(self) -> Sinks:
         """Begin to deliver; the sources are open. Returns itself."""
@@ -99,7 +101,10 @@ class Sinks:
         return self
 
     def state(self, name: str, state: str, reason: str) -> None:
-        """A live source was lost, or is back."""
+        """A live source was lost, or is back. A try that failed is not told again: it would displace events."""
+        if self._states.get(name) == state:
+            return
+        self._states[name] = state
         self._send(self._messages.state(name, state, reason))
 
     def failed(self, name: str, error: LcrError) -> None:
@@ -111,6 +116,9 @@ class Sinks:
     def step(self, name: str, step: Step) -> None:
         """A step: nothing to send."""
         self._messages.step(name, step)
+
+    def left_out(self, _name: str, _tick: Tick) -> None:
+        """Nothing."""
 
     def events(self, name: str, events: Sequence[Event]) -> None:
         """Events began or ended."""

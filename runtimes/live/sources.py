@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable
 
-from lcr_edge.errors import LcrError, SourceLostError
+from lcr_edge.errors import LcrError, SourceLostError, VideoError
 from lcr_edge.runtimes.live.memory import give_back
 from lcr_edge.video import TimedFrame, VideoSource, may_be_live, name_of
 
@@ -76,20 +76,23 @@ class LiveSource:
     that is to be opened here, and awaited.
     say: is told when the source is lost, and when it is back.
 
-    name: the source's, for people and logs. address: as it was given, with its password. seen: frames that arrived,
-    those that were dropped included. connections: so many were opened. waited_at: when the iteration last looked for a
+    name: the source's, for people and logs. address: as it was given, with its password.
+    from_file: whether it is a file that is played. seen: frames that arrived,
+    those that were dropped included. connections: so many gave frames. waited_at: when the iteration last looked for a
     frame, by ``time.monotonic``; it does so all the time. While iterating, the first frame of a further connection has
     its ``cut``. Raises SourceLostError.
     """
 
     def __init__(self, source: VideoSource | Awaited, patience: Patience | None = None, say: Say | None = None) -> None:
         self.name, self.address = source.name, source.source
-        self.connections = 1
+        self.connections = 0
         self._patience, self._say = patience or Patience(), say or _say_nothing
         self._stopped = threading.Event()
         self._begin = self.waited_at = time.monotonic()
         self._before = 0  # frames of connections that are over
         self._again = source.again
+        self.from_file = not may_be_live(self.address)
+        self._awaited = not isinstance(source, VideoSource)
         first = (lambda: source) if isinstance(source, VideoSource) else self._again
         self._connection = _Connection(first, self._begin)
 
@@ -119,22 +122,28 @@ class LiveSource:
 
     def __iter__(self) -> Iterator[TimedFrame]:
         patience = self._patience
-        wait_s, lost_at = patience.first_wait_s, 0.0
+        wait_s, lost_at = patience.first_wait_s, self._begin
         cut: str | None = None
         while True:
-            opened = time.monotonic()
+            opened, first = time.monotonic(), True
             while not isinstance(found := self._next(), str):
                 if found is None:
                     return
-                if cut is not None:
-                    self._say("live", f"back after {time.monotonic() - lost_at:.1f} s")
+                if first:
+                    first = False
+                    self.connections += 1
+                    if cut is not None or self._awaited:
+                        what = "back" if self.connections > 1 else "opened"
+                        self._say("live", f"{what} after {time.monotonic() - lost_at:.1f} s")
                 yield TimedFrame(found.frame, found.time_s, self._before + found.index, cut, found.pause_s)
                 cut = None
-            if cut is None:  # there were frames
+            if not first:  # there were frames
                 lost_at = time.monotonic()
                 if lost_at - opened > patience.steady_s:
                     wait_s = patience.first_wait_s
             spent = time.monotonic() - lost_at
+            if self._connection.is_a_film:
+                raise SourceLostError(f"{self.name} is a video file, not a stream: leave --wait-for-sources out for it")
             if spent >= patience.retry_s:
                 raise SourceLostError(
                     f"{self.name} is lost: {found}"
@@ -148,7 +157,6 @@ class LiveSource:
             self._before = self.seen
             give_back()
             self._connection = _Connection(self._again, self._begin)
-            self.connections += 1
             cut = "the source was opened again"
 
     def _wait(self, seconds: float) -> bool:
@@ -183,6 +191,7 @@ class _Connection:
 
     def __init__(self, open_source: Callable[[], VideoSource], begin: float) -> None:
         self.seen = 0
+        self.is_a_film = False
         self._open, self._begin = open_source, begin
         self._changed = threading.Condition()
         self._newest: TimedFrame | None = None
@@ -219,6 +228,9 @@ class _Connection:
         try:
             # Released where it is read: by another thread, a read under way would crash.
             with self._open() as source:
+                self.is_a_film = not source.live
+                if self.is_a_film:
+                    raise VideoError(f"{source.name} is a video file")
                 for timed in source:
                     before, self._last = self._last, time.monotonic()
                     with self._changed:

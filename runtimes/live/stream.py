@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Callable, Protocol
 
 import numpy as np
 
@@ -101,7 +101,8 @@ class Stream:
 
     finder: None without events. turns: shared by all streams of one model; None for a stream that has it alone. fps:
     steps a second, as the network was trained. live: the source, if it is one that comes back. gate: says which steps
-    are left out because nothing moves; None: none. over: whether :meth:`steps` has ended.
+    are left out because nothing moves; None: none. left_out: is called with each of them. over: whether :meth:`steps`
+    has ended.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Stream:
         self._steps = model.open_stream()
         self._stopped = False
         self._resumed_until = math.inf
+        self.left_out: Callable[[Tick], None] | None = None
         self.over = False
         self._asked: deque[str] = deque(maxlen=1)
 
@@ -163,6 +165,8 @@ class Stream:
                 if seen is None:
                     skipped += 1
                     totals.skipped += 1
+                    if self.left_out is not None:
+                        self.left_out(tick)
                     continue
                 lag_s, latency_ms, logits = self._step(tick, seen)
                 probabilities = np.exp(logits - logits.max())
@@ -173,12 +177,17 @@ class Stream:
                 totals.steps += 1
                 totals.largest_lag_s = max(totals.largest_lag_s, lag_s or 0.0)
                 if totals.steps % _LOOK_EVERY == 0:
-                    largest = max(float(np.abs(part).max()) for part in self.model.state_values(self.state))
-                    totals.largest_state = max(totals.largest_state, largest)
+                    self.look()
                 yield Step(tick, probabilities, latency_ms, lag_s, events, skipped)
                 skipped = 0
         finally:
             self.over = True
+
+    def look(self) -> float:
+        """The largest |h| or |c| of this state and those looked at before. Raises StateError if not finite."""
+        largest = max(float(np.abs(part).max()) for part in self.model.state_values(self.state))
+        self.totals.largest_state = max(self.totals.largest_state, largest)
+        return self.totals.largest_state
 
     def end(self) -> tuple[Event, ...]:
         """The end of the event that lasted to the end, if there was one."""

@@ -110,11 +110,13 @@ def _rails(root: Path) -> list[tuple[str, Callable[[], float | None]]]:
             if read_number(path) is not None:
                 rails.append((read_text(chip / path.name.replace("_input", "_label")) or chip.name, _power(path)))
         if not any(chip.glob("power[0-9]*_input")):
-            for number in numbers:
+            # Of an INA3221 4 to 7 are shunts and sums, not rails.
+            sums = set("4567") if (read_text(chip / "name") or "").startswith("ina3221") else set()
+            for number in sorted(set(numbers) - sums):
                 volts, amperes = chip / f"in{number}_input", chip / f"curr{number}_input"
                 if read_number(volts) is not None and read_number(amperes) is not None:
                     rails.append((read_text(chip / f"in{number}_label") or chip.name, _product(volts, amperes)))
-    whole = [rail for rail in rails if rail[0].upper().startswith(("VDD_IN", "POM_5V_IN", "VIN"))]
+    whole = [rail for rail in rails if rail[0].upper().startswith(("VDD_IN", "POM_5V_IN")) or rail[0].upper() == "VIN"]
     return whole[:1] or rails
 
 

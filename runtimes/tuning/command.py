@@ -38,6 +38,8 @@ _RULES = {
     "pause-seconds": EventRules.pause_s,
 }
 
+_FOLLOWS = ", with --enter two thirds of that"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lcr-edge tune-events``; :func:`run` checks the values, so that errors name the way out."""
@@ -68,9 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}",
             type=float,
-            default=default,
+            default=None if name == "leave" else default,
             metavar="X",
-            help=f"of run, to compare with (default: {default:g})",
+            help=f"of run, to compare with (default: {default:g}{_FOLLOWS * (name == 'leave')})",
         )
     options.add_threads(parser, None)
     options.add_seed(parser, "which rendered gestures")
@@ -88,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
     options.check_json(args.json)
     if args.write is not None:
         check_file(args.write, "--write")
-    before = EventRules(args.enter, args.leave, args.min_seconds, args.pause_seconds)
+    # As "run" does.
+    leave = args.enter * EventRules.leave / EventRules.enter if args.leave is None else args.leave
+    before = EventRules(args.enter, leave, args.min_seconds, args.pause_seconds)
     if args.ignore is not None:
         before = replace(before, ignore=tuple(args.ignore))
     model = load(args.bundle, threads=args.threads)

@@ -166,7 +166,7 @@ def read_truths(path: Path, labels: Sequence[str], ignore: Sequence[str]) -> tup
         start, end, label = row
         try:
             start_s, end_s = float(start), float(end)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             start_s = end_s = math.nan
         if not 0 <= start_s < end_s < math.inf:
             raise UsageError(f"{path}, line {line}: start and end must be seconds, the start first, got {start}, {end}")

@@ -215,6 +215,8 @@ class Lane:
         for bundle, report in zip(bundles, reports):
             with np.load(places[bundle]) as arrays:
                 answers[bundle] = report, dict(arrays)
+        if done.returncode and len(reports) == len(bundles):  # all are answered, and then it crashed
+            answers[bundles[-1]] = failed
         return answers
 
     def _planted(self, board: Board, bundles: Sequence[Path]) -> Row:

@@ -48,6 +48,17 @@ def test_a_bundle_that_ends_the_program_leaves_the_answers_before_it(bundle: Pat
     assert "none" in str(found[tmp_path / "none"])
 
 
+def test_a_program_that_crashes_in_the_end_has_failed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program.py"
+    answer = "import os, sys; import numpy as np; np.savez(sys.argv[2], logits=np.zeros(1))"
+    program.write_text(f"{answer}\nprint('{{}}', flush=True); os.abort()")
+    monkeypatch.setattr(lane, "PROGRAM", program)
+    found = lane.Lane([], tmp_path, tmp_path, 1)._answers([bundle])
+    assert "exit code -6" in str(found[bundle])
+
+
 def test_the_difference_between_two_machines(bundle: Path) -> None:
     golden = {name: np.load(bundle / "golden.npz")[name] for name in ("logits", "state_h", "state_c")}
     other = {**golden, "state_h": golden["state_h"] + np.float32(0.25)}

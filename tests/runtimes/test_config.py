@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcr_edge.cli import main
+from lcr_edge.runtimes.live.arguments import add_arguments
+from lcr_edge.runtimes.live.config import merged
 from tests.fuzz.damage import bounded, changed_bytes
 from tests.runtimes.test_run import write_video
 from tests.runtimes.toy import make_bundle
@@ -73,6 +76,49 @@ def test_the_command_line_counts(place: Path, capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert ", 2 stepped" in out
     assert "door" not in out
+
+
+@pytest.mark.parametrize(
+    ("more", "hint"),
+    [
+        (["--webhook", "http://127.0.0.1/"], "add --events"),
+        (["--events", "--webhook", "ftp://x"], "--webhook"),
+        (["--events", "--mqtt", "nonsense"], "--mqtt"),
+        (["--metrics", "abc"], "--metrics 'abc' is not"),
+        (["--web", "0.0.0.0:8088"], "add --web-token-file"),
+        (["--web-token-file", "x"], "add --web PORT"),
+        (["--loop", "--as-camera"], "exclude each other"),
+        (["--events", "--webhook", "http://127.0.0.1/", "--webhook-token-file", "/none"], "/none"),
+        (["--provider", "cuda"], "--provider cuda is for ONNX bundles"),
+    ],
+)
+def test_check_refuses_what_the_run_would(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], hint: str
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", "openvino") if "--provider" in more else place / "toy"
+    keys = "".join(f"{name[2:]} = true\n" for name in more if name in ("--loop", "--as-camera"))
+    more = [] if keys else more  # which the parser of the command line refuses by itself
+    for check in (["--check"], []):
+        assert call(place, f'bundle = "{bundle}"\nsource = ["a.mp4"]\n{keys}', *more, *check) == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_a_secret_stays_with_its_address(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The token in the file is for the receiver in the file."""
+    (place / "token").write_text("secret-of-the-receiver")
+    receiver = 'events = true\nwebhook = ["https://127.0.0.1/"]\nwebhook-token-file = ["token"]\n'
+    args = argparse.Namespace(config=str(place / "camera.toml"), parser=argparse.ArgumentParser())
+    add_arguments(args.parser)
+    (place / "camera.toml").write_text(GOOD + receiver)
+    for words, expected in (([], [str(place / "token")]), (["--webhook", "http://127.0.0.1:9/"], None)):
+        typed = args.parser.parse_args(["--config", args.config, *words])
+        typed.words = ["--config", args.config, *words]
+        assert merged(typed)[0].webhook_token_file == expected
+    assert call(place, GOOD + "as-camera = true\n", "--loop", "--frames", "20") == 0
+    assert "reconnections" not in capsys.readouterr().out
+    assert call(place, GOOD + 'events = true\nmqtt = "mqtt://127.0.0.1"\nmqtt-discovery = ""\n', "--check") == 0
+    assert call(place, 'bundle = "toy"\nsource = ["gst:"]\n') == 2
+    assert "camera.toml:2: " in capsys.readouterr().err
 
 
 def test_check_opens_no_camera_and_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

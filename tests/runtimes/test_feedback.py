@@ -104,6 +104,18 @@ def test_a_lost_stream_says_so_until_it_is_reset(onnx_model: Model) -> None:
     np.testing.assert_array_equal(stream.step(frame), expected)
 
 
+def test_a_lost_stream_of_a_model_that_keeps_its_state_says_so(tmp_path: Path) -> None:
+    model = load(make_bundle(tmp_path / "toy", "openvino", "graph", "internal"), threads=1)
+    stream, frame = model.open_stream(), clip(1)[0]
+    stream.step(frame)
+    h, c = stream.engine.read()
+    stream.engine.write(np.full_like(h, np.nan), c)
+    with pytest.raises(StateError, match="reset"):
+        stream.step(frame)
+    stream.reset()
+    assert np.isfinite(stream.step(frame)).all()
+
+
 def test_wrong_input_leaves_a_stream_as_it_was(onnx_model: Model) -> None:
     first, second = clip(2)
     stream = onnx_model.open_stream()

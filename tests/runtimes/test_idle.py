@@ -120,8 +120,11 @@ def test_a_stream_keeps_its_state_and_counts_what_it_leaves_out(tmp_path: Path) 
     still = [letterbox(scene(), height, width)] * 40
     frames = [*still, *[255 - still[0]] * 3, *still]
     stream = Stream(model, Made(frames), None, None, IdleGate(RULES, PERIOD_S))
+    left_out: list[int] = []
+    stream.left_out = lambda tick: left_out.append(tick.timed.index)
     steps = list(stream.steps())
     numbers = [step.tick.timed.index for step in steps]
+    assert sorted([*numbers, *left_out]) == list(range(len(frames)))
     assert numbers == stepped(frames)
     assert [step.skipped for step in steps] == [b - a - 1 for a, b in zip([-1, *numbers], numbers)]
     assert stream.totals.steps + stream.totals.skipped == len(frames)

@@ -36,6 +36,8 @@ STOP = 7
 class Camera:
     """Frames at the trained rate, as a live source gives them."""
 
+    from_file = False
+
     live = True
 
     def __init__(self, address: str, frames: npt.NDArray[np.uint8]) -> None:

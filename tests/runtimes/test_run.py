@@ -192,6 +192,7 @@ def test_json_lines_equal_the_api(bundle: Path, video: Path, capsys: pytest.Capt
             "steps": 16,
             "resets": 0,
             "missed": 0,
+            "largest_state": pytest.approx(max(float(np.abs(part).max()) for part in (state.h, state.c)), abs=1e-4),
             "decision": decision,
             "shortfall": None,
             "engine": model.engine.name,

@@ -107,6 +107,8 @@ def test_sensors_of_a_board(labelled: bool, tmp_path: Path) -> None:
     root = write(tmp_path, **{f"{HWMON}/hwmon0/name": "nvme", f"{HWMON}/hwmon1/name": "ina3221"})
     for number, label, volts, amperes in ((1, "VDD_IN", 5000, 2000), (2, "VDD_CPU", 5000, 600)):
         write(root, **{f"{HWMON}/hwmon1/in{number}_input": volts, f"{HWMON}/hwmon1/curr{number}_input": amperes})
+        # Shunt voltages in microvolts, and the sum of the currents: no rails.
+        write(root, **{f"{HWMON}/hwmon1/in{number + 3}_input": volts, f"{HWMON}/hwmon1/curr4_input": 2600})
         if labelled:
             write(root, **{f"{HWMON}/hwmon1/in{number}_label": label})
     meter, _ = find_meter(root)

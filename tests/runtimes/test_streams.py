@@ -7,16 +7,21 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from lcr_edge.cli import main
+from lcr_edge.errors import SourceLostError
 from lcr_edge.runtimes import load
+from lcr_edge.runtimes.live.events import EventFinder, EventRules
+from lcr_edge.runtimes.live.follow import follow
 from lcr_edge.runtimes.live.stream import Stream, Turns
-from lcr_edge.runtimes.video import VideoSource
+from lcr_edge.runtimes.video import TimedFrame, VideoSource
 from tests.clips import CLIPS, real_clip
 from tests.runtimes.toy import make_bundle
 
@@ -140,3 +145,36 @@ def test_the_end_of_many(tmp_path: Path) -> None:
             errors = process.stderr.read()
         assert process.returncode == 128 + signal.SIGPIPE, errors
         assert errors == ""
+
+
+class Recorded:
+    """An observer that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def __getattr__(self, what: str) -> Any:
+        return lambda name, *more: self.told.append((what, name)) if what != "events" or more[0] else None
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_lasts_ends_with_its_source(lost: bool, tmp_path: Path) -> None:
+    """Not when the others are over too; and before the source is said to be lost."""
+    model = load(make_bundle(tmp_path / "bundle", "onnx"), threads=1)
+
+    class Short:
+        seen = 0
+
+        def __iter__(self) -> Iterator[TimedFrame]:
+            for index in range(8):
+                yield TimedFrame(np.full(model.frame_shape, 40, np.uint8), index / 8, index)
+            if lost:
+                raise SourceLostError("gone")
+
+    stream = Stream(model, Short(), EventFinder(model.labels, EventRules(enter=0.2, leave=0.1, min_s=0.25)))
+    observer: Any = Recorded()
+    failure = follow({"door": stream}, observer, None)
+    assert (failure is not None) is lost
+    told = [what for what, _ in observer.told if what != "step"]
+    assert told == ["events", "events", *(["failed"] if lost else [])]
+    assert stream.end() == ()

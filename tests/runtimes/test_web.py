@@ -155,6 +155,28 @@ def test_connections_that_ask_for_nothing_are_closed(serve: Any, monkeypatch: py
                     assert connection.recv(100) == b""
 
 
+def test_connections_that_are_too_many_are_closed_and_make_room(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    with serve() as service, contextlib.ExitStack() as stack:
+        host, port = service.host.split(":")
+        opened = []
+        for _ in range(2):  # each is answered, so it is counted
+            opened.append(stack.enter_context(socket.create_connection((host, int(port)), PATIENCE_S)))
+            opened[-1].sendall(b"GET /style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert opened[-1].recv(10).startswith(b"HTTP/1.1")
+        for _ in range(20):
+            with socket.create_connection((host, int(port)), PATIENCE_S) as one, contextlib.suppress(OSError):
+                assert one.recv(10) == b""
+        opened.pop().close()
+        until = time.monotonic() + PATIENCE_S
+        answer = b""
+        while not answer and time.monotonic() < until:  # until it has noticed
+            with socket.create_connection((host, int(port)), PATIENCE_S) as one, contextlib.suppress(OSError):
+                one.sendall(b"GET /style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                answer = one.recv(10)
+        assert answer.startswith(b"HTTP/1.1")
+
+
 def test_nobody_watching_costs_nothing(bundle: Path) -> None:
     model = load(bundle, threads=1)
     woken: list[int] = []
@@ -211,7 +233,8 @@ def test_a_log_is_bounded(bundle: Path) -> None:
     model = load(bundle, threads=1)
     board = Board(["film"], model.labels, lambda: None)
     for number in range(1000):
-        board.state("film", "waiting", str(number))
+        board.state("film", "live" if number % 2 else "waiting", str(number))
+        board.state("film", "live" if number % 2 else "waiting", "another try")  # is nothing new
     _, log = board.log_since(0)
     assert [entry["text"] for entry in log] == [str(number) for number in range(940, 1000)]
     assert len(board._versions) == 60

@@ -11,16 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 import numpy as np
 
 from lcr_edge.errors import LcrError, SourceLostError, StateError
-from lcr_edge.frames import Frame
 from lcr_edge.runtimes.live.events import Event
 from lcr_edge.runtimes.live.stream import Step, Stream
 from lcr_edge.runtimes.live.web.pictures import Pictures
+from lcr_edge.runtimes.video import Tick
 
 TOP = 5
 _LOG = 60  # entries that are kept
@@ -109,8 +109,12 @@ class Board:
         """A source was lost, or is back."""
         camera = self._of[name]
         with self._lock:
+            again = camera.state == state
             camera.state, camera.reason = state, reason
-        self._note(camera, "source", reason, state=state)
+        if not again:
+            self._note(camera, "source", reason, state=state)
+        elif self.watched:
+            self._changed()
 
     def failed(self, name: str, error: LcrError) -> None:
         """A source is over."""
@@ -129,6 +133,15 @@ class Board:
             camera.resets += 1
             self._note(camera, "reset", step.tick.gap)
         elif self.watched:
+            self._changed()
+
+    def left_out(self, name: str, tick: Tick) -> None:
+        """A step was left out: its picture is newer."""
+        camera = self._of[name]
+        camera.missed += tick.missed
+        if camera.step is not None:
+            camera.step = replace(camera.step, tick=tick)
+        if self.watched:
             self._changed()
 
     def events(self, name: str, events: Sequence[Event]) -> None:
@@ -159,12 +172,12 @@ class Board:
         stream.reset()
         return True
 
-    def picture(self, number: int, kind: str, before: Frame | None) -> tuple[Frame, bytes] | None:
-        """The newest frame of a source and its JPEG picture, if it is not the frame ``before``. kind: see Pictures."""
+    def picture(self, number: int, kind: str, before: int | None) -> tuple[int, bytes] | None:
+        """The number of a source's newest frame and its JPEG picture, if it is not ``before``. kind: see Pictures."""
         step = self.cameras[number].step
-        if step is None or step.tick.timed.frame is before:
+        if step is None or step.tick.timed.index == before:
             return None
-        return step.tick.timed.frame, self._pictures[number].of(step.tick.timed.frame, kind)
+        return step.tick.timed.index, self._pictures[number].of(step.tick.timed.frame, kind)
 
     def forget_pictures(self) -> None:
         """Nobody watches any more."""

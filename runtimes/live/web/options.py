@@ -44,6 +44,21 @@ def open_page(args: argparse.Namespace, names: Sequence[str], model: Model) -> P
 
     Raises UsageError (options, address, port in use, permission) and MissingExtraError.
     """
+    planned = plan(args)
+    if planned is None:
+        return None
+    family, address, access = planned
+    server = importlib.import_module("lcr_edge.runtimes.live.web.server")
+    bound = _bound(family, address, args.web)
+    page: Page = server.Page(bound, access, names, model.labels, engine=model.engine.name, with_events=args.events)
+    return page
+
+
+def plan(args: argparse.Namespace) -> tuple[int, tuple[object, ...], Access] | None:
+    """Address family, address and who may see it: what can be told before the port is taken. None without ``--web``.
+
+    Raises UsageError and MissingExtraError.
+    """
     if args.web is None:
         for option in ("web_token_file", "web_origin"):
             if getattr(args, option) is not None:
@@ -67,11 +82,7 @@ def open_page(args: argparse.Namespace, names: Sequence[str], model: Model) -> P
         importlib.import_module("aiohttp")
     except ImportError as error:
         raise MissingExtraError("aiohttp", "service", "--web") from error
-    server = importlib.import_module("lcr_edge.runtimes.live.web.server")
-    access = Access(token, loopback=loopback, origin=origin)
-    bound = _bound(family, address, args.web)
-    page: Page = server.Page(bound, access, names, model.labels, engine=model.engine.name, with_events=args.events)
-    return page
+    return family, address, Access(token, loopback=loopback, origin=origin)
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -103,10 +103,9 @@ class Page(Board):
 
     def _connection(self, server: Any) -> Any:
         """A new connection, closed if there are too many, or if it does not ask for anything."""
-        protocol, silent = server(), self._site.silent
         if len(server.connections) >= MAX_CONNECTIONS:
-            self._loop.call_soon(protocol.force_close)
-            return protocol
+            return _Refused()
+        protocol, silent = server(), self._site.silent
         silent.add(protocol)
 
         def look() -> None:
@@ -127,3 +126,11 @@ class Page(Board):
     def _wake(self) -> None:
         self._waking = False
         self._site.wake()
+
+
+class _Refused(asyncio.Protocol):
+    """A connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()

@@ -14,7 +14,6 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Callable
 
-from lcr_edge.frames import Frame
 from lcr_edge.runtimes.live.web.board import Board
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ class Viewer:
         self._sent = self._seen = 0
         self._heard = time.monotonic()
         self._log_version = 0
-        self._shown: Frame | None = None
-        self._tiles: dict[int, tuple[float, Frame | None]] = {}
+        self._shown: int | None = None
+        self._tiles: dict[int, tuple[float, int | None]] = {}
         self._woken, self._news, self._over = asyncio.Event(), True, False
 
     def wake(self) -> None:

@@ -8,6 +8,7 @@ const LONGEST_WAIT_MS = 10000;
 const ENTRIES = 60;
 
 let socket = null;
+let over = false; // the run
 let about = { names: [], events: false };
 let camera = 0;
 let resets = null;
@@ -39,8 +40,10 @@ function connect() {
     if (event.code === LOGGED_OUT) return location.assign("/login");
     $("link").classList.remove("on");
     text($("link"), event.code === TOO_MANY ? "Too many are watching" : "Not connected");
-    const ended = event.code === 1001 && event.reason;
-    notice(ended ? "The run is over." : "The service cannot be reached. Trying again.", true);
+    over = over || Boolean(event.code === 1001 && event.reason);
+    notice(over ? "The run is over." : "The service cannot be reached. Trying again.", true);
+    // After a restart it knows this browser no more, which the end of a websocket that was never open does not say.
+    if (!over) fetch("/app.js").then((answer) => { if (answer.status === 401) location.assign("/login"); }, () => {});
     $("reset").disabled = true;
     setTimeout(connect, waitMs);
     waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS);
@@ -82,6 +85,7 @@ async function draw(canvas, blob) {
 // The first message of a connection.
 function begin(found) {
   about = found;
+  over = false;
   waitMs = 500;
   camera = Math.min(camera, about.names.length - 1);
   $("link").classList.add("on");
@@ -119,6 +123,14 @@ function choose(number) {
   camera = number;
   resets = null;
   chart.clear();
+  // What was shown is of another camera, and this one may have nothing to show yet.
+  $("picture").width = 640;
+  $("picture").height = 480;
+  $("picture").setAttribute("aria-label", "No picture yet");
+  text($("size"), "");
+  $("top").replaceChildren();
+  ["fps", "step", "lag", "resets"].forEach((id) => figure($(id), "-", ""));
+  ["norm-h", "norm-c"].forEach((id) => text($(id), "-"));
   tell({ camera });
 }
 
