@@ -175,7 +175,9 @@ def test_a_camera_that_comes_late_begins_anew(tmp_path: Path, model: Model, monk
     np.testing.assert_array_equal(step.probabilities, fresh.probabilities)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", bytes(30_000_000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"PK\x03\x04", bytes(30_000_000)], ids=["empty", "text", "zip", "large"]
+)
 def test_a_file_that_is_none_is_replaced_when_a_new_one_is_whole(
     content: bytes, tmp_path: Path, model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
