@@ -156,6 +156,10 @@ DEVICE_TESTS := tests/runtimes tests/fuzz/test_device_files.py tests/packaging/t
 	tests/lcr_edge/test_cli.py tests/data/test_rendered.py tests/data/test_record.py
 test39: toys39 device39 ## the tests of the device side on Python 3.9, where there is one
 
+# The environments in which "make test" also runs tests; made beforehand, they need not be waited for.
+.PHONY: environments
+environments: $(TFLITE_VENV)/.installed $(if $(PYTHON39),$(PY39_VENV)/.installed)
+
 # "make device39 TOYS39=" takes the models that lie in build/toys: for a machine on which none can be built.
 TOYS39 ?= toys39
 .PHONY: toys39 device39
