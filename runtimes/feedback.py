@@ -8,6 +8,7 @@ by bit.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -128,7 +129,7 @@ class KeptStates:
         self._feeds.update(zip(STATES_IN, (np.array(h, order="C"), np.array(c, order="C"))))
 
 
-class TwoStates:
+class TwoStates(abc.ABC):
     """Buffers of a stream with two pairs of states: a step reads one pair and writes the other, in turn.
 
     arrays: for each turn, 0 and 1, what every input and output is bound to. Engines bind these once.
@@ -152,9 +153,9 @@ class TwoStates:
         if edge is not None and self._edge is not None:
             np.copyto(self._edge[0], edge)
 
+    @abc.abstractmethod
     def compute(self) -> None:
         """See :class:`EngineStream`."""
-        raise NotImplementedError
 
     def take(self) -> Array:
         """See :class:`EngineStream`."""
