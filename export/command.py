@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from lcr_edge.calibration import options as calibration
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES
 from lcr_edge.config import Config
-from lcr_edge.contract import EDGE_MODES, STATE_MODES
+from lcr_edge.contract import EDGE_MODES, MAX_BATCH, STATE_MODES
 from lcr_edge.errors import LcrError, ParityError, UsageError
 from lcr_edge.export.int8.layers import in_float
 from lcr_edge.export.options import add_network, check_network, find_checkpoint
@@ -81,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state-precision",
         metavar="NAME",
         help="precision of the states between two steps: fp32 (default), or fp16, which halves their size",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        default=1,
+        help=f"step N streams in one call, for several cameras on one machine (1 to {MAX_BATCH}, default: 1)",
     )
     parser.add_argument(
         "--no-gate", action="store_true", help="write the bundle even if it misses what its precision promises"
@@ -189,6 +196,7 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
     if args.state_precision is not None:
         check_choice("state precision", args.state_precision, _CHOOSABLE_STATES)
     check_least("--threads", args.threads, 1)
+    check_least("--batch", args.batch, 1)
     int8 = args.precision == "int8"
     _check_int8(args)
     check_network(args, int8)
@@ -227,7 +235,8 @@ def _request(args: argparse.Namespace, config: Config, target: str) -> Request:
     if args.io == "int8":
         if args.state_precision is not None or args.keep_float is not None:
             raise UsageError("--io int8 quantises everything: leave --state-precision and --keep-float out")
-        return Request(config, target, "int8", args.edges, args.state_mode, state_precision="int8", io="int8")
+        mode = args.state_mode
+        return Request(config, target, "int8", args.edges, mode, state_precision="int8", io="int8", batch=args.batch)
     activations = ACTIVATIONS[0] if args.int8_activations == _AUTO else args.int8_activations
     return Request(
         config,
@@ -238,6 +247,7 @@ def _request(args: argparse.Namespace, config: Config, target: str) -> Request:
         quant=args.quant or TARGETS[target].default_quant,
         activations=activations,
         state_precision=args.state_precision or DEFAULT_STATE_PRECISION,
+        batch=args.batch,
     )
 
 

@@ -59,8 +59,8 @@ def write_manifest(
     config, boundary = request.config, boundary or {}
     dtype = STATE_DTYPES[request.state_precision]
     state_bytes = np.dtype(dtype).itemsize * int(np.prod(config.state_shape))
-    inputs = input_specs(config, request.edges, request.state_mode, request.state_precision, boundary)
-    outputs = output_specs(config, request.state_mode, request.state_precision, boundary)
+    inputs = input_specs(config, request.edges, request.state_mode, request.state_precision, boundary, request.batch)
+    outputs = output_specs(config, request.state_mode, request.state_precision, boundary, request.batch)
     int8 = request.precision == "int8"
     if request.io == "int8" and not {LOGITS, *STATES_IN, *STATES_OUT} <= set(boundary):
         raise ValueError("an integer-only model needs (scale, zero point) of its logits and states")
@@ -74,6 +74,7 @@ def write_manifest(
         "state_mode": request.state_mode,
         "state_precision": request.state_precision,
         "io": request.io,
+        "batch": request.batch,
         "quant": request.quant if int8 else None,
         "activations": request.activations if int8 and request.quant == "static" else None,
         "config": config.to_dict(),

@@ -75,6 +75,11 @@ def promise_of(precision: str, state_precision: str = "fp32", *, coarse_activati
 # another order moves a value to the next int8 number now and then.
 ACROSS_CPUS = 1e-5
 ACROSS_CPUS_INT8 = 0.02
+# Streams in one call of a bundle of ``export --batch N`` against the same steps one by one: rms difference / standard
+# deviation. An engine may add in another order in another row; where states or products are rounded, a value then moves
+# to the next number of its grid now and then.
+ROWS_OFF = 1e-6
+ROWS_OFF_ROUNDED = 0.02
 # A golden clip against the network that it is said to be of, one step at a time, both float64 arithmetic rounded to
 # float32: largest difference, of values above 1 in units of the largest.
 GOLDEN_OFF = 1e-6

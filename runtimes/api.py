@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
@@ -17,6 +18,7 @@ from lcr_edge.frames import FITS, Frame
 from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.feedback import ModelStream
+from lcr_edge.runtimes.rows import Rows
 from lcr_edge.runtimes.state import Array, Floats, State, StateFormat, dequantised
 from lcr_edge.runtimes.tensors import compare_specs
 
@@ -52,12 +54,15 @@ class Engine(Protocol):
 class Model:
     """A loaded bundle. It holds no stream state except that of :meth:`step_stream`; threads may share it.
 
-    labels: class names in the order of the logits. frame_shape: (H, W, 3). manifest: the bundle's manifest.json.
+    labels: class names in the order of the logits. frame_shape: (H, W, 3). manifest: the bundle's manifest.json. batch:
+    streams that one call of the engine steps, 1 unless the bundle was exported with ``--batch``. Then streams that
+    several threads step at the same time share calls, and so do those of :meth:`step_many`.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
-        self.engine = engine
+        self.batch = bundle.batch
+        self.engine: Engine = Rows(engine, bundle) if bundle.batch > 1 else engine
         self.labels = bundle.labels
         self.manifest = bundle.manifest
         self.frame_shape = bundle.config.frame_shape
@@ -65,7 +70,10 @@ class Model:
         self.host_edges: Callable[[Array], Array] | None = None
         if bundle.edges == "host":
             self.host_edges = importlib.import_module("lcr_edge.edges.host").host_edges
-        self.lock = threading.Lock()
+        # Where streams share calls, they have to come to the engine together.
+        self.lock: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if bundle.batch == 1 else contextlib.nullcontext()
+        )
         self._own: ModelStream | None = None
 
     def fit(self, frame: Frame) -> Frame:
@@ -103,12 +111,43 @@ class Model:
         of any number of streams may be stepped in any order. Logits are float32 whatever the model's output dtype.
         Raises FrameError and StateError.
         """
+        feeds = self._feeds(frame, state)
+        with self.lock:
+            results = self.engine.run(feeds)
+        return self._answer(results)
+
+    def step_many(self, frames: Sequence[Array] | Array, states: Sequence[State]) -> tuple[Floats, list[State]]:
+        """One frame each of several streams: (logits float32 [streams, classes], the states after it).
+
+        The same results as :meth:`step` for each. A bundle of ``export --batch N`` takes N streams in a call; any other
+        takes them one after the other. frames: uint8 [H, W, 3] each, or one array [streams, H, W, 3]; frames and states
+        are only read. Raises FrameError and StateError, before anything is stepped, and UsageError for different
+        numbers of them.
+        """
+        if len(frames) != len(states):
+            raise UsageError(
+                f"step_many takes a state for each frame, got {len(frames)} frames and {len(states)} states"
+            )
+        feeds = [self._feeds(frame, state) for frame, state in zip(frames, states)]
+        if isinstance(self.engine, Rows):
+            results = self.engine.run_rows(feeds)
+        else:
+            with self.lock:
+                results = [self.engine.run(given) for given in feeds]
+        answers = [self._answer(found) for found in results]
+        logits = np.zeros((len(answers), len(self.labels)), np.float32)
+        for row, (found, _) in enumerate(answers):
+            logits[row] = found
+        return logits, [state for _, state in answers]
+
+    def _feeds(self, frame: Array, state: State) -> dict[str, Array]:
         pixels, edge = self.look_at(frame)
         self.states.check(state)
         feeds = {FRAME: pixels[None]} if edge is None else {FRAME: pixels[None], EDGE: edge[None]}
         feeds.update(zip(STATES_IN, (np.ascontiguousarray(state.h), np.ascontiguousarray(state.c))))
-        with self.lock:
-            results = self.engine.run(feeds)
+        return feeds
+
+    def _answer(self, results: Mapping[str, Array]) -> tuple[Floats, State]:
         h, c = (results[name] for name in STATES_OUT)
         return self.logits_of(results[LOGITS]), State(h, c)
 

@@ -22,7 +22,7 @@ from lcr_edge.runtimes.speed.energy import find_meter
 from lcr_edge.runtimes.speed.machine import condition, machine, sentences
 from lcr_edge.runtimes.speed.memory import Memory, measure
 from lcr_edge.runtimes.speed.page import page
-from lcr_edge.runtimes.speed.timing import STEPS_PER_ROUND, Timing, bench
+from lcr_edge.runtimes.speed.timing import STEPS_PER_ROUND, Stepper, Timing, bench
 
 _ENERGY_STEPS = 400
 
@@ -65,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
                 notes.append(f"{timings[number].bundle}: memory not available, {why}.")
         joules, energy = _energy(args.bundles, args.threads, args.provider)
         notes.append(_energy_sentence(timings, joules, energy))
+    notes[:0] = [
+        f"{row.bundle} steps {row.streams} streams in a call: its times are a call's, divided by {row.streams}."
+        for row in timings
+        if row.streams > 1
+    ]
     lines = [
         f"Machine: {machine()}. Steps on {args.threads} thread{'s' if args.threads > 1 else ''}.",
         *sentences(before, after),
@@ -127,13 +132,14 @@ def _energy(
     for folder in folders:
         model = load_on(folder, provider, threads)
         frames = read_golden(model.bundle).frames
+        stepper, streams = Stepper(model), model.batch
 
-        def work(model: Any = model, frames: Any = frames) -> None:
+        def work(stepper: Stepper = stepper, streams: int = streams, frames: Any = frames) -> None:
             for number in range(_ENERGY_STEPS):
-                model.step_stream(frames[number % len(frames)])
+                stepper.step([frames[number % len(frames)]] * streams)
 
         taken = meter.joules(work)
-        found.append(None if taken is None else taken / _ENERGY_STEPS)
+        found.append(None if taken is None else taken / _ENERGY_STEPS / streams)
     return found, {"meter": meter.name, "why": ""}
 
 

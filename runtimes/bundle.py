@@ -16,6 +16,7 @@ from lcr_edge.contract import (
     CONTRACT_VERSION,
     EDGE_MODES,
     IO_MODES,
+    MAX_BATCH,
     STATE_DTYPES,
     STATE_MODES,
     Boundary,
@@ -38,7 +39,8 @@ class Bundle:
     """A checked bundle. ``manifest`` is the parsed manifest.json; the other fields are its parts, typed.
 
     state_precision, io: see ``lcr_edge.contract``. boundary: (scale, zero point) of each int8 tensor by name; empty
-    unless io is "int8". fit: how camera frames are resized for the model, a name in ``frames.FITS``.
+    unless io is "int8". batch: streams that one call of the engine steps; inputs and outputs are those of the call.
+    fit: how camera frames are resized for the model, a name in ``frames.FITS``.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Bundle:
     state_precision: str
     io: str
     boundary: Boundary
+    batch: int
     fit: str
     labels: tuple[str, ...]
     model_files: tuple[str, ...]
@@ -149,8 +152,13 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
         raise BundleError(f"{where}: io is {io!r}, but the states are {state_precision!r}; {REEXPORT}")
     tables = [*_field(manifest, "inputs", list, where), *_field(manifest, "outputs", list, where)]
     boundary = read_boundary(tables, where) if io == "int8" else {}
-    inputs = input_specs(config, edges, state_mode, state_precision, boundary)
-    outputs = output_specs(config, state_mode, state_precision, boundary)
+    batch = manifest.get("batch", 1)  # bundles made before it existed step one stream
+    if type(batch) is not int or not 1 <= batch <= MAX_BATCH:
+        raise BundleError(f"{where}: batch must be a whole number from 1 to {MAX_BATCH}, found {batch!r}; {REEXPORT}")
+    if batch > 1 and (state_mode, io) != ("explicit", "float"):
+        raise BundleError(f"{where}: a model with its states inside or of integers steps one stream; {REEXPORT}")
+    inputs = input_specs(config, edges, state_mode, state_precision, boundary, batch)
+    outputs = output_specs(config, state_mode, state_precision, boundary, batch)
     for key, specs in (("inputs", inputs), ("outputs", outputs)):
         compare_specs(read_specs(_field(manifest, key, list, where), where), specs, f"{where}, {key}")
     labels = _field(manifest, "labels", list, where)
@@ -180,6 +188,7 @@ def _typed(folder: Path, manifest: dict[str, Any]) -> Bundle:
         state_precision=state_precision,
         io=io,
         boundary=boundary,
+        batch=batch,
         fit=fit,
         labels=tuple(labels),
         model_files=tuple(map(str, model_files)),

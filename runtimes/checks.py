@@ -167,6 +167,17 @@ def rounding_off(measured: float, where: str) -> Check:
     return Check(name, "ratio", ROUNDING_OFF, measured, met, f"{times}, {where}", sentence)
 
 
+def rows_off(tensor: str, measured: float, streams: int, promised: float) -> Check:
+    """How far the answers of streams that share a call are from those of the same steps one by one."""
+    met, times = _at_most(measured, promised)
+    sentence = (
+        f"streams in one call: {tensor} is off by {measured:.1e} of its standard deviation from the same steps one by "
+        f"one, promised {promised:.0e} ({times}): the streams change each other's answers"
+    )
+    name = f"{streams} streams in one call: off from one by one, rms / std"
+    return Check(name, "error", promised, measured, met, f"{times}, {tensor}", sentence)
+
+
 def drift(
     mode: str, early: float | None, late: float | None, promise: Promise, streams: int, deviation: float = math.nan
 ) -> Check:

@@ -9,6 +9,7 @@ by bit.
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,10 +54,12 @@ class ModelStream:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        # Streams that share calls must not keep each other out; each guards its own states.
+        self._lock = model.lock if model.batch == 1 else threading.Lock()
         start = model.initial_state()
         opener = getattr(model.engine, "open_stream", None)
         self.engine: EngineStream = KeptStates(model.engine) if opener is None else opener()
-        with model.lock:
+        with self._lock:
             self.engine.write(start.h, start.c)
 
     def step(self, frame: Array) -> Floats:
@@ -66,7 +69,7 @@ class ModelStream:
         """
         pixels, edge = self._model.look_at(frame)
         engine = self.engine
-        with self._model.lock:
+        with self._lock:
             if not engine.inside:
                 self._model.states.check_finite(engine.read())
             engine.give(pixels, edge)
@@ -83,14 +86,14 @@ class ModelStream:
 
     def state(self) -> State:
         """A copy of the state after the last step, which :meth:`Model.step` takes too."""
-        with self._model.lock:
+        with self._lock:
             h, c = self.engine.read()
             return State(h.copy(), c.copy())
 
     def restore(self, state: State) -> None:
         """Go on from a state of this model, which is only read. Raises StateError."""
         self._model.states.check(state)
-        with self._model.lock:
+        with self._lock:
             self.engine.write(state.h, state.c)
 
 

@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         facts.update({key: manifest[key] for key in ("target", "precision")})
         facts.update({key: manifest[key] for key in _OF_INT8 if manifest.get(key)})
         facts.update(edges=bundle.edges, state_mode=bundle.state_mode, io=bundle.io, fit=bundle.fit)
+        facts["streams_per_call"] = bundle.batch
         judged = manifest.get("judged_on")
         if isinstance(judged, dict):
             facts["judged_on"] = judged.get("data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.feedback import EngineStream, KeptStates, TwoStates
+from lcr_edge.runtimes.libraries import onnxruntime
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 
@@ -30,7 +30,7 @@ class OnnxEngine:
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         try:
-            ort: Any = importlib.import_module("onnxruntime")
+            ort = onnxruntime()
         except ImportError as error:
             raise ENGINES["onnx"].missing() from error
         self.name = f"onnxruntime {ort.__version__}"

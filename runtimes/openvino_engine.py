@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from lcr_edge.runtimes.api import EngineOptions
 from lcr_edge.runtimes.bundle import Bundle
 from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.feedback import EngineStream, TwoStates, buffer
+from lcr_edge.runtimes.libraries import openvino
 
 Array = npt.NDArray[Any]
 # OpenVINO's property; the bundle's runtime hint has the same name.
@@ -31,7 +31,7 @@ def core() -> Any:
     The CPU plugin of a Core puts a signal stack of its own in place and frees it when it goes. Two that go in the order
     in which they came leave the process with a stack that is gone, and the next signal, Ctrl-C among them, is a crash.
     """
-    return importlib.import_module("openvino").Core()
+    return openvino().Core()
 
 
 @functools.cache
@@ -42,8 +42,7 @@ def saturates() -> bool:
     ones stop at 32767. Takes about 0.1 s, once in a process. Raises MissingExtraError.
     """
     try:
-        ops: Any = importlib.import_module("openvino.opset13")
-        ov: Any = importlib.import_module("openvino")
+        ov, ops = openvino(), openvino("openvino.opset13")
     except ImportError as error:
         raise ENGINES["openvino"].missing() from error
     size, one, zero = 64, np.float32(1), np.float32(0)
@@ -68,7 +67,7 @@ class OpenVinoEngine:
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         try:
-            self._ov: Any = importlib.import_module("openvino")
+            self._ov = openvino()
         except ImportError as error:
             raise ENGINES["openvino"].missing() from error
         self.name = f"openvino {str(self._ov.__version__).split('-')[0]}"

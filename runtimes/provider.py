@@ -7,7 +7,6 @@ promises, the one whose steps take the least time is taken.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import statistics
 import sys
@@ -21,6 +20,7 @@ from lcr_edge.runtimes.bundle import Bundle, read_bundle
 from lcr_edge.runtimes.checks import ONE_STEP, Check, failures_of, max_error, promised, relative_error
 from lcr_edge.runtimes.engines import ENGINES
 from lcr_edge.runtimes.golden import Golden, read_golden
+from lcr_edge.runtimes.libraries import onnxruntime
 from lcr_edge.runtimes.onnx_providers import CPU, CUDA, TENSORRT
 from lcr_edge.runtimes.tallies import TENSORS, Tally
 
@@ -88,7 +88,7 @@ def best_of(
     providers: names for people, and for each the list that onnxruntime is given.
     """
     try:
-        available = importlib.import_module("onnxruntime").get_available_providers()
+        available = onnxruntime().get_available_providers()
     except ImportError as error:
         raise ENGINES["onnx"].missing() from error
     best: Model | None = None

@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         model = load_on(args.bundle, args.provider, args.threads)
         finders = [None if rules is None else EventFinder(model.labels, rules) for _ in args.source]
         names = names_of(args)
-        turns = Turns() if len(names) > 1 else None
+        # A bundle that steps several streams in a call lets them come together.
+        turns = Turns() if len(names) > 1 and model.batch == 1 else None
         page = web.open_page(args, names, model)
         if page is not None:
             opened.callback(page.close)

@@ -23,6 +23,7 @@ from lcr_edge.runtimes.checks import Check, StateUse, failures_of, finite, mode_
 from lcr_edge.runtimes.golden import Golden, read_golden
 from lcr_edge.runtimes.planned import planned_check
 from lcr_edge.runtimes.provider import add_provider, load_on
+from lcr_edge.runtimes.row_check import row_check
 from lcr_edge.runtimes.tallies import Line, Phases
 
 
@@ -88,10 +89,10 @@ def selftest(
     try:
         unused = _teacher_forced(model, golden, one_step)
         latencies, unlike = _free_running(model, golden, stream)
-        planned = planned_check(model, golden)
+        others = [planned_check(model, golden), row_check(model, golden)]
     except StateError as error:
         raise ParityError(f"selftest failed: {model.bundle.folder} produces an unusable state: {error}") from error
-    checks = (*mode_checks(promise, one_step, stream), *(() if planned is None else (planned,)))
+    checks = (*mode_checks(promise, one_step, stream), *(check for check in others if check is not None))
     return SelftestReport(
         bundle=str(model.bundle.folder),
         engine=model.engine.name,

@@ -19,6 +19,10 @@ import pytest
 
 from tests import shared
 
+# Tests import engines themselves: those must not report either (``runtimes.libraries``).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before pytest-xdist starts its processes, which inherit the name of the folder."""

@@ -15,7 +15,7 @@ from lcr_edge.calibration.quant_plan import Plan
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.contract import input_specs
 from lcr_edge.export.targets.request import Request
-from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precision
+from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precision, with_streams
 
 
 class Source:
@@ -27,14 +27,14 @@ class Source:
 
     def __init__(self, cell: StepCell) -> None:
         self.cell = cell.eval()
-        self._made: dict[tuple[str, str, str], bytes] = {}
+        self._made: dict[tuple[str, str, str, int], bytes] = {}
 
     def once(self, what: str, request: Request, make: Callable[[], bytes]) -> bytes:
-        """The result of ``make``, from memory if it was made before for the request's edges and state precision.
+        """The result of ``make``, from memory if it was made before for the request's edges, state precision and batch.
 
         what: a name for it. It must not depend on anything else in the request.
         """
-        key = what, request.edges, request.state_precision
+        key = what, request.edges, request.state_precision, request.batch
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -65,7 +65,7 @@ class Job:
         cell: nn.Module = self.source.cell
         if self.request.edges == "host":
             cell = HostEdgeCell(self.source.cell).eval()
-        return with_state_precision(cell, self.request.state_precision)
+        return with_state_precision(with_streams(cell, self.request.batch), self.request.state_precision)
 
     def example_inputs(self) -> dict[str, Tensor]:
         """Zeros for the step's inputs, by name, in contract order.
@@ -73,7 +73,8 @@ class Job:
         int8 states are float32 here: the converter quantises the boundary.
         """
         precision = "fp32" if self.request.state_precision == "int8" else self.request.state_precision
-        specs = input_specs(self.request.config, self.request.edges, state_precision=precision)
+        request = self.request
+        specs = input_specs(request.config, request.edges, state_precision=precision, batch=request.batch)
         return {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs}
 
 

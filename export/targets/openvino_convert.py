@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
 
 from lcr_edge.contract import STATE_DTYPES, STATE_NAMES, input_specs, output_specs
 from lcr_edge.errors import LcrError, how_to_install
 from lcr_edge.export.targets import onnx_convert, openvino_int8
 from lcr_edge.export.targets.job import Converted, Job
 from lcr_edge.export.targets.request import Request
+from lcr_edge.runtimes.libraries import openvino
 from lcr_edge.runtimes.openvino_engine import core
+
+ov, ops = openvino(), openvino("openvino.opset13")
 
 
 def convert(job: Job) -> Converted:

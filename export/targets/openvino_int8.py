@@ -25,16 +25,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
-from openvino import opset13 as ops
-from openvino.passes import ConstantFolding, Manager
 
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES, Plan
 from lcr_edge.errors import LcrError, UsageError, how_to_install
 from lcr_edge.export.targets.onnx_int8 import quantise_weight
 from lcr_edge.files import write_atomically
+from lcr_edge.runtimes.libraries import openvino
 from lcr_edge.runtimes.openvino_engine import core
 
+ov, ops, passes = openvino(), openvino("openvino.opset13"), openvino("openvino.passes")
 F32 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int8]
 
@@ -48,7 +47,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 _LEVELS = {"u8": (256, 0, 255), "s8": (255, -127, 127)}
 
 
-def quantise(model: ov.Model, plan: Plan) -> ov.Model:
+def quantise(model: Any, plan: Plan) -> Any:
     """An int8 copy of the float32 step ``model``, of either edge mode, with its inputs and outputs.
 
     model: explicit states, weights as constants named after their layers, as the ONNX reader makes it; not modified.
@@ -64,8 +63,8 @@ def quantise(model: ov.Model, plan: Plan) -> ov.Model:
     unknown = sorted(set(plan.layers) - set(layers))
     if unknown:
         raise UsageError(f"the model has no layer {', '.join(unknown)}; choose from {', '.join(layers)}")
-    folding = Manager()
-    folding.register_pass(ConstantFolding())
+    folding = passes.Manager()
+    folding.register_pass(passes.ConstantFolding())
     folding.run_passes(result)  # before the int8 weights are added, which it would turn back into float
     _drop_idle(result)
     for name in plan.layers:
@@ -82,7 +81,7 @@ def quantise(model: ov.Model, plan: Plan) -> ov.Model:
     return result
 
 
-def save(model: ov.Model, path: Path) -> None:
+def save(model: Any, path: Path) -> None:
     """Write ``path`` (.xml, without indentation) and the .bin file beside it, then read them back as a check.
 
     The same model gives the same bytes. Each file is written to a temporary name and renamed. Raises OutputError, and

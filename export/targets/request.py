@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lcr_edge.calibration.quant_plan import ACTIVATIONS, QUANT_MODES
 from lcr_edge.config import Config
-from lcr_edge.contract import EDGE_MODES
+from lcr_edge.contract import EDGE_MODES, MAX_BATCH
 from lcr_edge.errors import UsageError
 from lcr_edge.export.targets.table import (
     DEFAULT_EDGES,
@@ -27,7 +27,7 @@ class Request:
     """One bundle to make. Raises UsageError, which lists the valid values.
 
     quant, activations: for int8, see ``calibration.quant_plan``. state_precision: dtype of the states at the boundary.
-    io: "int8" for an integer-only model, whose states are int8 too.
+    io: "int8" for an integer-only model, whose states are int8 too. batch: streams that one call steps.
     """
 
     config: Config
@@ -39,6 +39,7 @@ class Request:
     activations: str = ACTIVATIONS[0]
     state_precision: str = DEFAULT_STATE_PRECISION
     io: str = DEFAULT_IO
+    batch: int = 1
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, tuple(TARGETS))
@@ -56,6 +57,21 @@ class Request:
             raise UsageError("--io int8 needs --precision int8 and --quant static: give both, or leave --io out")
         if self.io == "int8" and self.edges == "graph":
             raise UsageError("an integer-only model cannot compute edges itself: export with --edges host")
+        if not 1 <= self.batch <= MAX_BATCH:
+            raise UsageError(f"a call steps 1 to {MAX_BATCH} streams, got --batch {self.batch}")
+        if self.batch > 1:
+            self._check_batch()
+
+    def _check_batch(self) -> None:
+        if self.state_mode == "internal":
+            raise UsageError("a model that keeps its states steps one stream: --batch needs --state-mode explicit")
+        if self.io == "int8":
+            raise UsageError("an integer-only model steps one stream: leave --batch or --io int8 out")
+        if self.target == "onnx" and self.precision == "int8" and self.quant == "dynamic":
+            raise UsageError(
+                "onnxruntime scales the inputs of dynamic int8 over all streams of a call, so that they would change "
+                "each other's answers: use --quant static with --batch"
+            )
 
     @property
     def row(self) -> Target:
@@ -74,4 +90,5 @@ class Request:
         parts += [] if self.edges == DEFAULT_EDGES else [f"{self.edges}edges"]
         parts += [] if self.state_mode == DEFAULT_STATE_MODE else ["stateful"]
         parts += ["state16"] if self.state_precision == "fp16" else []
+        parts += [f"batch{self.batch}"] if self.batch > 1 else []
         return "-".join(parts)

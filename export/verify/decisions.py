@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from lcr_edge.evaluate.measure import BATCH
 from lcr_edge.evaluate.scores import NO_DECISION, confusion, decide
 from lcr_edge.export.verify.clips import judging, name_of, own_clips
 from lcr_edge.progress import with_bar
-from lcr_edge.runtimes.api import Model
+from lcr_edge.runtimes.api import Model, State
 from lcr_edge.runtimes.checks import Check, points_lost, promised
 from lcr_edge.tolerances import CLIPS_PER_CLASS, LEARNT
 
@@ -100,11 +99,16 @@ def measure_clips(
     clips, true = own_clips(checkpoint, per_class, workers, progress)
     float_logits = _float_logits(checkpoint, clips, progress)
     logits = np.full(float_logits.shape, np.nan, np.float32)
-    for number in with_bar(range(len(clips)), "deciding clips", "clip", len(clips), progress, line=True):
-        state = model.initial_state()
-        with contextlib.suppress(StateError):  # NaN or Inf in a state: no decision
-            for t, frame in enumerate(clips[number]):
-                logits[number, t], state = model.step(frame, state)
+    starts = range(0, len(clips), model.batch)
+    for start in with_bar(starts, "deciding clips", "clip", len(starts), progress, line=True):
+        some = clips[start : start + model.batch]
+        states = [model.initial_state() for _ in some]
+        alive = list(range(len(some)))
+        for t in range(clips.shape[1]):
+            found, after = model.step_many([some[row, t] for row in alive], [states[row] for row in alive])
+            for row, answer, state in zip(alive, found, after):
+                logits[start + row, t], states[row] = answer, state
+            alive = [row for row in alive if _usable(model, states[row])]  # else no decision
     theirs, ours = decide(float_logits), decide(logits)
     note = why_not(checkpoint)
     top1, checks = None, []
@@ -127,6 +131,14 @@ def measure_clips(
         checks=tuple(checks),
         broken=(f"clips: {undecided} of {len(clips)} end in logits that are not finite",) if undecided else (),
     )
+
+
+def _usable(model: Model, state: State) -> bool:
+    try:
+        model.states.check(state)
+    except StateError:  # NaN or Inf
+        return False
+    return True
 
 
 def why_not(checkpoint: Checkpoint) -> str:

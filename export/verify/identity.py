@@ -1,8 +1,9 @@
 """Whether a bundle is the one that it claims to be, and whether its runtime keeps the step's rules.
 
 Errors of logits and states say nothing about labels, about how frames are fitted, or about a caller's second camera.
-These checks do: each counts what differs from the checkpoint, or from what a step promises, and nothing may. One more,
-of int8, measures how far the engine is from the rounding that was planned.
+These checks do: each counts what differs from the checkpoint, or from what a step promises, and nothing may. Two more
+measure: of int8, how far the engine is from the rounding that was planned; of ``--batch``, how far streams in one call
+are from the same streams one by one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lcr_edge.runtimes.api import Model
 from lcr_edge.runtimes.checks import Check, differences
 from lcr_edge.runtimes.golden import Golden, read_golden
 from lcr_edge.runtimes.planned import planned_check
+from lcr_edge.runtimes.row_check import row_check
 from lcr_edge.tolerances import CALIBRATED_ON_STATES, GOLDEN_OFF
 
 if TYPE_CHECKING:
@@ -37,15 +39,15 @@ _CAMERAS = ((1.0, 1.0), (1.5, 2.0), (2.0, 1.0), (0.75, 0.5))
 
 @dataclass(frozen=True)
 class Identity:
-    """checks: what was compared, each with the number of differences, and for int8 ``runtimes.planned``. broken: what
-    kept one from being compared."""
+    """checks: what was compared, each with the number of differences, and ``runtimes.planned`` and
+    ``runtimes.row_check`` where they apply. broken: what kept one from being compared."""
 
     checks: tuple[Check, ...]
     broken: tuple[str, ...] = ()
 
     @property
     def _compared(self) -> list[Check]:
-        """The checks that count differences: all but the one on the planned rounding."""
+        """The checks that count differences: all but those that measure."""
         return [check for check in self.checks if check.kind == "differences"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,8 +71,8 @@ def measure_identity(model: Model, checkpoint: Checkpoint) -> Identity:
     broken = []
     try:
         checks += rules_of_the_step(model)
-        planned = planned_check(model, read_golden(model.bundle))
-        checks += [] if planned is None else [planned]
+        golden = read_golden(model.bundle)
+        checks += [check for check in (planned_check(model, golden), row_check(model, golden)) if check is not None]
     except StateError as error:  # NaN or Inf
         broken.append(f"identity: the rules of the step cannot be tried: {error}")
     return Identity(tuple(checks), tuple(broken))

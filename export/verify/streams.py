@@ -131,17 +131,17 @@ def _play(
     broken = []
     shown = with_bar(_reference(reference, sources), title, "frame", frames, progress, line=True)
     for t, (seen, wanted) in enumerate(shown):
-        for number, (frame, answer) in enumerate(zip(seen, wanted)):
-            if not alive[number]:
-                continue
+        now = [number for number in range(len(seen)) if alive[number]]
+        logits, after = model.step_many([seen[number] for number in now], [states[number] for number in now])
+        for row, number in enumerate(now):
+            states[number] = after[row]
             try:
-                logits, states[number] = model.step(frame, states[number])
-                found = (logits, *model.state_values(states[number]))
+                found = (logits[row], *model.state_values(states[number]))
             except StateError as error:  # NaN or Inf, which no promise allows
                 broken.append(f"{title}: the bundle's own state cannot be fed back from frame {t} on: {error}")
                 alive[number] = False
                 continue
-            mode.add(t, found, answer)
+            mode.add(t, found, wanted[number])
     judged, curve = mode.judged(), mode.curve()
     checks = [same_class(title, judged.agreed, judged.frames, promise)] if classes and judged.frames else []
     if promise.drift is not None:

@@ -9,12 +9,14 @@
 
 :meth:`StepCell.equalise` moves scales between the channels of a matrix product's input and its weights, for int8.
 
-There is no batch axis, so that products are plain matrices; no tensor has more than four axes.
+There is no batch axis, so that products are plain matrices; no tensor has more than four axes. A cell that steps
+several streams (:func:`with_streams`) puts the tokens of all of them into these matrices, one stream after the other.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,8 @@ class StepCell(nn.Module):
     state_dtype: torch.dtype | None = None
     # Whether a norm's channel factors multiply its row factors first, then its values. See with_joined_factors.
     joined: bool = False
+    # How many streams a step takes. See with_streams.
+    streams: int = 1
 
     def __init__(self, model: LCR, *, dtype: torch.dtype = torch.float32, chunk: int | None = None) -> None:
         super().__init__()
@@ -104,27 +108,50 @@ class StepCell(nn.Module):
         if self.state_dtype is not None:
             h_in, c_in = h_in.to(self.frame_row.dtype), c_in.to(self.frame_row.dtype)
         patches = _cut(frame, config, 3).to(h_in.dtype)
-        x = torch.cat([self.frame_row, self.embed(patches)])
-        e = torch.cat([self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype))])
+        x = self._with_row(self.frame_row, self.embed(patches))
+        e = self._with_row(self.edge_row, self.embed_edge(_cut(edge, config, 1).to(h_in.dtype)))
         forget = (config.fmax * torch.sigmoid(self.prompt(e))).chunk(config.layers, dim=1)
         states_h, states_c = [], []
         for index, layer in enumerate(self.layers):
-            h, c = layer(x, e, forget[index], h_in[index], c_in[index])
+            h, c = layer(x, e, forget[index], self._layer(h_in, index), self._layer(c_in, index))
             states_h.append(h)
             states_c.append(c)
             x = x + h if config.skip else h
-        next_h, next_c = torch.stack(states_h), torch.stack(states_c)
+        next_h, next_c = self._stack(states_h), self._stack(states_c)
         if self.state_dtype is not None:
             next_h, next_c = next_h.to(self.state_dtype), next_c.to(self.state_dtype)
         return self._head(h, c), next_h, next_c
 
+    def _with_row(self, row: Tensor, tokens: Tensor) -> Tensor:
+        """The row [1, C] before the tokens of each stream."""
+        if self.streams == 1:
+            return torch.cat([row, tokens])
+        width = row.shape[1]
+        rows = row.expand(self.streams, 1, width)
+        return torch.cat([rows, tokens.reshape(self.streams, -1, width)], dim=1).reshape(-1, width)
+
+    def _layer(self, states: Tensor, index: int) -> Tensor:
+        """One layer's states, [tokens of all streams, C]."""
+        return states[index] if self.streams == 1 else states[:, index].reshape(-1, states.shape[-1])
+
+    def _stack(self, states: list[Tensor]) -> Tensor:
+        """All layers' states as they cross the boundary."""
+        if self.streams == 1:
+            return torch.stack(states)
+        return torch.stack([state.reshape(self.streams, -1, state.shape[-1]) for state in states], dim=1)
+
     def _head(self, h: Tensor, c: Tensor) -> Tensor:
-        if self.config.head == "cls":
-            pooled = torch.cat([h[:1], c[:1]], dim=1)
-        else:
-            pooled = torch.cat([h.mean(0, keepdim=True), c.mean(0, keepdim=True)], dim=1)
+        pooled = torch.cat([self._pool(h), self._pool(c)], dim=1)
         logits: Tensor = self.classify(_normalise(pooled, self.head_scale, self.joined))
         return logits
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """One row for each stream: its class token, or the mean of its tokens."""
+        cls = self.config.head == "cls"
+        if self.streams == 1:
+            return tokens[:1] if cls else tokens.mean(0, keepdim=True)
+        tokens = tokens.reshape(self.streams, -1, tokens.shape[-1])
+        return tokens[:, 0] if cls else tokens.mean(1)
 
 
 class HostEdgeCell(nn.Module):
@@ -158,6 +185,30 @@ def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
         raise TypeError(f"{type(cell).__name__} is not a step cell")
     twin = copy.copy(cell)
     twin.state_dtype = torch.float16
+    return twin
+
+
+def with_streams(cell: nn.Module, streams: int) -> nn.Module:
+    """The cell that steps several streams at once; itself for one. It shares the weights, under the same names.
+
+    frame uint8 [n, H, W, 3], edge [n, H, W], states [n, L, N+1, C] -> logits [n, classes] and states as the inputs.
+    Only the WKV keeps streams apart; all else works on single tokens. Raises TypeError for any other module.
+    """
+    if streams == 1:
+        return cell
+    if isinstance(cell, HostEdgeCell):
+        step = with_streams(cell.cell, streams)
+        assert isinstance(step, StepCell)
+        return HostEdgeCell(step).train(cell.training)
+    if not isinstance(cell, StepCell):
+        raise TypeError(f"{type(cell).__name__} is not a step cell")
+    # Shallow copies: modules and tables of their own, weights of the given cell.
+    twin = _shallow(cell)
+    twin.streams = streams
+    twin.layers = nn.ModuleList(_shallow(layer) for layer in cell.layers)
+    for layer in twin.layers:
+        assert isinstance(layer, _LayerCell)
+        layer.take_streams(streams)
     return twin
 
 
@@ -218,6 +269,7 @@ class _LayerCell(nn.Module):
     kv_scale: Tensor | None
     mix_in_scale: Tensor | None
     joined: bool = False
+    streams: int = 1
 
     def __init__(self, layer: Layer, model: LCR, dtype: torch.dtype, chunk: int | None) -> None:
         super().__init__()
@@ -256,13 +308,20 @@ class _LayerCell(nn.Module):
             self.mix_in.weight[self.dim :].copy_(_exact(self.mix_in.weight[self.dim :]) / scale.sqrt()[:, None])
             self.mix_in.bias[self.dim :].copy_(_exact(self.mix_in.bias[self.dim :]) / scale.sqrt())
 
+    def take_streams(self, streams: int) -> None:
+        """Let the WKV work on the heads of several streams as if they were more heads of one."""
+        self.streams = streams
+        for name, table in self._tables()._asdict().items():
+            if table.dtype != torch.bool:  # those are the same for all heads
+                self.register_buffer(f"wkv_{name}", table.repeat(streams, *[1] * (table.dim() - 1)))
+
     def forward(self, x: Tensor, e: Tensor, forget: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """x, e, forget and the states h, c, all [N+1, C], to the next h, c."""
+        """x, e, forget and the states h, c, all [N+1, C], to the next h, c; of several streams [streams (N+1), C]."""
         r, g = self.rg(_normalise(torch.cat([x, h], dim=1), self.rg_scale, self.joined)).split(self.dim, dim=1)
         z = e if self.kv_source == "edge" else x + e
         k, v = self.kv(_normalise(z, self.kv_scale, self.joined)).split(self.dim, dim=1)
         y = wkv_with_tables(self._turn(self._split(r)), self._turn(self._split(k)), self._split(v), self._tables())
-        y = F.layer_norm(y, (self.head_dim,), eps=self.y_eps).transpose(0, 1).reshape(-1, self.dim)
+        y = self._join(F.layer_norm(y, (self.head_dim,), eps=self.y_eps))
         x = x + self.attend(F.silu(g) * (y * self.y_scale + self.y_shift))
         gate, key = self.mix_in(_normalise(x, self.mix_in_scale, self.joined)).split([self.dim, self.hidden], dim=1)
         key = torch.relu(key)
@@ -272,8 +331,17 @@ class _LayerCell(nn.Module):
         return torch.sigmoid(a) * torch.tanh(c), c
 
     def _split(self, x: Tensor) -> Tensor:
-        """[N+1, C] -> [h, N+1, d]."""
-        return x.reshape(-1, self.heads, self.head_dim).transpose(0, 1)
+        """[N+1, C] -> [h, N+1, d]; of several streams [streams (N+1), C] -> [streams h, N+1, d]."""
+        if self.streams == 1:
+            return x.reshape(-1, self.heads, self.head_dim).transpose(0, 1)
+        x = x.reshape(self.streams, -1, self.heads, self.head_dim).transpose(1, 2)
+        return x.reshape(self.streams * self.heads, -1, self.head_dim)
+
+    def _join(self, y: Tensor) -> Tensor:
+        """The inverse of :meth:`_split`."""
+        if self.streams == 1:
+            return y.transpose(0, 1).reshape(-1, self.dim)
+        return y.reshape(self.streams, self.heads, -1, self.head_dim).transpose(1, 2).reshape(-1, self.dim)
 
     def _turn(self, x: Tensor) -> Tensor:
         """Rotary positions: ``embed.rotate``, its minus sign in the table of sines."""
@@ -282,6 +350,16 @@ class _LayerCell(nn.Module):
 
     def _tables(self) -> WkvTables:
         return WkvTables(*(getattr(self, f"wkv_{name}") for name in WkvTables._fields))
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _shallow(module: _Module) -> _Module:
+    """A copy whose modules and buffers can be exchanged without changing the module."""
+    twin = copy.copy(module)
+    twin._modules, twin._buffers = dict(module._modules), dict(module._buffers)
+    return twin
 
 
 def _layers(model: LCR) -> list[Layer]:
@@ -315,8 +393,12 @@ def _fold(norm: nn.LayerNorm, after: nn.Linear, dtype: torch.dtype) -> nn.Linear
 
 
 def _cut(image: Tensor, config: Config, channels: int) -> Tensor:
-    """[1, H, W(, channels)] to patches [N, patch * patch * channels], before any conversion: bytes are moved."""
+    """[1, H, W(, channels)] to patches [N, patch * patch * channels], before any conversion: bytes are moved.
+
+    Images of several streams give the patches of the first, then those of the second, and so on.
+    """
     (rows, columns), patch = config.grid, config.patch
+    rows *= image.shape[0]
     return image.reshape(rows, patch, columns, patch * channels).transpose(1, 2).reshape(rows * columns, -1)
 
 

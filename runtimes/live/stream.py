@@ -60,7 +60,8 @@ class Turns:
 
 @dataclass(frozen=True)
 class Step:
-    """One step. probabilities: float32 [classes]. latency_ms: of fitting the frame and the step, turns not counted.
+    """One step. probabilities: float32 [classes]. latency_ms: of fitting the frame and the step. Waiting for a turn
+    does not count, waiting for a call that other streams share does.
 
     lag_s: how old the frame was when its turn came; None for a file. events: what began and ended. skipped: so many
     steps the idle gate left out since the step before.
@@ -99,7 +100,8 @@ class _Seen:
 class Stream:
     """A source, a state and counts.
 
-    finder: None without events. turns: shared by all streams of one model; None for a stream that has it alone. fps:
+    finder: None without events. turns: shared by all streams of one model; None for a stream that has it alone, and for
+    a model that steps several in a call. fps:
     steps a second, as the network was trained. live: the source, if it is one that comes back. gate: says which steps
     are left out because nothing moves; None: none. left_out: is called with each of them. over: whether :meth:`steps`
     has ended.

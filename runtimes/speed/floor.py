@@ -37,12 +37,13 @@ class Floor:
 
 
 def work_of(bundle: Bundle) -> list[tuple[Product, bool]]:
-    """The products of a bundle's step; those with weights are int8 where the bundle computes them so."""
+    """The products of one call of a bundle; those with weights are int8 where the bundle computes them so."""
     manifest = bundle.manifest
     integer = bundle.precision == "int8" and manifest.get("quant") != "weight-only"
     in_float = manifest.get("float_layers")
     names = set(in_float) if isinstance(in_float, list) else set()
-    return [(item, integer and item.weights and item.name not in names) for item in products(bundle.config, bundle.io)]
+    every = products(bundle.config, bundle.io, bundle.batch)
+    return [(item, integer and item.weights and item.name not in names) for item in every]
 
 
 def open_floor(bundle: Bundle, threads: int | None) -> tuple[Floor | None, str]:

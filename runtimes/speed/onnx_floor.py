@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
+from lcr_edge.runtimes.libraries import onnxruntime
 from lcr_edge.runtimes.onnx_engine import session_settings
 from lcr_edge.runtimes.speed.floor import Array, Floor, Work, factors
 
@@ -18,7 +17,7 @@ _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}
 
 def build(work: Work, threads: int | None) -> Floor:
     """The products as a model. Raises ImportError and onnxruntime's errors."""
-    ort: Any = importlib.import_module("onnxruntime")
+    ort = onnxruntime()
     inputs, constants, pairs = factors(work)
     results: dict[str, Array] = {}
     nodes = []

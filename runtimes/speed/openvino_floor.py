@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 
+from lcr_edge.runtimes.libraries import openvino
 from lcr_edge.runtimes.openvino_engine import LOW_PRECISION, core, saturates
 from lcr_edge.runtimes.speed.floor import Floor, Work, factors
 
 
 def build(work: Work, threads: int | None) -> Floor:
     """The products as a model. Raises ImportError and OpenVINO's errors."""
-    ov: Any = importlib.import_module("openvino")
-    ops: Any = importlib.import_module("openvino.opset13")
+    ov, ops = openvino(), openvino("openvino.opset13")
     inputs, constants, pairs = factors(work)
     parameters, quantised = {}, {}
     for name, array in inputs.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lcr_edge.config import Config
 
@@ -36,9 +36,12 @@ class Product:
         return max(1, self.batch) * self.rows * self.inner * self.columns
 
 
-def products(config: Config, io: str = "float") -> tuple[Product, ...]:
-    """Every product of one step of a bundle, in the order of the step. io: the bundle's."""
-    return tuple(_products(config, io))
+def products(config: Config, io: str = "float", streams: int = 1) -> tuple[Product, ...]:
+    """Every product of one call of a bundle, in the order of the step. io, streams: the bundle's io and batch."""
+    return tuple(
+        replace(item, rows=streams * item.rows) if item.weights else replace(item, batch=streams * item.batch)
+        for item in _products(config, io)
+    )
 
 
 def _products(config: Config, io: str) -> Iterator[Product]:

@@ -99,7 +99,7 @@ class _Traced(Source):
         def write(folder: Path) -> None:
             (folder / "made").write_bytes(super(_Traced, self).once(what, request, make))
 
-        digest = hashlib.sha256(repr((what, request.edges, request.state_precision)).encode())
+        digest = hashlib.sha256(repr((what, request.edges, request.state_precision, request.batch)).encode())
         for part in _parts(self.cell):
             digest.update(part)
         return (shared.folder(f"traces/{digest.hexdigest()}", write) / "made").read_bytes()
@@ -137,6 +137,7 @@ def bundle(
     activations: str = ACTIVATIONS[0],
     state_precision: str = DEFAULT_STATE_PRECISION,
     io: str = DEFAULT_IO,
+    batch: int = 1,
 ) -> Path:
     """Folder of an exported bundle. Tests must not change it; they copy. quant: None for what the target does."""
     if precision != "int8":
@@ -151,6 +152,7 @@ def bundle(
         activations=activations,
         state_precision=state_precision,
         io=io,
+        batch=batch,
     )
     return shared.folder(f"bundles/{name}/{request.name}", functools.partial(_export, name, request)) / request.name
 

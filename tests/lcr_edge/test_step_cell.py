@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lcr_edge.checkpoint import random_checkpoint
-from lcr_edge.config import CONFIGS, VARIANTS, Config, get_config
+from lcr_edge.config import CONFIGS, HEADS, VARIANTS, Config, get_config
 from lcr_edge.errors import UnsafeDecayError
 from lcr_edge.kernels.wkv import choose_chunk, is_safe
 from lcr_edge.kernels.wkv.matmul import DENSE_TOKENS
 from lcr_edge.model.network import LCR
-from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_joined_factors
+from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_joined_factors, with_state_precision, with_streams
 from lcr_edge.tolerances import FORWARD_EQUALS_STEPS
 
 
@@ -58,6 +58,44 @@ def test_the_cell_has_the_skip_of_the_config() -> None:
 def test_any_chunk_gives_the_same_numbers(chunk: int) -> None:
     config = Config("oblong", height=48, width=80, dim=64, layers=2, classes=5)
     assert _compare(random_checkpoint(config, 5).model, torch.float64, chunk) <= FORWARD_EQUALS_STEPS["float64"]
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("host", [True, False])
+def test_streams_in_one_call_equal_one_call_each(host: bool, head: str, chunk: int | None) -> None:
+    """With tokens in one chunk and in several, edges given and not, and both ways to pool."""
+    config = Config("oblong", height=48, width=80, dim=64, layers=2, classes=5, head=head)
+    one: torch.nn.Module = StepCell(random_checkpoint(config, 5).model.double(), dtype=torch.float64, chunk=chunk)
+    one = HostEdgeCell(one) if host else one  # type: ignore[arg-type]
+    several = with_streams(one, 3)
+    assert {name: id(weight) for name, weight in several.named_parameters()} == {
+        name: id(weight) for name, weight in one.named_parameters()
+    }
+    generator = torch.Generator().manual_seed(1)
+    frame = torch.randint(0, 256, (3, *config.frame_shape), dtype=torch.uint8, generator=generator)
+    edge = torch.randint(0, 2, (3, config.height, config.width), dtype=torch.uint8, generator=generator)
+    h, c = torch.randn(2, 3, *config.state_shape, dtype=torch.float64, generator=generator).unbind(0)
+    seen = (frame, edge) if host else (frame,)
+    together = several(*seen, h, c)
+    assert [tuple(part.shape) for part in together] == [(3, 5), (3, *config.state_shape), (3, *config.state_shape)]
+    for row in range(3):
+        alone = one(*(part[row : row + 1] for part in seen), h[row], c[row])
+        for found, wanted in zip(together, alone):
+            assert float((found[row] - wanted.reshape(found[row].shape)).abs().max()) <= FORWARD_EQUALS_STEPS["float64"]
+
+
+def test_a_cell_for_streams_leaves_the_first_alone() -> None:
+    cell = HostEdgeCell(StepCell(random_checkpoint(get_config("lcr_pico"), 5).model))
+    assert with_streams(cell, 1) is cell
+    halves = with_state_precision(with_streams(cell, 2), "fp16")
+    frame, edge = torch.zeros(2, 64, 64, 3, dtype=torch.uint8), torch.zeros(2, 64, 64, dtype=torch.uint8)
+    h = torch.zeros(2, *cell.config.state_shape, dtype=torch.float16)
+    assert halves(frame, edge, h, h)[1].dtype == torch.float16
+    state = torch.zeros(cell.config.state_shape)
+    assert cell(frame[:1], edge[:1], state, state)[1].shape == cell.config.state_shape
+    with pytest.raises(TypeError, match="is not a step cell"):
+        with_streams(torch.nn.Linear(1, 1), 2)
 
 
 def test_equalising_changes_no_result() -> None:

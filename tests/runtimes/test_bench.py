@@ -66,7 +66,7 @@ def test_quick_leaves_out_what_is_not_a_step(tmp_path: Path, capsys: pytest.Capt
 
 def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
     timed = TimedBundle(load(make_bundle(tmp_path / "toy", "onnx", "host")), floor=True)
-    before = timed.stream.state()
+    before = timed.stepper.states()[0]
     for _ in range(STEPS_PER_ROUND):
         timed.fit()
         timed.step()
@@ -76,12 +76,12 @@ def test_every_counted_step_is_a_step(tmp_path: Path) -> None:
     for whole, edges, engine, rest in zip(timed.times, timed.edges, timed.engines, timed.rests):
         assert whole == pytest.approx(edges + engine + rest)
         assert min(edges, engine, rest) > 0
-    after = timed.stream.state()
+    after = timed.stepper.states()[0]
     assert (after.h != before.h).any()
     timed.window()
     assert len(timed.windows) == 1
     assert [len(times) for times in lists] == [STEPS_PER_ROUND] * len(lists)
-    np.testing.assert_array_equal(timed.stream.state().h, after.h)  # the stream goes on where it was
+    np.testing.assert_array_equal(timed.stepper.states()[0].h, after.h)  # the stream goes on where it was
     assert len(timed.windows[0]) == CLIP_FRAMES
 
 
@@ -96,7 +96,7 @@ def test_timed_steps_give_the_answers_of_others(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "toy", "tflite", "host")
     timed, model = TimedBundle(load(folder, threads=1)), load(folder, threads=1)
     for frame in timed.golden.frames:
-        np.testing.assert_array_equal(timed.stream.step(frame), model.step_stream(frame))
+        np.testing.assert_array_equal(timed.stepper.step([frame])[0], model.step_stream(frame))
 
 
 def test_memory_of_what_cannot_be_loaded(tmp_path: Path) -> None:

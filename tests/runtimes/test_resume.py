@@ -98,7 +98,7 @@ def said(path: Path, model: Model, capsys: pytest.CaptureFixture[str], max_age_s
     "kind", [*KINDS, ("openvino", "graph", "internal", "fp16"), ("onnx", "graph", "explicit", "int8")]
 )
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_resumed_stream_goes_on_bit_for_bit(kind: tuple[str, ...], alone: bool, tmp_path: Path) -> None:
+def test_a_resumed_stream_goes_on_bit_for_bit(kind: tuple[str, str, str, str], alone: bool, tmp_path: Path) -> None:
     bundle, path = make_bundle(tmp_path / "toy", *kind), tmp_path / "state"
     if alone == (kind[1] == "host"):
         pytest.skip("enough with and without turns")

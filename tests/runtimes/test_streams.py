@@ -36,9 +36,12 @@ def probabilities(stream: Stream) -> npt.NDArray[np.float32]:
     return np.stack([step.probabilities for step in itertools.islice(stream.steps(), STEPS)])
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
-def test_eight_streams_equal_eight_alone(target: str, tmp_path: Path) -> None:
-    model = load(make_bundle(tmp_path / "bundle", target, "host"), threads=1)
+@pytest.mark.parametrize(
+    ("target", "batch"), [("onnx", 1), ("onnx", 3), ("openvino", 1), ("openvino", 3), ("tflite", 1)]
+)
+def test_eight_streams_equal_eight_alone(target: str, batch: int, tmp_path: Path) -> None:
+    """In turn, or as many in a call as the bundle takes."""
+    model = load(make_bundle(tmp_path / "bundle", target, "host", batch=batch), threads=1)
     clips = [str(real_clip(name)) for name in CLIPS] * 2
     alone = []
     for clip in clips[:4]:
@@ -46,7 +49,7 @@ def test_eight_streams_equal_eight_alone(target: str, tmp_path: Path) -> None:
             alone.append(probabilities(Stream(model, source, None)))
         model.reset()
     assert not np.array_equal(alone[0], alone[1])
-    turns, found = Turns(), [np.empty(0, np.float32)] * len(clips)
+    turns, found = Turns() if batch == 1 else None, [np.empty(0, np.float32)] * len(clips)
 
     def follow(number: int) -> None:
         with VideoSource(clips[number]) as source:

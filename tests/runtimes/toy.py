@@ -91,19 +91,26 @@ def golden(edges: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def make_bundle(
-    folder: Path, target: str, edges: str = "graph", state_mode: str = "explicit", state_precision: str = "fp32"
+    folder: Path,
+    target: str,
+    edges: str = "graph",
+    state_mode: str = "explicit",
+    state_precision: str = "fp32",
+    batch: int = 1,
 ) -> Path:
-    """Write a complete, sealed bundle into ``folder`` (created) and return it. Skips without the target's packages."""
+    """Write a complete, sealed bundle into ``folder`` (created) and return it. Skips without the target's packages.
+
+    batch: streams in a call; several only for ONNX and OpenVINO."""
     folder.mkdir(parents=True)
-    for name, data in model_bytes(target, edges, state_mode, state_precision).items():
+    for name, data in model_bytes(target, edges, state_mode, state_precision, batch).items():
         (folder / name).write_bytes(data)
     arrays = golden(edges)
     np.savez(folder / "golden.npz", **arrays)  # type: ignore[arg-type]
-    reseal(folder, manifest(target, edges, state_mode, state_precision))
+    reseal(folder, manifest(target, edges, state_mode, state_precision, batch))
     return folder
 
 
-def manifest(target: str, edges: str, state_mode: str, state_precision: str) -> dict[str, Any]:
+def manifest(target: str, edges: str, state_mode: str, state_precision: str, batch: int = 1) -> dict[str, Any]:
     """A manifest without its table of files and its seal."""
     dtype, boundary = STATE_DTYPES[state_precision], BOUNDARY if state_precision == "int8" else {}
     size = int(np.prod(CONFIG.state_shape)) * np.dtype(dtype).itemsize
@@ -120,8 +127,9 @@ def manifest(target: str, edges: str, state_mode: str, state_precision: str) -> 
         "model_files": list(MODEL_FILES[target]),
         "checkpoint_sha256": "0" * 64,
         "producer": {target: "1.0"},
-        "inputs": tensor_table(input_specs(CONFIG, edges, state_mode, state_precision, boundary)),
-        "outputs": tensor_table(output_specs(CONFIG, state_mode, state_precision, boundary)),
+        "batch": batch,
+        "inputs": tensor_table(input_specs(CONFIG, edges, state_mode, state_precision, boundary, batch)),
+        "outputs": tensor_table(output_specs(CONFIG, state_mode, state_precision, boundary, batch)),
         "frame": {"height": 32, "width": 48, "colour": "RGB", "layout": "NHWC", "train_fps": 8.0},
         "states": [
             {"in": f"{name}_in", "out": f"{name}_out", "dtype": dtype, "shape": [2, 7, 32], "bytes": size}
@@ -145,25 +153,29 @@ def reseal(folder: Path, content: dict[str, Any] | None = None, **changes: Any) 
     path.write_bytes(seal({**content, "files": files, **changes}))
 
 
-def model_bytes(target: str, edges: str, state_mode: str, state_precision: str = "fp32") -> dict[str, bytes]:
+def model_bytes(
+    target: str, edges: str, state_mode: str, state_precision: str = "fp32", batch: int = 1
+) -> dict[str, bytes]:
     """The model files of one kind of bundle by name; built once a run (or before it, see ``main``)."""
-    kind = "-".join((target, edges, state_mode, state_precision))
-    folder = shared.folder(f"toys/{kind}", lambda part: _build(part, target, edges, state_mode, state_precision))
+    kind = "-".join((target, edges, state_mode, state_precision, str(batch)))
+    folder = shared.folder(f"toys/{kind}", lambda part: _build(part, target, edges, state_mode, state_precision, batch))
     return {name: (folder / name).read_bytes() for name in MODEL_FILES[target]}
 
 
-def _build(folder: Path, target: str, edges: str, state_mode: str, state_precision: str) -> None:
+def _build(folder: Path, target: str, edges: str, state_mode: str, state_precision: str, batch: int) -> None:
     if target == "onnx":
-        files = {"model.onnx": onnx_bytes(edges, state_precision=state_precision)}
+        files = {"model.onnx": onnx_bytes(edges, state_precision=state_precision, batch=batch)}
     elif target == "openvino":
-        files = _openvino_bytes(edges, state_mode, state_precision)
+        files = _openvino_bytes(edges, state_mode, state_precision, batch)
     else:
         files = {"model.tflite": _tflite_bytes(edges, state_precision)}
     for name, data in files.items():
         (folder / name).write_bytes(data)
 
 
-def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision: str = "fp32") -> bytes:
+def onnx_bytes(
+    edges: str, rename: dict[str, str] | None = None, state_precision: str = "fp32", batch: int = 1
+) -> bytes:
     """The step as an ONNX model; ``rename`` gives graph inputs or outputs other names."""
     onnx = pytest.importorskip("onnx")
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
@@ -175,7 +187,8 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision
         "keep": np.float32(0.6),
         "past": np.float32(0.5),
         "gain": np.float32(0.7),
-        "row": np.array([1, -1], np.int64),
+        "row": np.array([batch, -1], np.int64),
+        "apart": np.array([batch, 1, 1, -1] if batch > 1 else [1, -1], np.int64),
     }
     leaving: list[Any] = []
     nodes = [
@@ -186,11 +199,13 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision
     if edges == "host":
         nodes += [
             node("Cast", ["edge"], ["edge_pixels"], to=onnx.TensorProto.FLOAT),
-            node("ReduceMean", ["edge_pixels"], ["edge_mean"], axes=[0, 1, 2], keepdims=0),
-            node("Add", ["drive_frame", "edge_mean"], ["drive"]),
+            node("ReduceMean", ["edge_pixels"], ["edge_means"], axes=[1, 2], keepdims=0),
+            node("Reshape", ["edge_means", "row"], ["edge_mean"]),
+            node("Add", ["drive_frame", "edge_mean"], ["drives"]),
         ]
     else:
-        nodes += [node("Identity", ["drive_frame"], ["drive"])]
+        nodes += [node("Identity", ["drive_frame"], ["drives"])]
+    nodes.append(node("Reshape", ["drives", "apart"], ["drive"]))
     # Float inside: what enters has the prefix "in." there, what leaves "out.".
     for name in (*STATES_IN, LOGITS, *STATES_OUT):
         ends = ([name], [f"in.{name}"]) if name in STATES_IN else ([f"out.{name}"], [name])
@@ -211,13 +226,13 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision
         node("Add", ["kept", "fresh"], ["out.state_c_out"]),
         node("Tanh", ["out.state_c_out"], ["squashed"]),
         node("Mul", ["squashed", "gain"], ["out.state_h_out"]),
-        node("ReduceMean", ["out.state_h_out"], ["pooled"], axes=[0, 1], keepdims=0),
+        node("ReduceMean", ["out.state_h_out"], ["pooled"], axes=[-3, -2], keepdims=0),
         node("Reshape", ["pooled", "row"], ["pooled_row"]),
         node("MatMul", ["pooled_row", "w_h"], ["out.logits"]),
         *leaving,
     ]
-    inputs = input_specs(CONFIG, edges, state_precision=state_precision)
-    outputs = output_specs(CONFIG, state_precision=state_precision)
+    inputs = input_specs(CONFIG, edges, state_precision=state_precision, batch=batch)
+    outputs = output_specs(CONFIG, state_precision=state_precision, batch=batch)
     graph = onnx.helper.make_graph(
         nodes,
         "toy",
@@ -236,9 +251,9 @@ def onnx_bytes(edges: str, rename: dict[str, str] | None = None, state_precision
     return bytes(model.SerializeToString())
 
 
-def _openvino_bytes(edges: str, state_mode: str, state_precision: str) -> dict[str, bytes]:
+def _openvino_bytes(edges: str, state_mode: str, state_precision: str, batch: int) -> dict[str, bytes]:
     ov: Any = pytest.importorskip("openvino")
-    model = core().read_model(onnx_bytes(edges, state_precision=state_precision), b"")
+    model = core().read_model(onnx_bytes(edges, state_precision=state_precision, batch=batch), b"")
     if state_mode == "internal":
         transformations = pytest.importorskip("openvino._offline_transformations")
         pairs = {f"{name}_in": f"{name}_out" for name in ("state_h", "state_c")}

@@ -134,7 +134,8 @@ def test_the_commands_know_the_target(target: Target, tmp_path: Path, capsys: py
     assert f"precision for {NAME}" in capsys.readouterr().err
     with pytest.raises(BundleError, match=NAME):
         read_bundle(tmp_path / "none")
-    for changes in ({"state_mode": "internal"}, {"precision": "int8"}, {"io": "int8"}):
+    refused: tuple[dict[str, Any], ...] = ({"state_mode": "internal"}, {"precision": "int8"}, {"io": "int8"})
+    for changes in refused:
         with pytest.raises(UsageError, match=NAME):
             Request(made.checkpoint(PICO).config, NAME, **changes)
     require(target)
