@@ -1,13 +1,15 @@
 """Several streams in one call of an engine: what bundles of ``export --batch N`` are for.
 
-Each stream sees an engine of its own. Those that ask for a step while a call is under way are served together by the
-next one, N at most, first come, first served. Nobody waits for a call to fill up: where there is time, calls are small,
-and where time is short, they fill by themselves. A call takes as long for one stream as for N.
+Each stream sees an engine of its own. A call takes as long for one stream as for N, so it waits until it is full, or
+until every thread that was in both calls before asks again: cameras fall into step with each other. It begins a
+frame's time after the call before at the latest, so a camera that is slow or gone does not hold up the others. First
+come, first served. A single thread never waits.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from lcr_edge.runtimes.api import Engine
 
 Feeds = Mapping[str, Array]
+# A call begins so many frames' times after the one before, or earlier: cameras are not quite regular.
+_LATEST = 1.1
 # These have a leading axis for one stream too.
 _LED = (FRAME, EDGE, LOGITS)
 
@@ -31,6 +35,7 @@ class _Ask:
 
     def __init__(self, feeds: Feeds) -> None:
         self.feeds = feeds
+        self.thread = threading.get_ident()
         self.answer: dict[str, Array] | None = None
         self.error: BaseException | None = None
 
@@ -42,7 +47,8 @@ class _Ask:
 class Rows:
     """An engine whose model steps ``batch`` streams in a call, as the engine of a single stream. Threads may share it.
 
-    inner: the engine itself. inputs, outputs: of one stream, as without ``--batch``.
+    inner: the engine itself. inputs, outputs: of one stream, as without ``--batch``. rhythm_s: from a call to the
+    next, at most.
     """
 
     def __init__(self, engine: Engine, bundle: Bundle) -> None:
@@ -52,8 +58,11 @@ class Rows:
         self.coarse_activations = getattr(engine, "coarse_activations", False)
         # Rows that nobody asked for keep what they had: their answers are dropped.
         self._feeds = {spec.name: buffer(spec) for spec in engine.inputs}
+        self.rhythm_s = _LATEST / float(bundle.manifest["frame"]["train_fps"])
         self._changed = threading.Condition()
         self._waiting: list[_Ask] = []
+        self._last, self._before = 0.0, set[int]()  # when the call before began, and its threads
+        self._expected: set[int] = set()
         self._busy = False
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -65,15 +74,15 @@ class Rows:
         mine = [_Ask(given) for given in feeds]
         with self._changed:
             self._waiting += mine
+            self._changed.notify_all()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._busy or all(ask.over for ask in mine))
                 if all(ask.over for ask in mine):
                     break
-                group, self._waiting = self._waiting[: self.batch], self._waiting[self.batch :]
                 self._busy = True
             try:
-                self._serve(group)
+                self._serve(self._gather())
             finally:
                 with self._changed:
                     self._busy = False
@@ -85,6 +94,19 @@ class Rows:
             assert ask.answer is not None
             answers.append(ask.answer)
         return answers
+
+    def _gather(self) -> list[_Ask]:
+        """Wait for those who are likely to come, and take the asks of the next call."""
+        with self._changed:
+            while len(self._waiting) < self.batch and not self._expected <= {ask.thread for ask in self._waiting}:
+                left = self._last + self.rhythm_s - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            group, self._waiting = self._waiting[: self.batch], self._waiting[self.batch :]
+            threads = {ask.thread for ask in group}
+            self._last, self._before, self._expected = time.monotonic(), threads, self._before & threads
+        return group
 
     def _serve(self, group: Sequence[_Ask]) -> None:
         try:

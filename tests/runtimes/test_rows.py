@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
 
@@ -134,6 +135,64 @@ def test_streams_that_wait_for_a_call_share_the_next(onnx_model: Model) -> None:
     assert calls == [0, 3, 0]
     for number in range(streams):
         np.testing.assert_array_equal(found[number], wanted[number])
+
+
+class _Camera:
+    """A stream in a thread of its own, which steps a frame when it is told to."""
+
+    def __init__(self, model: Model, pool: ThreadPoolExecutor) -> None:
+        self._stream, self._pool = model.open_stream(), pool
+
+    def ask(self) -> Future[Any]:
+        return self._pool.submit(self._stream.step, clip(1)[0])
+
+
+def test_streams_fall_into_step_and_do_not_wait_for_one_that_is_gone(onnx_model: Model) -> None:
+    rows: Any = onnx_model.engine
+    together: list[int] = []
+    serve = rows._serve
+
+    def counted(group: Sequence[Any]) -> None:
+        together.append(len(group))
+        serve(group)
+
+    rows._serve = counted
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first, second = _Camera(onnx_model, one), _Camera(onnx_model, other)
+
+        def both() -> None:
+            rows._busy = True  # as in a call: they come together to the next
+            asked = [first.ask(), second.ask()]
+            while len(rows._waiting) < 2:
+                time.sleep(0.001)
+            with rows._changed:
+                rows._busy = False
+                rows._changed.notify_all()
+            for answer in asked:
+                answer.result(60)
+
+        rows.rhythm_s = 3600
+        both()
+        both()
+        early = first.ask()
+        while not rows._busy:
+            time.sleep(0.001)
+        assert together == [2, 2]  # it waits for the other
+        assert not early.done()
+        second.ask().result(60)
+        early.result(60)
+        assert together == [2, 2, 2]
+        rows.rhythm_s = 0.05
+        first.ask().result(60)  # the other does not come: a frame's time, and no longer
+        rows.rhythm_s = 3600
+        first.ask().result(60)  # it is not waited for any more
+        assert together == [2, 2, 2, 1, 1]
+        late = second.ask()  # back again, it joins the one that has its rhythm
+        while not rows._busy:
+            time.sleep(0.001)
+        first.ask().result(60)
+        late.result(60)
+        assert together == [2, 2, 2, 1, 1, 2]
 
 
 def test_a_failing_call_fails_its_streams_and_no_others(onnx_model: Model) -> None:
