@@ -15,6 +15,7 @@ from lcr_edge.calibration.quant_plan import Plan
 from lcr_edge.calibration.samples import Samples
 from lcr_edge.contract import input_specs
 from lcr_edge.export.targets.request import Request
+from lcr_edge.frames import DEFAULT_FIT
 from lcr_edge.model.step_cell import HostEdgeCell, StepCell, with_state_precision, with_streams
 
 
@@ -46,7 +47,8 @@ class Job:
 
     source: the cell; for int8, as prepared with the plan. request: the bundle to make. folder: where the files of
     ``request.row.files`` go. plan: which layers become int8 and how; None for float and for ``--io int8``. samples:
-    what the network saw on calibration clips; None unless the precision is int8.
+    what the network saw on calibration clips; None unless the precision is int8. labels, fit: the checkpoint's, for
+    files that hold them.
     """
 
     source: Source
@@ -54,6 +56,8 @@ class Job:
     folder: Path
     plan: Plan | None = None
     samples: Samples | None = None
+    labels: tuple[str, ...] = ()
+    fit: str = DEFAULT_FIT
 
     @property
     def path(self) -> Path:

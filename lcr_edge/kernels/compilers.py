@@ -29,3 +29,9 @@ def find_cxx() -> str | None:
     """The path of a C++ compiler: $CXX, g++, c++ or clang++; None if there is none."""
     names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
     return next((found for found in map(shutil.which, filter(None, names)) if found), None)
+
+
+def find_cc() -> str | None:
+    """The path of a C compiler: $CC, cc, gcc or clang; None if there is none."""
+    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    return next((found for found in map(shutil.which, filter(None, names)) if found), None)

@@ -263,6 +263,7 @@ class _LayerCell(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    decay: Tensor
     y_scale: Tensor
     y_shift: Tensor
     rg_scale: Tensor | None
@@ -291,6 +292,8 @@ class _LayerCell(nn.Module):
         self.register_buffer("cos", _copy(model.cos, dtype))
         self.register_buffer("sin", (_exact(model.sin) * sign).to(dtype))
         log_w = -torch.exp(_exact(layer.decay))
+        # For the C target, which goes from token to token instead of using tables.
+        self.register_buffer("decay", torch.exp(log_w).to(dtype))
         tables = make_tables(log_w, _exact(layer.bonus), config.tokens, chunk or choose_chunk(log_w, config.tokens))
         for name, table in tables._asdict().items():
             self.register_buffer(f"wkv_{name}", table if table.dtype == torch.bool else _copy(table, dtype))

@@ -1,0 +1,184 @@
+/* A weights file: a header of 256 bytes, the labels, and tensors in the order in which read_tensors takes them, each at
+a multiple of 64 bytes. Little-endian. Written by export/targets/c_convert.py. */
+
+#include "lcr_internal.h"
+
+#include <string.h>
+
+#define FORMAT_VERSION 1u
+#define ORDER 0x0A0B0C0Du
+#define ORDER_OF_OTHERS 0x0D0C0B0Au
+#define MOST_PIXELS 8192
+#define MOST_DIM 8192
+#define MOST_CLASSES 65536
+
+static const char magic[8] = "LCRSTEP";
+
+typedef struct header {
+    char magic[8];
+    uint32_t order, format_version, contract_version, header_size;
+    uint64_t size;
+    uint8_t digest[32];
+    int32_t height, width, patch, dim, layers, classes, head_dim, hidden;
+    int32_t kv_has_frame, head_is_mean, residual, skip, fit, int8;
+    uint32_t labels_size;
+    float fmax, train_fps, norm_eps, embed_eps;
+    uint8_t reserved[256 - 64 - 14 * 4 - 5 * 4];
+} header;
+
+/* Where the next tensor lies; left: whether the file holds all of them so far. */
+typedef struct reader {
+    const uint8_t *bytes;
+    size_t size, place;
+    int whole;
+} reader;
+
+static const float *take(reader *file, size_t count) {
+    const size_t place = lcr_round_up(file->place, LCR_ALIGNMENT);
+    if (!file->whole || place > file->size || count > (file->size - place) / sizeof(float)) {
+        file->whole = 0;
+        return NULL;
+    }
+    file->place = place + count * sizeof(float);
+    return (const float *)(const void *)(file->bytes + place);
+}
+
+static void take_matrix(reader *file, size_t inner, size_t columns, lcr_matrix *matrix) {
+    const size_t padded = lcr_round_up(columns, LCR_PANEL);
+    matrix->inner = inner;
+    matrix->columns = columns;
+    matrix->packed = take(file, inner * padded);
+    matrix->bias = take(file, padded);
+}
+
+static void read_tensors(reader *file, lcr_weights *weights) {
+    const size_t dim = (size_t)weights->dim, hidden = (size_t)weights->hidden, layers = (size_t)weights->layers;
+    const size_t patch = (size_t)weights->patch, values = 3 * patch * patch;
+    const size_t each = lcr_round_up(values, LCR_PARTS) / LCR_PARTS, width = (size_t)weights->head_dim;
+    weights->frame_row = take(file, dim);
+    weights->edge_row = take(file, dim);
+    weights->sums = take(file, dim);
+    weights->bias = take(file, dim);
+    weights->norm_scale = take(file, dim);
+    weights->norm_shift = take(file, dim);
+    for (size_t part = 0; part < LCR_PARTS; part++) {
+        const size_t first = part * each < values ? part * each : values;
+        take_matrix(file, values - first < each ? values - first : each, dim, &weights->parts[part]);
+    }
+    take_matrix(file, patch * patch, dim, &weights->edge);
+    take_matrix(file, dim, layers * dim, &weights->prompt);
+    weights->cosines = take(file, weights->tokens * width);
+    weights->sines = take(file, weights->tokens * width);
+    for (size_t index = 0; index < layers; index++) {
+        lcr_layer *layer = &weights->layer[index];
+        layer->rg_scale = take(file, 2 * dim);
+        take_matrix(file, 2 * dim, 2 * dim, &layer->rg);
+        layer->kv_scale = take(file, dim);
+        take_matrix(file, dim, 2 * dim, &layer->kv);
+        layer->decay = take(file, dim);
+        layer->bonus = take(file, dim);
+        layer->y_eps = take(file, 1);
+        layer->y_scale = take(file, dim);
+        layer->y_shift = take(file, dim);
+        take_matrix(file, dim, dim, &layer->attend);
+        layer->mix_scale = take(file, dim);
+        take_matrix(file, dim, dim + hidden, &layer->mix_in);
+        take_matrix(file, hidden, dim, &layer->mix_out);
+    }
+    weights->head_scale = take(file, 2 * dim);
+    take_matrix(file, 2 * dim, (size_t)weights->classes, &weights->classify);
+}
+
+static int between(int32_t value, int32_t least, int32_t most) {
+    return value >= least && value <= most;
+}
+
+/* Whether the header's numbers are those of a network, so small that no size of a tensor can overflow. */
+static int sensible(const header *head) {
+    const int32_t *flags[] = {&head->kv_has_frame, &head->head_is_mean, &head->residual, &head->skip, &head->fit};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        if (!between(*flags[i], 0, 1)) {
+            return 0;
+        }
+    }
+    return between(head->height, 1, MOST_PIXELS) && between(head->width, 1, MOST_PIXELS) &&
+           between(head->patch, 1, 256) && head->height % head->patch == 0 && head->width % head->patch == 0 &&
+           between(head->dim, 4, MOST_DIM) && between(head->hidden, 1, 8 * MOST_DIM) &&
+           between(head->layers, 1, LCR_MOST_LAYERS) && between(head->classes, 1, MOST_CLASSES) &&
+           between(head->head_dim, 4, head->dim) && head->head_dim % 4 == 0 && head->dim % head->head_dim == 0 &&
+           head->int8 == 0 && head->fmax > 0.0f && head->fmax < 1.0f && head->train_fps > 0.0f &&
+           head->train_fps < 1e6f && head->norm_eps > 0.0f && head->embed_eps > 0.0f;
+}
+
+/* The labels are as many strings as there are classes, each with a zero behind it. */
+static int labels_whole(const char *labels, size_t size, size_t classes) {
+    size_t ends = 0;
+    for (size_t i = 0; i < size; i++) {
+        ends += labels[i] == '\0';
+    }
+    return ends == classes && labels[size - 1] == '\0';
+}
+
+static int digest_right(const uint8_t *bytes, size_t size) {
+    uint8_t digest[32];
+    const size_t before = offsetof(header, digest), behind = before + sizeof digest;
+    lcr_sha256(bytes, before, sizeof digest, bytes + behind, size - behind, digest);
+    return memcmp(digest, bytes + before, sizeof digest) == 0;
+}
+
+lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lcr_weights *weights) {
+    header head;
+    if (bytes == NULL || (uintptr_t)bytes % LCR_ALIGNMENT != 0) {
+        return LCR_ARGUMENT;
+    }
+    if (size < sizeof head || memcmp(bytes, magic, sizeof magic) != 0) {
+        return LCR_FORMAT;
+    }
+    memcpy(&head, bytes, sizeof head);
+    if (head.order != ORDER) {
+        return head.order == ORDER_OF_OTHERS ? LCR_ENDIAN : LCR_FORMAT;
+    }
+    if (head.format_version != FORMAT_VERSION || head.contract_version != LCR_CONTRACT_VERSION) {
+        return LCR_VERSION;
+    }
+    if (head.header_size != sizeof head || head.size != size) {
+        return LCR_FORMAT;
+    }
+    if (layer != NULL && !digest_right(bytes, size)) {
+        return LCR_DIGEST;
+    }
+    if (!sensible(&head) || head.labels_size == 0 || head.labels_size > size - sizeof head ||
+        !labels_whole((const char *)bytes + sizeof head, head.labels_size, (size_t)head.classes)) {
+        return LCR_FORMAT;
+    }
+    *weights = (lcr_weights){
+        .height = head.height,
+        .width = head.width,
+        .patch = head.patch,
+        .dim = head.dim,
+        .layers = head.layers,
+        .classes = head.classes,
+        .head_dim = head.head_dim,
+        .hidden = head.hidden,
+        .kv_has_frame = head.kv_has_frame,
+        .head_is_mean = head.head_is_mean,
+        .residual = head.residual,
+        .skip = head.skip,
+        .fit = head.fit,
+        .int8 = head.int8,
+        .fmax = head.fmax,
+        .train_fps = head.train_fps,
+        .norm_eps = head.norm_eps,
+        .embed_eps = head.embed_eps,
+        .tokens = (size_t)(head.height / head.patch) * (size_t)(head.width / head.patch) + 1,
+        .heads = (size_t)(head.dim / head.head_dim),
+        .labels = (const char *)bytes + sizeof head,
+        .layer = layer,
+    };
+    if (layer == NULL) {
+        return LCR_OK;
+    }
+    reader file = {bytes, size, sizeof head + head.labels_size, 1};
+    read_tensors(&file, weights);
+    return file.whole && file.place == size ? LCR_OK : LCR_FORMAT;
+}

@@ -1,0 +1,66 @@
+"""The C step as a shared library: built once on this machine from the sources in ``c/``, and kept."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+from lcr_edge.errors import BundleError, OutputError
+from lcr_edge.kernels.compilers import cache_folder, find_cc
+
+# Of a weights file, as in c/lcr_weights.c.
+FORMAT_VERSION = 1
+SOURCES = Path(__file__).parent / "c"
+# No contraction to fused products outside the matrix products: every processor computes the same bits.
+FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default")
+_LIBRARY = "liblcr_edge.so"
+_LIMIT_S = 600
+
+
+def sources() -> dict[str, str]:
+    """Name and text of the header and of every source."""
+    files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".h", ".c", ".inc"))
+    return {path.name: path.read_text(encoding="utf-8") for path in files}
+
+
+def library() -> ctypes.CDLL:
+    """The library, built if it is not in the cache. Raises BundleError without a compiler, OutputError."""
+    compiler = find_cc()
+    digest = hashlib.sha256(repr((sources(), FLAGS, compiler, platform.machine(), platform.node())).encode())
+    folder = cache_folder() / "c" / digest.hexdigest()[:16]
+    path = folder / _LIBRARY
+    if not path.is_file():
+        if compiler is None:
+            raise BundleError(
+                "running a bundle for c takes a C compiler: apt-get install gcc, or name one in the variable CC"
+            )
+        _build(compiler, folder)
+    return ctypes.CDLL(str(path))
+
+
+def _build(compiler: str, folder: Path) -> None:
+    """Compile into a temporary folder and move the result: processes that build at the same time do not meet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # a library is a program: nobody else may put one here
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch, _LIBRARY)
+            files = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+            command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(made), *files, "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+            if done.returncode:
+                lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+                raise BundleError(
+                    f"{compiler} cannot build the C step: {lines[0] if lines else 'it says nothing'}; "
+                    "name another compiler in the variable CC"
+                )
+            os.replace(made, folder / _LIBRARY)
+    except OSError as error:
+        raise OutputError(
+            f"cannot keep the C library in {folder}: {error.strerror}; set LCR_EDGE_CACHE to a folder of yours"
+        ) from error
