@@ -105,27 +105,32 @@ static int16_t otsu_threshold(const int32_t *counts) {
     return (int16_t)best;
 }
 
-/* Sobel derivatives of a row. gray: the row above it in the bordered image. */
-static void derive(const uint8_t *gray, size_t width, gradient row) {
+/* Sobel derivatives of a row. gray: the row above it in the bordered image. magnitude: behind its first zero. */
+static void derive_pixels(
+    const uint8_t *restrict gray, size_t width, int16_t *restrict gx, int16_t *restrict gy,
+    int16_t *restrict magnitude) {
     const uint8_t *above = gray, *here = gray + (width + 2), *below = gray + 2 * (width + 2);
-    int16_t *restrict gx = row.x, *restrict gy = row.y, *restrict magnitude = row.magnitude;
     for (size_t x = 0; x < width; x++) {
         const int dx = above[x + 2] - above[x] + 2 * (here[x + 2] - here[x]) + below[x + 2] - below[x];
         const int dy = below[x] - above[x] + 2 * (below[x + 1] - above[x + 1]) + below[x + 2] - above[x + 2];
         gx[x] = (int16_t)dx;
         gy[x] = (int16_t)dy;
-        magnitude[x + 1] = (int16_t)((dx < 0 ? -dx : dx) + (dy < 0 ? -dy : dy));
+        magnitude[x] = (int16_t)((dx < 0 ? -dx : dx) + (dy < 0 ? -dy : dy));
     }
-    magnitude[0] = 0;
-    magnitude[width + 1] = 0;
+}
+
+static void derive(const uint8_t *gray, size_t width, gradient row) {
+    derive_pixels(gray, width, row.x, row.y, row.magnitude + 1);
+    row.magnitude[0] = 0;
+    row.magnitude[width + 1] = 0;
 }
 
 static inline int16_t larger(int16_t a, int16_t b) {
     return a > b ? a : b;
 }
 
-/* Local maxima of the magnitude across the edge, WEAK above ``low``, WEAK or STRONG above ``high``. A maximum must exceed
-its neighbour to the left or above and reach that to the right or below; on a diagonal it must exceed both.
+/* Local maxima of the magnitude across the edge, WEAK above ``low``, STRONG above ``high``. A maximum must exceed its
+neighbour to the left or above and reach that to the right or below; on a diagonal it must exceed both.
 
 All numbers fit 16 bits. The edge is flat where |gy| < |gx| tan 22.5, and steep where |gy| > |gx| (2 + tan 22.5), which
 is tan 67.5. Between whole numbers both may be asked of the product rounded down: it is a whole number only for gx = 0,
