@@ -188,6 +188,8 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
         raise UsageError(f"--target is missing; choose one of {', '.join((*TARGETS, _ALL))}")
     check_choice("target", args.target, (*TARGETS, _ALL))
     names = tuple(TARGETS) if args.target == _ALL else (args.target,)
+    if args.target == _ALL and args.precision in PRECISIONS:  # those that have it
+        names = tuple(name for name in names if args.precision in TARGETS[name].precisions)
     for name in names:
         check_choice(f"precision for {name}", args.precision, TARGETS[name].precisions)
         check_choice(f"state mode for {name}", args.state_mode, TARGETS[name].state_modes)

@@ -18,7 +18,8 @@ class EngineRow:
     """What runs the bundles of one target.
 
     name: the target's. module, cls: where ``runtimes.api.Engine`` is implemented; imported when a bundle needs it.
-    package: the engine's name for pip. extra: the lcr-edge extra that installs it. state_modes: where the engine can
+    package: the engine's name for pip, empty for one that comes with lcr-edge. extra: the lcr-edge extra that installs
+    it. state_modes: where the engine can
     keep the states, from ``contract.STATE_MODES``; "internal" requires that it has ``open_stream``.
     """
 
@@ -47,5 +48,6 @@ ENGINES: dict[str, EngineRow] = {
             state_modes=STATE_MODES,
         ),
         EngineRow("tflite", "lcr_edge.runtimes.tflite_engine", "TfliteEngine", "ai-edge-litert", "tflite"),
+        EngineRow("c", "lcr_edge.runtimes.c_engine", "CEngine", "", ""),
     )
 }

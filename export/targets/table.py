@@ -12,6 +12,7 @@ from typing import Any
 
 from lcr_edge.contract import IO_MODES
 from lcr_edge.errors import MissingExtraError, how_to_install
+from lcr_edge.runtimes.c_library import sources
 from lcr_edge.runtimes.engines import ENGINES, EngineRow
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -120,6 +121,14 @@ TARGETS: dict[str, Target] = {
             default_quant="dynamic",
             hints={"signature": "serving_default", "num_threads": "physical cores, at most 4"},
             rounds={"per_row": True, "outputs": True},
+        ),
+        Target(
+            ENGINES["c"],
+            "lcr_edge.export.targets.c_convert",
+            ("model.bin", *sources()),
+            (),
+            "export",
+            precisions=("fp32",),
         ),
     )
 }

@@ -4,6 +4,7 @@
 #define LCR_INTERNAL_H
 
 #include "lcr_edge.h"
+#include "lcr_image.h"
 
 #define LCR_ALIGNMENT 64u
 /* Columns of a panel of packed weights, and the unit of every row's length. */
@@ -88,9 +89,6 @@ They may be the same memory. edges [height][width] in 0 and 1. */
 void lcr_run_step(
     const lcr_weights *weights, const lcr_kernels *kernels, const uint8_t *frame, const uint8_t *edges,
     const float *state_in, float *state_out, float *logits, float *memory);
-
-size_t lcr_edges_scratch(int height, int width);
-void lcr_find_edges(const uint8_t *rgb, int height, int width, uint8_t *edges, void *scratch);
 
 /* n rounded up to a whole number of units. */
 static inline size_t lcr_round_up(size_t n, size_t unit) {

@@ -8,7 +8,6 @@ a multiple of 64 bytes. Little-endian. Written by export/targets/c_convert.py. *
 #define FORMAT_VERSION 1u
 #define ORDER 0x0A0B0C0Du
 #define ORDER_OF_OTHERS 0x0D0C0B0Au
-#define MOST_PIXELS 8192
 #define MOST_DIM 8192
 #define MOST_CLASSES 65536
 
@@ -101,7 +100,7 @@ static int sensible(const header *head) {
             return 0;
         }
     }
-    return between(head->height, 1, MOST_PIXELS) && between(head->width, 1, MOST_PIXELS) &&
+    return between(head->height, 1, LCR_MOST_SIDE) && between(head->width, 1, LCR_MOST_SIDE) &&
            between(head->patch, 1, 256) && head->height % head->patch == 0 && head->width % head->patch == 0 &&
            between(head->dim, 4, MOST_DIM) && between(head->hidden, 1, 8 * MOST_DIM) &&
            between(head->layers, 1, LCR_MOST_LAYERS) && between(head->classes, 1, MOST_CLASSES) &&
