@@ -119,9 +119,7 @@ class Exporter:
                     products = prepared_digests(source.cell, plan, request.target)
             with step(f"{request.name}: converting"), quiet():
                 samples = self._samples() if request.precision == "int8" else None
-                made = convert(
-                    Job(source, request, folder, plan, samples, self.checkpoint.labels, self.checkpoint.fit)
-                )
+                made = convert(Job(source, request, folder, plan, samples, self.checkpoint.labels, self.checkpoint.fit))
             with step(f"{request.name}: verifying over {gate.frames} frames"):
                 frames = itertools.islice(own_stream(self.checkpoint), _golden(request))
                 golden = roll(self.checkpoint.model, frames)

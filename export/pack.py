@@ -114,6 +114,10 @@ def pack(
     """
     checked = read_bundle(bundle)
     wanted = {"video": video or service, "service": service}
+    if not ENGINES[checked.target].package:
+        raise PackError(
+            f"{bundle} is C: it needs no wheels. Copy the folder, build it with make there, or cross-compile it"
+        )
     extras = [ENGINES[checked.target].extra, *(extra for extra, with_it in wanted.items() if with_it)]
     with tempfile.TemporaryDirectory(prefix="lcr_edge_pack_") as folder:
         wheels = Path(folder) / "wheels"

@@ -121,20 +121,17 @@ class Model:
 
         The same results as :meth:`step` for each. A bundle of ``export --batch N`` takes N streams in a call; any other
         takes them one after the other. frames: uint8 [H, W, 3] each, or one array [streams, H, W, 3]; frames and states
-        are only read. Raises FrameError and StateError, before anything is stepped, and UsageError for different
-        numbers of them.
+        are only read. Raises FrameError, StateError, and UsageError for different numbers of them.
         """
         if len(frames) != len(states):
             raise UsageError(
                 f"step_many takes a state for each frame, got {len(frames)} frames and {len(states)} states"
             )
-        feeds = [self._feeds(frame, state) for frame, state in zip(frames, states)]
         if isinstance(self.engine, Rows):
-            results = self.engine.run_rows(feeds)
+            feeds = [self._feeds(frame, state) for frame, state in zip(frames, states)]
+            answers = [self._answer(found) for found in self.engine.run_rows(feeds)]
         else:
-            with self.lock:
-                results = [self.engine.run(given) for given in feeds]
-        answers = [self._answer(found) for found in results]
+            answers = [self.step(frame, state) for frame, state in zip(frames, states)]
         logits = np.zeros((len(answers), len(self.labels)), np.float32)
         for row, (found, _) in enumerate(answers):
             logits[row] = found

@@ -33,8 +33,8 @@ class _Info(ctypes.Structure):
 class CEngine:
     """One model, opened for one step at a time on one thread. Raises BundleError (no compiler, unusable weights)."""
 
-    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        self._library = _declared(library())
+    def __init__(self, bundle: Bundle, _: EngineOptions) -> None:
+        self._library = declared(library())
         path = bundle.folder / bundle.model_files[0]
         self._model = _Pointer()
         status = self._library.lcr_open(str(path).encode(), None, ctypes.byref(self._model))
@@ -111,7 +111,7 @@ class _Stream:
         np.copyto(self._state[1], c, casting="no")
 
 
-def _declared(c: ctypes.CDLL) -> Any:
+def declared(c: ctypes.CDLL) -> Any:
     """The library with the types of its functions."""
     c.lcr_open.argtypes = (ctypes.c_char_p, _Pointer, _Pointer)
     c.lcr_close.argtypes, c.lcr_close.restype = (_Pointer,), None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
 import subprocess
 import tempfile
@@ -17,14 +16,15 @@ from lcr_edge.kernels.compilers import cache_folder, find_cc
 FORMAT_VERSION = 1
 SOURCES = Path(__file__).parent / "c"
 # No contraction to fused products outside the matrix products: every processor computes the same bits.
-FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default")
+FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+_KINDS, _MAKEFILE = (".h", ".c", ".inc", ".txt"), "Makefile"
 _LIBRARY = "liblcr_edge.so"
 _LIMIT_S = 600
 
 
 def sources() -> dict[str, str]:
-    """Name and text of the header and of every source."""
-    files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".h", ".c", ".inc"))
+    """Name and text of every file that a C bundle has beside its weights: header, sources, and how they are built."""
+    files = sorted(path for path in SOURCES.iterdir() if path.suffix in _KINDS or path.name == _MAKEFILE)
     return {path.name: path.read_text(encoding="utf-8") for path in files}
 
 
@@ -59,7 +59,7 @@ def _build(compiler: str, folder: Path) -> None:
                     f"{compiler} cannot build the C step: {lines[0] if lines else 'it says nothing'}; "
                     "name another compiler in the variable CC"
                 )
-            os.replace(made, folder / _LIBRARY)
+            made.replace(folder / _LIBRARY)
     except OSError as error:
         raise OutputError(
             f"cannot keep the C library in {folder}: {error.strerror}; set LCR_EDGE_CACHE to a folder of yours"

@@ -19,6 +19,7 @@ from pathlib import Path
 from lcr_edge import doctor as of_machine
 from lcr_edge import options
 from lcr_edge.errors import BundleError, UsageError, how_to_install
+from lcr_edge.kernels.compilers import find_cc
 from lcr_edge.machine import available_bytes, features, how_to_get, processor, this_machine
 from lcr_edge.runtimes.bundle import MANIFEST, Bundle, read_bundle
 from lcr_edge.runtimes.engines import ENGINES
@@ -70,7 +71,7 @@ def _findings(bundle: Bundle) -> Iterator[Finding]:
     if bundle.precision == "int8":
         yield _int8(bundle)
     yield _opencv(bundle)
-    if installed is not None:
+    if installed is not None or (not package and find_cc() is not None):
         trial = try_out(bundle.folder)
         yield _memory(trial)
         yield _step(trial, bundle, package)
@@ -79,6 +80,8 @@ def _findings(bundle: Bundle) -> Iterator[Finding]:
 def _engine_here(target: str) -> tuple[str, str | None]:
     """The package that runs a target here, and its version; None where there is none."""
     package = ENGINES[target].package
+    if not package:
+        return package, None
     installed = of_machine.version_of(package)
     if installed is None and target == "tflite" and of_machine.version_of(_OTHER_TFLITE):
         package, installed = _OTHER_TFLITE, of_machine.version_of(_OTHER_TFLITE)
@@ -98,6 +101,8 @@ def _numpy(package: str) -> Finding:
 
 def _engine(bundle: Bundle, package: str, installed: str | None) -> Finding:
     machine = this_machine()
+    if not package:
+        return _compiler()
     if installed is None:
         fix = how_to_get(package, machine)
         if package == "ai-edge-litert" and fix.startswith("not "):
@@ -110,6 +115,14 @@ def _engine(bundle: Bundle, package: str, installed: str | None) -> Finding:
     if package != _OTHER_TFLITE and numbers(installed) < numbers(made):
         return Finding("engine", NOTE, f"{text}: this one is older", f'pip install --upgrade "{package}>={made}"')
     return Finding("engine", OK, text)
+
+
+def _compiler() -> Finding:
+    """What builds the C step here."""
+    found = find_cc()
+    if found is None:
+        return Finding("engine", FAILED, "there is no C compiler, which builds the C step", "apt-get install gcc")
+    return Finding("engine", OK, f"{found} builds the C step once and keeps it")
 
 
 def _int8(bundle: Bundle) -> Finding:
@@ -167,7 +180,7 @@ def _remedy(trial: Trial, bundle: Bundle, package: str) -> str:
         return "take another engine (lcr-edge export --target ...), or an older version of this one"
     if trial.killed == "SIGKILL":
         return "end other programs, or add swap"
-    if trial.killed or "cannot load" in trial.error:
+    if package and (trial.killed or "cannot load" in trial.error):
         made = bundle.producer(ENGINES[bundle.target].package)
         return f'pip install --upgrade "{package}{"" if package == _OTHER_TFLITE else f">={made}"}"'
     return ""

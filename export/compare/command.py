@@ -71,7 +71,12 @@ def run(args: argparse.Namespace) -> int:
     for name in targets:
         require(TARGETS[name], int8=int8)
     checkpoint = find_checkpoint(args)
-    requests = dict.fromkeys(_request(checkpoint.config, name, text) for name in targets for text in precisions)
+    requests = dict.fromkeys(
+        _request(checkpoint.config, name, text)
+        for name in targets
+        for text in precisions
+        if text.partition(":")[0] in TARGETS[name].precisions
+    )
     check_writable(args.out)
     check_json(args.json)
     import torch

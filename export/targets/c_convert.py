@@ -38,7 +38,7 @@ def convert(job: Job) -> Converted:
     job.path.write_bytes(weights_of(job.source.cell, job.labels, job.fit))
     for name, text in sources().items():
         (job.folder / name).write_text(text, encoding="utf-8")
-    return Converted([])
+    return Converted(["C99"])
 
 
 def weights_of(cell: StepCell, labels: tuple[str, ...], fit: str) -> bytes:

@@ -38,10 +38,10 @@ typedef struct lcr_kernels {
         const float *x, const float *gate, const float *mixed, const float *forget, int residual, size_t n,
         const float *c_in, float *h, float *c);
     /* y [tokens][width] of one head from r, k, v [tokens][width]: what the tokens before and after each one left,
-    decayed by w [width] for every step between, and itself times u [width]. memory: 2 x width x width floats. */
+    decayed by w [width] for every step between, and itself times u [width]. */
     void (*wkv)(
         const float *r, size_t r_stride, const float *k, const float *v, size_t kv_stride, const float *w,
-        const float *u, size_t tokens, size_t width, float *y, size_t y_stride, float *memory);
+        const float *u, size_t tokens, size_t width, float *y, size_t y_stride);
 } lcr_kernels;
 
 const lcr_kernels *lcr_choose_kernels(int plain);
@@ -73,8 +73,10 @@ typedef struct lcr_weights {
     lcr_layer *layer;
 } lcr_weights;
 
-/* Understands and checks a weights file. bytes: aligned to LCR_ALIGNMENT. layer: room for the layers, or NULL to read
-the header only, without looking at the digest. */
+/* Whether a weights file is whole: of this version, with the right size and digest. bytes: aligned to LCR_ALIGNMENT. */
+lcr_status lcr_check_weights(const void *bytes, size_t size);
+
+/* Understands a weights file that is whole. layer: room for the layers, or NULL to read the header only. */
 lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lcr_weights *weights);
 
 /* SHA-256 of two pieces, one after the other with so many zeros between them. */

@@ -30,17 +30,39 @@ static float lcr_join(const float parts[LANES]) {
     return halves[0];
 }
 
+#ifdef __GNUC__
+typedef float lcr_four __attribute__((vector_size(16), aligned(4), may_alias));
+#define BLOCK lcr_four
+#define BLOCKS 2
+#define NOTHING ((lcr_four){0.0f})
+#else
+#define BLOCK float
+#define BLOCKS 1
+#define NOTHING 0.0f
+#endif
 #define NAME(function) function##_plain
 #define TARGET
 #include "lcr_rows.inc"
 
 #ifdef LCR_X86
+typedef float lcr_eight __attribute__((vector_size(32), aligned(4), may_alias));
+#define BLOCK lcr_eight
+#define BLOCKS 2
+#define NOTHING ((lcr_eight){0.0f})
 #define NAME(function) function##_avx2
 #define TARGET __attribute__((target("avx2")))
 #include "lcr_rows.inc"
 
+typedef float lcr_sixteen __attribute__((vector_size(64), aligned(4), may_alias));
+#define BLOCK lcr_sixteen
+#define BLOCKS 2
+#define NOTHING ((lcr_sixteen){0.0f})
 #define NAME(function) function##_avx512
+#ifdef __clang__
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#else /* GCC takes half of the registers' width unless it is told */
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#endif
 #include "lcr_rows.inc"
 #endif
 
@@ -48,7 +70,6 @@ static float lcr_join(const float parts[LANES]) {
 
 #ifdef __GNUC__
 /* Four lanes fit the smallest vector registers there are; without any, the compiler takes them apart. */
-typedef float lcr_four __attribute__((vector_size(16), aligned(4)));
 #define VECTOR lcr_four
 #define LANES 4
 #define ROWS 4

@@ -83,20 +83,17 @@ static int options_right(const lcr_options *options) {
 size_t lcr_arena_size(const void *weights, size_t size, const lcr_options *options) {
     lcr_weights found;
     options = options == NULL ? &usual_options : options;
-    if (!options_right(options) || lcr_read_weights(weights, size, NULL, &found) != LCR_OK) {
+    if (!options_right(options) || lcr_check_weights(weights, size) != LCR_OK ||
+        lcr_read_weights(weights, size, NULL, &found) != LCR_OK) {
         return 0;
     }
     return arena_bytes(&found, options);
 }
 
-lcr_status lcr_open_memory(
+/* Weights that are whole, and an arena, to a model. */
+static lcr_status open_whole(
     const void *weights, size_t size, const lcr_options *options, void *arena, size_t arena_size, lcr_model **model) {
     lcr_weights found;
-    options = options == NULL ? &usual_options : options;
-    if (model == NULL || arena == NULL || !options_right(options)) {
-        return LCR_ARGUMENT;
-    }
-    *model = NULL;
     lcr_status status = lcr_read_weights(weights, size, NULL, &found);
     if (status != LCR_OK) {
         return status;
@@ -126,6 +123,17 @@ lcr_status lcr_open_memory(
     }
     *model = made;
     return LCR_OK;
+}
+
+lcr_status lcr_open_memory(
+    const void *weights, size_t size, const lcr_options *options, void *arena, size_t arena_size, lcr_model **model) {
+    options = options == NULL ? &usual_options : options;
+    if (model == NULL || arena == NULL || !options_right(options)) {
+        return LCR_ARGUMENT;
+    }
+    *model = NULL;
+    const lcr_status status = lcr_check_weights(weights, size);
+    return status == LCR_OK ? open_whole(weights, size, options, arena, arena_size, model) : status;
 }
 
 #ifndef LCR_NO_FILES
@@ -175,12 +183,15 @@ lcr_status lcr_open(const char *path, const lcr_options *options, lcr_model **mo
     *model = NULL;
     lcr_status status = read_file(path, &weights, &size);
     if (status == LCR_OK) {
+        status = lcr_check_weights(weights, size);
+    }
+    if (status == LCR_OK) {
         status = lcr_read_weights(weights, size, NULL, &found);
     }
     if (status == LCR_OK) {
         const size_t needed = arena_bytes(&found, options);
         arena = allocate(needed);
-        status = arena == NULL ? LCR_MEMORY : lcr_open_memory(weights, size, options, arena, needed, model);
+        status = arena == NULL ? LCR_MEMORY : open_whole(weights, size, options, arena, needed, model);
     }
     if (status != LCR_OK) {
         release(weights);

@@ -16,7 +16,7 @@ typedef struct workspace {
     float *x, *e, *forget;               /* [tokens][dim], [tokens][dim], [tokens][layers dim] */
     float *input, *rg, *kv, *mix;        /* of products, and their results */
     float *y, *outcome;                  /* [tokens][dim] */
-    float *memory;                       /* of the WKV */
+    float *levelled;                     /* one head of one token */
     uint32_t *patch_sums;                /* of the bytes of each patch */
 } workspace;
 
@@ -46,7 +46,7 @@ static size_t lay_out(const lcr_weights *weights, float *memory, workspace *spac
         {&space->mix, rows * space->mixed},
         {&space->y, rows * space->narrow},
         {&space->outcome, rows * space->narrow},
-        {&space->memory, 2 * head_dim * head_dim},
+        {&space->levelled, head_dim},
         {&sums, rows},
     };
     size_t used = 0;
@@ -189,11 +189,10 @@ static void cross(
         const size_t first = head * width;
         kernels->wkv(
             space->rg + first, space->wide, space->kv + first, space->kv + dim + first, space->wide,
-            layer->decay + first, layer->bonus + first, tokens, width, space->y + first, space->narrow,
-            space->memory);
+            layer->decay + first, layer->bonus + first, tokens, width, space->y + first, space->narrow);
     }
     for (size_t token = 0; token < tokens; token++) {
-        float *y = space->y + token * space->narrow, *levelled = space->memory;
+        float *y = space->y + token * space->narrow, *levelled = space->levelled;
         for (size_t head = 0; head < weights->heads; head++) {
             kernels->normalise(
                 y + head * width, width, *layer->y_eps, NULL, NULL, levelled);

@@ -106,7 +106,8 @@ static int sensible(const header *head) {
            between(head->layers, 1, LCR_MOST_LAYERS) && between(head->classes, 1, MOST_CLASSES) &&
            between(head->head_dim, 4, head->dim) && head->head_dim % 4 == 0 && head->dim % head->head_dim == 0 &&
            head->int8 == 0 && head->fmax > 0.0f && head->fmax < 1.0f && head->train_fps > 0.0f &&
-           head->train_fps < 1e6f && head->norm_eps > 0.0f && head->embed_eps > 0.0f;
+           head->train_fps < 1e6f && head->norm_eps > 0.0f && head->norm_eps < 1e9f && head->embed_eps > 0.0f &&
+           head->embed_eps < 1e9f;
 }
 
 /* The labels are as many strings as there are classes, each with a zero behind it. */
@@ -118,15 +119,11 @@ static int labels_whole(const char *labels, size_t size, size_t classes) {
     return ends == classes && labels[size - 1] == '\0';
 }
 
-static int digest_right(const uint8_t *bytes, size_t size) {
+/* Whether these are all bytes of a file that this library can read, and none was changed. */
+lcr_status lcr_check_weights(const void *bytes, size_t size) {
+    header head;
     uint8_t digest[32];
     const size_t before = offsetof(header, digest), behind = before + sizeof digest;
-    lcr_sha256(bytes, before, sizeof digest, bytes + behind, size - behind, digest);
-    return memcmp(digest, bytes + before, sizeof digest) == 0;
-}
-
-lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lcr_weights *weights) {
-    header head;
     if (bytes == NULL || (uintptr_t)bytes % LCR_ALIGNMENT != 0) {
         return LCR_ARGUMENT;
     }
@@ -143,9 +140,16 @@ lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lc
     if (head.header_size != sizeof head || head.size != size) {
         return LCR_FORMAT;
     }
-    if (layer != NULL && !digest_right(bytes, size)) {
-        return LCR_DIGEST;
+    lcr_sha256(bytes, before, sizeof digest, (const uint8_t *)bytes + behind, size - behind, digest);
+    return memcmp(digest, head.digest, sizeof digest) == 0 ? LCR_OK : LCR_DIGEST;
+}
+
+lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lcr_weights *weights) {
+    header head;
+    if (bytes == NULL || size < sizeof head || (uintptr_t)bytes % LCR_ALIGNMENT != 0) {
+        return LCR_ARGUMENT;
     }
+    memcpy(&head, bytes, sizeof head);
     if (!sensible(&head) || head.labels_size == 0 || head.labels_size > size - sizeof head ||
         !labels_whole((const char *)bytes + sizeof head, head.labels_size, (size_t)head.classes)) {
         return LCR_FORMAT;

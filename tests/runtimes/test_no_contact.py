@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lcr_edge.runtimes.engines import ENGINES
-from tests.runtimes.toy import make_bundle
+from tests.runtimes.toy import MODEL_FILES, make_bundle
 
 _PROGRAM = """
 import json, sys, threading, time
@@ -31,7 +30,7 @@ print(json.dumps({"told": told, "engine": model.engine.name, "hidden": "openvino
 """
 
 
-@pytest.mark.parametrize("target", list(ENGINES))
+@pytest.mark.parametrize("target", list(MODEL_FILES))
 def test_a_step_contacts_nobody(target: str, tmp_path: Path) -> None:
     bundle, home = make_bundle(tmp_path / "bundle", target), tmp_path / "home"
     home.mkdir()

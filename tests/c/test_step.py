@@ -1,0 +1,338 @@
+"""The C step: against the float network, under sanitizers, and what it says to bad input."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lcr_edge.config import CONFIGS
+from lcr_edge.edges.host import host_edges
+from lcr_edge.errors import BundleError
+from lcr_edge.runtimes import State, load
+from lcr_edge.runtimes.bundle import read_bundle
+from lcr_edge.runtimes.c_engine import declared
+from lcr_edge.runtimes.c_library import FLAGS, SOURCES, library
+from lcr_edge.runtimes.golden import read_golden
+from lcr_edge.runtimes.selftest import selftest
+from lcr_edge.tolerances import PROMISES
+from tests.export import made
+from tests.runtimes.toy import reseal
+
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+STRICT = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-pedantic")
+PROMISE = PROMISES["fp32"]
+PICO = "lcr_pico"
+OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY = range(11)
+U8 = npt.NDArray[np.uint8]
+OF_THE_COMPILER = ("__cpu_model", "__cpu_indicator_init", "_GLOBAL_OFFSET_TABLE_")
+
+
+class Options(ctypes.Structure):
+    """lcr_options."""
+
+    _fields_ = (("threads", ctypes.c_int), ("plain", ctypes.c_int))
+
+
+@pytest.fixture(scope="module")
+def c() -> Any:
+    """The library."""
+    if not COMPILERS:
+        pytest.skip("there is no C compiler: apt-get install gcc")
+    found = declared(library())
+    found.lcr_arena_size.restype = ctypes.c_size_t
+    found.lcr_label.restype = ctypes.c_char_p
+    found.lcr_state_size.restype = ctypes.c_size_t
+    return found
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    return made.bundle(PICO, "c") / "model.bin"
+
+
+@pytest.fixture
+def model(c: Any, weights: Path) -> Iterator[Any]:
+    opened = ctypes.c_void_p()
+    assert c.lcr_open(str(weights).encode(), None, ctypes.byref(opened)) == OK
+    yield opened
+    c.lcr_close(opened)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_sources_are_strict_c99(compiler: str, tmp_path: Path) -> None:
+    for source in sorted(SOURCES.glob("*.c")):
+        call = [compiler, "-std=c99", "-O1", *STRICT, "-I", str(SOURCES), "-c", str(source), "-o", str(tmp_path / "o")]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), source.name
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+def test_the_header_is_for_cpp_too(tmp_path: Path) -> None:
+    (tmp_path / "user.cpp").write_text(
+        '#include "lcr_edge.h"\nint main() { return lcr_abi_version() - LCR_ABI_VERSION; }'
+    )
+    call = ["g++", "-std=c++11", *STRICT, "-I", str(SOURCES), "-c", "user.cpp"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_files_nothing_allocates(tmp_path: Path) -> None:
+    """The library for firmware calls no allocator and no file function."""
+    if not COMPILERS:
+        pytest.skip("there is no C compiler")
+    sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+    call = [COMPILERS[0], "-std=c99", "-O2", "-DLCR_NO_FILES", "-fno-builtin", "-c", *sources]
+    subprocess.run(call, cwd=tmp_path, check=True)
+    objects = [str(path) for path in sorted(tmp_path.glob("*.o"))]
+    symbols = subprocess.run(["nm", "-u", *objects], capture_output=True, text=True, check=True).stdout
+    called = {line.split()[-1] for line in symbols.splitlines() if " U " in line}
+    wanted = {name for name in called if not name.startswith("lcr_")}
+    assert wanted <= {"memcpy", "memset", "memmove", "memcmp", "strlen", "sqrtf", *OF_THE_COMPILER}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_threads_share_a_model(sanitizer: str, weights: Path, tmp_path: Path) -> None:
+    if not COMPILERS:
+        pytest.skip("there is no C compiler")
+    program = tmp_path / "stepping"
+    sources = [str(path) for path in (Path(__file__).parent / "stepping.c", *sorted(SOURCES.glob("*.c")))]
+    flags = ["-std=gnu99", "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-I", str(SOURCES)]
+    subprocess.run([COMPILERS[0], *flags, *sources, "-lm", "-lpthread", "-o", str(program)], check=True)
+    done = subprocess.run([str(program), str(weights), "4"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["default", "paper"])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_every_kind_of_network_keeps_the_promise(name: str, variant: str, tmp_path: Path) -> None:
+    """Of random weights, with several chunks of tokens in the reference, and the paper's head and cell."""
+    import torch
+
+    from lcr_edge.checkpoint import random_checkpoint
+    from lcr_edge.config import get_config
+    from lcr_edge.export.targets.c_convert import weights_of
+    from lcr_edge.model.step_cell import StepCell
+
+    checkpoint = random_checkpoint(get_config(name, variant=variant), 3)
+    path, config = tmp_path / "model.bin", checkpoint.config
+    path.write_bytes(weights_of(StepCell(checkpoint.model), checkpoint.labels, checkpoint.fit))
+    step, network = library(), checkpoint.model.double()
+    opened = ctypes.c_void_p()
+    assert declared(step).lcr_open(str(path).encode(), None, ctypes.byref(opened)) == OK
+    random = np.random.default_rng(0)
+    h, c = random.uniform(-0.5, 0.5, (2, *config.state_shape)).astype(np.float32)
+    frame = random.integers(0, 256, config.frame_shape, np.uint8)
+    state, logits = np.stack([h, c]), np.zeros(config.classes, np.float32)
+    status = step.lcr_step_edges(
+        opened, frame.ctypes.data, None, state.ctypes.data, state.ctypes.data, logits.ctypes.data
+    )
+    assert status == OK
+    step.lcr_close(opened)
+    edges = torch.from_numpy(host_edges(frame))[None]
+    before = (torch.from_numpy(h)[None].double(), torch.from_numpy(c)[None].double())
+    with torch.no_grad():
+        wanted, after = network.step(torch.from_numpy(frame)[None], before, edges)
+    for found, answer in zip((logits, *state), (wanted, *after)):
+        assert np.abs(found - answer.numpy()[0]).max() <= (PROMISE.step_abs or 0.0)
+
+
+def _step(c: Any, model: Any, frame: U8, state: Any, out: Any, logits: Any) -> int:
+    pointers = [None if array is None else array.ctypes.data for array in (frame, None, state, out, logits)]
+    return int(c.lcr_step_edges(model, *pointers))
+
+
+@pytest.mark.parametrize("plain", [0, 1])
+def test_plain_c_and_in_place_steps_agree(plain: int, c: Any, weights: Path) -> None:
+    golden = read_golden(read_bundle(weights.parent))
+    shape, classes = golden.state_h.shape[1:], golden.logits.shape[1]
+    opened = ctypes.c_void_p()
+    assert c.lcr_open(str(weights).encode(), ctypes.byref(Options(1, plain)), ctypes.byref(opened)) == OK
+    assert (c.lcr_about(opened).kernels == b"plain C") or not plain
+    inside, before = np.zeros((2, *shape), np.float32), np.zeros((2, *shape), np.float32)
+    logits, others = np.zeros((2, classes), np.float32)
+    for t, frame in enumerate(golden.frames):
+        after = np.full_like(before, np.nan)
+        assert _step(c, opened, frame, None if t == 0 else before, after, logits) == OK
+        assert _step(c, opened, frame, inside, inside, others) == OK
+        np.testing.assert_array_equal(inside, after)
+        np.testing.assert_array_equal(logits, others)
+        before = after
+        for found, wanted in ((logits, golden.logits[t]), (after[0], golden.state_h[t]), (after[1], golden.state_c[t])):
+            assert np.abs(found - wanted).max() <= (PROMISE.stream_abs or 0.0)
+    c.lcr_close(opened)
+
+
+def test_what_a_model_says_of_itself(c: Any, model: Any, weights: Path) -> None:
+    bundle = read_bundle(weights.parent)
+    info, config = c.lcr_about(model), bundle.config
+    assert (info.height, info.width, info.layers, info.tokens, info.dim) == (64, 64, *config.state_shape)
+    assert (info.fit, info.int8, info.train_fps) == (0, 0, config.train_fps)
+    assert tuple(c.lcr_label(model, number).decode() for number in range(config.classes)) == bundle.labels
+    assert c.lcr_label(model, -1) is None
+    assert c.lcr_label(model, config.classes) is None
+    assert c.lcr_state_size(model) == 2 * 4 * int(np.prod(config.state_shape))
+    for status in range(12):
+        assert c.lcr_message(status)
+
+
+def _arrays(c: Any, model: Any) -> tuple[U8, Any, Any, Any]:
+    info = c.lcr_about(model)
+    shape = (2, info.layers, info.tokens, info.dim)
+    frame = np.full((info.height, info.width, 3), 90, np.uint8)
+    return frame, np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(info.classes, np.float32)
+
+
+def test_bad_arguments_of_a_step(c: Any, model: Any) -> None:
+    frame, before, after, logits = _arrays(c, model)
+    after[...], logits[...] = 7.0, 7.0
+    for broken in (np.nan, np.inf, -np.inf):
+        for place in (0, before.size // 2, before.size - 1):
+            state = before.copy()
+            state.reshape(-1)[place] = broken
+            assert _step(c, model, frame, state, after, logits) == STATE
+    memory = np.zeros(2 * before.size + 64, np.float32)
+    overlapping = memory[: before.size], memory[16 : before.size + 16]
+    assert _step(c, model, frame, overlapping[0], overlapping[1], logits) == OVERLAP
+    assert _step(c, model, frame, before, after, after.reshape(-1)[: logits.size]) == OVERLAP
+    odd = np.zeros(before.nbytes + 1, np.uint8)[1:]
+    assert _step(c, model, frame, odd, after, logits) == ARGUMENT
+    none: Any = None
+    for arguments in ((none, before, after, logits), (frame, before, none, logits), (frame, before, after, none)):
+        assert _step(c, model, *arguments) == ARGUMENT
+    assert _step(c, None, frame, before, after, logits) == ARGUMENT
+    assert (after == 7.0).all()
+    assert (logits == 7.0).all()
+
+
+def _open(c: Any, content: bytes, folder: Path) -> int:
+    path, opened = folder / "weights", ctypes.c_void_p()
+    path.write_bytes(content)
+    status = int(c.lcr_open(str(path).encode(), None, ctypes.byref(opened)))
+    assert (status == OK) == bool(opened.value)
+    c.lcr_close(opened)
+    return status
+
+
+def _signed(content: bytearray) -> bytes:
+    content[32:64] = bytes(32)
+    content[32:64] = hashlib.sha256(content).digest()
+    return bytes(content)
+
+
+def test_bad_weights(c: Any, weights: Path, tmp_path: Path) -> None:
+    good = weights.read_bytes()
+    assert _open(c, good, tmp_path) == OK
+    for size in (0, 1, 8, 255, 256, len(good) - 4, len(good) // 2):
+        assert _open(c, good[:size], tmp_path) in ((FORMAT, FILE) if size == 0 else (FORMAT,))
+    assert _open(c, good + b"\0" * 4, tmp_path) == FORMAT
+    for place in (64, 200, 256, 300, len(good) // 2, len(good) - 1):
+        assert _open(c, good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :], tmp_path) == DIGEST
+    assert _open(c, good[:8] + good[8:12][::-1] + good[12:], tmp_path) == ENDIAN
+    for place in (12, 16):
+        assert _open(c, good[:place] + struct.pack("<I", 99) + good[place + 4 :], tmp_path) == VERSION
+    opened = ctypes.c_void_p()
+    assert c.lcr_open(str(tmp_path / "none").encode(), None, ctypes.byref(opened)) == FILE
+    assert c.lcr_open(str(tmp_path).encode(), None, ctypes.byref(opened)) in (FILE, MEMORY, FORMAT)
+    assert c.lcr_open(None, None, ctypes.byref(opened)) == ARGUMENT
+    assert c.lcr_open(str(weights).encode(), None, None) == ARGUMENT
+    for threads in (0, -1, 65):
+        assert c.lcr_open(str(weights).encode(), ctypes.byref(Options(threads, 0)), ctypes.byref(opened)) == ARGUMENT
+
+
+def test_signed_weights_that_contradict_themselves(c: Any, weights: Path, tmp_path: Path) -> None:
+    """Every number of the header at its ends and beyond, with a right digest: refused, or a network that is stepped."""
+    good, path, statuses = weights.read_bytes(), tmp_path / "weights", []
+    numbers: list[tuple[int, str, float]] = [
+        (place, "<i", value) for place in range(64, 124, 4) for value in (0, -1, 1, 2, 5, 2**16, 2**31 - 1)
+    ]
+    numbers += [(place, "<f", value) for place in range(124, 140, 4) for value in (np.nan, np.inf, -1.0, 0.0)]
+    for place, kind, value in numbers:
+        content, opened = bytearray(good), ctypes.c_void_p()
+        struct.pack_into(kind, content, place, value)
+        path.write_bytes(_signed(content))
+        statuses.append(c.lcr_open(str(path).encode(), None, ctypes.byref(opened)))
+        assert statuses[-1] in (OK, FORMAT), (place, value)
+        if statuses[-1] == OK:
+            frame, before, after, logits = _arrays(c, opened)
+            assert _step(c, opened, frame, before, after, logits) == OK
+            c.lcr_close(opened)
+    assert statuses.count(FORMAT) > 0.8 * len(statuses)
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
+def test_weights_and_arena_of_the_caller(c: Any, weights: Path) -> None:
+    content = np.frombuffer(weights.read_bytes(), np.uint8)
+    flash = _aligned(content.size)
+    flash[:] = content
+    size = c.lcr_arena_size(ctypes.c_void_p(flash.ctypes.data), ctypes.c_size_t(flash.size), None)
+    assert size > 0
+    assert c.lcr_arena_size(ctypes.c_void_p(flash.ctypes.data), ctypes.c_size_t(100), None) == 0
+    arena, opened = _aligned(size), ctypes.c_void_p()
+
+    def open_at(place: int, room: int) -> int:
+        pointers = ctypes.c_void_p(flash.ctypes.data), ctypes.c_size_t(flash.size), None, ctypes.c_void_p(place)
+        return int(c.lcr_open_memory(*pointers, ctypes.c_size_t(room), ctypes.byref(opened)))
+
+    assert open_at(arena.ctypes.data, size - 1) == MEMORY
+    assert open_at(arena.ctypes.data + 4, size) == MEMORY
+    assert open_at(arena.ctypes.data, size) == OK
+    frame, before, after, logits = _arrays(c, opened)
+    assert _step(c, opened, frame, before, after, logits) == OK
+    own = load(weights.parent)
+    wanted, state = own.step(frame, own.initial_state())
+    np.testing.assert_array_equal(logits, wanted)
+    np.testing.assert_array_equal(after[1], state.c)
+    c.lcr_close(opened)
+
+
+def test_a_bundle_is_stepped_in_python(weights: Path, tmp_path: Path) -> None:
+    if not COMPILERS:
+        pytest.skip("there is no C compiler")
+    report = selftest(weights.parent)
+    assert report.passed, report.failures
+    assert report.engine.startswith("C, ")
+    names = {path.name for path in weights.parent.iterdir()}
+    assert {path.name for path in SOURCES.iterdir()} | {"model.bin"} <= names
+    other = tmp_path / "bundle"
+    shutil.copytree(weights.parent, other)
+    (other / "model.bin").write_bytes(weights.read_bytes()[:-64])
+    reseal(other)
+    with pytest.raises(BundleError, match="not a weights file of lcr_edge, or it was cut off"):
+        load(other)
+    model = load(weights.parent)
+    state = model.initial_state()
+    kept = State(state.h.copy(), state.c.copy())
+    model.step(read_golden(model.bundle).frames[0], state)
+    np.testing.assert_array_equal(state.h, kept.h)
+
+
+def test_the_makefile_builds_a_library(weights: Path, tmp_path: Path) -> None:
+    if not COMPILERS or not shutil.which("make"):
+        pytest.skip("there is no C compiler, or no make")
+    folder = tmp_path / "bundle"
+    shutil.copytree(weights.parent, folder)
+    done = subprocess.run(["make", "-C", str(folder), "CFLAGS=-O1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    built = declared(ctypes.CDLL(str(folder / "liblcr_edge.so")))
+    opened = ctypes.c_void_p()
+    assert built.lcr_open(str(folder / "model.bin").encode(), None, ctypes.byref(opened)) == OK
+    built.lcr_close(opened)
+    flags = next(line for line in (SOURCES / "Makefile").read_text().splitlines() if line.startswith("STEP_FLAGS"))
+    assert set(FLAGS) - {"-O3"} <= set(flags.split())
