@@ -66,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--edges",
         metavar="PLACE",
-        default=DEFAULT_EDGES,
-        help=f"where edges are found, one of {', '.join(EDGE_MODES)} (default: {DEFAULT_EDGES}); "
-        "runtimes hide the difference",
+        default="",
+        help=f"where edges are found, one of {', '.join(EDGE_MODES)} (default: {DEFAULT_EDGES}; graph for "
+        "c, which finds them itself); runtimes hide the difference",
     )
     parser.add_argument(
         "--state-mode",
@@ -194,7 +194,8 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
         check_choice(f"precision for {name}", args.precision, TARGETS[name].precisions)
         check_choice(f"state mode for {name}", args.state_mode, TARGETS[name].state_modes)
         check_choice(f"io for {name}", args.io, TARGETS[name].io_modes)
-    check_choice("edges", args.edges, EDGE_MODES)
+    if args.edges:
+        check_choice("edges", args.edges, EDGE_MODES)
     if args.state_precision is not None:
         check_choice("state precision", args.state_precision, _CHOOSABLE_STATES)
     check_least("--threads", args.threads, 1)

@@ -171,7 +171,8 @@ def _step(trial: Trial, bundle: Bundle, package: str) -> Finding:
     if trial.off:
         text = f"{trial.engine} computes something else here: {trial.off[0]}"
         return Finding("step", FAILED, text, f"lcr-edge selftest {bundle.folder} says more; take another version of it")
-    text = f"{trial.engine}: loads in {trial.load_s:.1f} s, {trial.step_ms:.1f} ms a step, within what is promised"
+    each = "a step" if bundle.batch == 1 else f"a call for up to {bundle.batch} streams"
+    text = f"{trial.engine}: loads in {trial.load_s:.1f} s, {trial.step_ms:.1f} ms {each}, within what is promised"
     return Finding("step", OK, text)
 
 

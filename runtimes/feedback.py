@@ -80,6 +80,11 @@ class ModelStream:
                 raise StateError("the state inside the model contains NaN or Inf; this stream is lost: use reset()")
         return self._model.logits_of(logits)
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the last step waited for a call that streams share; 0 where they do not."""
+        return float(getattr(self.engine, "waited_s", 0.0))
+
     def reset(self) -> None:
         """Start again from zero states, as after a cut, a gap or a new scene."""
         self.restore(self._model.initial_state())

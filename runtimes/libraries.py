@@ -10,27 +10,31 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from typing import Any
 
 _OPENVINO = "openvino_telemetry"
 _ONNXRUNTIME = "ORT_DISABLE_TELEMETRY"
+_importing = threading.Lock()
 
 
-def onnxruntime() -> Any:
-    """onnxruntime, which reports from threads of its own since 1.29 unless the environment says otherwise: it is told
-    so where it says nothing. Raises ImportError."""
+def onnxruntime(module: str = "onnxruntime") -> Any:
+    """onnxruntime, or one of its modules. Since 1.29 it reports, from threads of its own, unless the environment says
+    that it must not; that is said here where nothing is. Raises ImportError."""
     os.environ.setdefault(_ONNXRUNTIME, "1")
-    return importlib.import_module("onnxruntime")
+    return importlib.import_module(module)
 
 
 def openvino(module: str = "openvino") -> Any:
     """OpenVINO, or one of its modules. It reports when it is imported, from a process that it forks, which may hang
     where other threads run. Where its telemetry package is missing it goes on without, so that is missing for as long
     as the import takes. Raises ImportError."""
-    if "openvino" in sys.modules or _OPENVINO in sys.modules:
-        return importlib.import_module(module)
-    sys.modules[_OPENVINO] = None  # type: ignore[assignment]  # an import of it fails
-    try:
-        return importlib.import_module(module)
-    finally:
-        del sys.modules[_OPENVINO]
+    with _importing:
+        hidden = "openvino" not in sys.modules and _OPENVINO not in sys.modules
+        if hidden:
+            sys.modules[_OPENVINO] = None  # type: ignore[assignment]  # an import of it fails
+        try:
+            return importlib.import_module(module)
+        finally:
+            if hidden:
+                del sys.modules[_OPENVINO]

@@ -34,7 +34,8 @@ class SelftestReport:
     step_error, stream_error: max abs error of logits, state_h, state_c over the clip, teacher-forced and
     free-running. step_relative, stream_relative: rms error / standard deviation of the reference, over the frames that
     averages count at this precision. top1: share of those frames, free-running, with the reference's class. checks:
-    each promise with what was measured. latency_ms: median time per step. seconds: duration of the whole selftest.
+    each promise with what was measured. latency_ms: median time per step. streams: how many a call could step. seconds:
+    duration of the whole selftest.
     """
 
     bundle: str
@@ -48,6 +49,7 @@ class SelftestReport:
     top1: float
     checks: tuple[Check, ...]
     latency_ms: float
+    streams: int
     seconds: float
     failures: tuple[str, ...]
 
@@ -105,6 +107,7 @@ def selftest(
         top1=stream.judged().top1,
         checks=checks,
         latency_ms=float(np.median(latencies) * 1e3),
+        streams=model.batch,
         seconds=time.perf_counter() - started,
         failures=(*unused, *unlike, *_edge_failures(model, golden), *failures_of(checks)),
     )
@@ -204,6 +207,8 @@ def check_and_print(
 def print_report(report: SelftestReport, out: IO[str] | None = None) -> None:
     """Print what was measured, by default to stdout: errors per tensor and mode, then one line per promise."""
     head = f"{report.bundle} on {report.engine}: {report.frames} golden frames, {report.latency_ms:.2f} ms per step"
+    if report.streams > 1:
+        head += f", a call for up to {report.streams} streams"
     print(head, f"{'':10}{'one step':>24}{'stream':>24}", sep="\n", file=out)
     for name in report.step_error:
         cells = (report.step_error, report.step_relative), (report.stream_error, report.stream_relative)

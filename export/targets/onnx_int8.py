@@ -27,6 +27,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from lcr_edge.calibration.quant_plan import QUANT_MODES, Plan
 from lcr_edge.errors import LcrError, UsageError, how_to_install
+from lcr_edge.runtimes.libraries import onnxruntime
 
 F32 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int8]
@@ -127,16 +128,15 @@ def _weight_only(graph: onnx.GraphProto, node: NodeProto, weight: tuple[I8, F32]
 
 
 def _dynamic(model: onnx.ModelProto, chosen: dict[str, str]) -> onnx.ModelProto:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
+    quantization: Any = onnxruntime("onnxruntime.quantization")
     # It first turns every Gemm into a MatMul with this name and an Add.
     products = [f"{node.name}_MatMul" for node in model.graph.node if node.output[0] in chosen]
     # Without this mark it logs advice to run a preprocessing that would store tables twice.
-    add_pre_process_metadata(model)
+    quantization.quant_utils.add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory(prefix="lcr_edge_") as folder:
         path = Path(folder, "model.onnx")
-        quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8, nodes_to_quantize=products)
+        int8 = quantization.QuantType.QInt8
+        quantization.quantize_dynamic(model, path, per_channel=True, weight_type=int8, nodes_to_quantize=products)
         result = onnx.load(path)
     if sum(node.op_type == "MatMulInteger" for node in result.graph.node) != len(chosen):
         raise LcrError(

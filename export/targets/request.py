@@ -9,7 +9,6 @@ from lcr_edge.config import Config
 from lcr_edge.contract import EDGE_MODES, MAX_BATCH
 from lcr_edge.errors import UsageError
 from lcr_edge.export.targets.table import (
-    DEFAULT_EDGES,
     DEFAULT_IO,
     DEFAULT_PRECISION,
     DEFAULT_QUANT,
@@ -26,6 +25,7 @@ from lcr_edge.options import check_choice
 class Request:
     """One bundle to make. Raises UsageError, which lists the valid values.
 
+    edges: where they are found, from ``contract.EDGE_MODES``; empty for what is usual for the target.
     quant, activations: for int8, see ``calibration.quant_plan``. state_precision: dtype of the states at the boundary.
     io: "int8" for an integer-only model, whose states are int8 too. batch: streams that one call steps.
     """
@@ -33,7 +33,7 @@ class Request:
     config: Config
     target: str
     precision: str = DEFAULT_PRECISION
-    edges: str = DEFAULT_EDGES
+    edges: str = ""
     state_mode: str = DEFAULT_STATE_MODE
     quant: str = DEFAULT_QUANT
     activations: str = ACTIVATIONS[0]
@@ -44,6 +44,8 @@ class Request:
     def __post_init__(self) -> None:
         check_choice("target", self.target, tuple(TARGETS))
         row = TARGETS[self.target]
+        if not self.edges:
+            object.__setattr__(self, "edges", row.default_edges)
         check_choice(f"precision for {self.target}", self.precision, row.precisions)
         check_choice("edges", self.edges, EDGE_MODES)
         check_choice(f"state mode for {self.target}", self.state_mode, row.state_modes)
@@ -87,7 +89,7 @@ class Request:
             parts += [] if self.quant == usual else [self.quant.replace("-", "")]
             parts += [] if self.activations == ACTIVATIONS[0] else [self.activations]
         parts += [] if self.io == DEFAULT_IO else ["io8"]
-        parts += [] if self.edges == DEFAULT_EDGES else [f"{self.edges}edges"]
+        parts += [] if self.edges == self.row.default_edges else [f"{self.edges}edges"]
         parts += [] if self.state_mode == DEFAULT_STATE_MODE else ["stateful"]
         parts += ["state16"] if self.state_precision == "fp16" else []
         parts += [f"batch{self.batch}"] if self.batch > 1 else []

@@ -45,9 +45,9 @@ class Target:
     with ``convert(job: Job) -> Converted``. files: what the converter writes; the engine opens the first one.
     packages: (import name, package name) pairs that the export needs, beyond what every export needs; int8_packages:
     what int8 needs in addition. The manifest records their versions. extra: the lcr-edge extra that installs them.
-    io_modes: from ``contract.IO_MODES``. default_quant: for int8. stored: a module that reads int8 products back from
-    the files, see ``targets.stored``; None where that cannot be done. hints: the manifest's runtime hints; int8_hints:
-    what int8 adds to them, by quant.
+    io_modes: from ``contract.IO_MODES``. default_quant: for int8. default_edges: where edges are found unless told
+    otherwise. stored: a module that reads int8 products back from the files, see ``targets.stored``; None where that
+    cannot be done. hints: the manifest's runtime hints; int8_hints: what int8 adds to them, by quant.
     """
 
     engine: EngineRow
@@ -59,6 +59,7 @@ class Target:
     io_modes: tuple[str, ...] = (DEFAULT_IO,)
     int8_packages: tuple[tuple[str, str], ...] = ()
     default_quant: str = DEFAULT_QUANT
+    default_edges: str = DEFAULT_EDGES
     stored: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -129,6 +130,8 @@ TARGETS: dict[str, Target] = {
             (),
             "export",
             precisions=("fp32",),
+            # Its own edges cost a tenth of a step, and its caller is C.
+            default_edges="graph",
         ),
     )
 }

@@ -15,7 +15,7 @@ time; NEON where the compiler has it; plain C everywhere. */
 #endif
 
 #define LANES 16u
-#define PIECE 64u
+#define PIECE 128u
 
 static float lcr_join(const float parts[LANES]) {
     float halves[LANES / 2];

@@ -60,8 +60,8 @@ class Turns:
 
 @dataclass(frozen=True)
 class Step:
-    """One step. probabilities: float32 [classes]. latency_ms: of fitting the frame and the step. Waiting for a turn
-    does not count, waiting for a call that other streams share does.
+    """One step. probabilities: float32 [classes]. latency_ms: of fitting the frame and the step, without waiting
+    for its turn.
 
     lag_s: how old the frame was when its turn came; None for a file. events: what began and ended. skipped: so many
     steps the idle gate left out since the step before.
@@ -218,7 +218,10 @@ class Stream:
         with self._turns or contextlib.nullcontext():
             lag_s, begin = self._lag_s(tick), time.perf_counter()
             logits = self._steps.step(seen.frame)
-            return lag_s, (seen.seconds + time.perf_counter() - begin) * 1e3, logits
+            waited_s = self._steps.waited_s
+            if lag_s is not None:
+                lag_s += waited_s
+            return lag_s, (seen.seconds + time.perf_counter() - begin - waited_s) * 1e3, logits
 
     def _lag_s(self, tick: Tick) -> float | None:
         return None if self.live is None else self.live.lag_s(tick.timed)

@@ -28,7 +28,6 @@ from lcr_edge.export.int8 import trials
 from lcr_edge.export.targets.job import Source
 from lcr_edge.export.targets.request import Request
 from lcr_edge.export.targets.table import (
-    DEFAULT_EDGES,
     DEFAULT_IO,
     DEFAULT_QUANT,
     DEFAULT_STATE_MODE,
@@ -130,7 +129,7 @@ def bundle(
     name: str,
     target: str,
     precision: str = "fp32",
-    edges: str = DEFAULT_EDGES,
+    edges: str = "",
     state_mode: str = DEFAULT_STATE_MODE,
     *,
     quant: str | None = None,

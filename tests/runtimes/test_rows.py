@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
@@ -15,7 +15,7 @@ import pytest
 
 from lcr_edge.cli import main
 from lcr_edge.contract import LOGITS, MAX_BATCH, STATES_OUT
-from lcr_edge.errors import BundleError, FrameError, StateError, UsageError
+from lcr_edge.errors import BundleError, FrameError, LcrError, StateError, UsageError
 from lcr_edge.runtimes import Model, State, load
 from lcr_edge.runtimes.rows import Rows
 from lcr_edge.runtimes.selftest import selftest
@@ -141,58 +141,124 @@ class _Camera:
     """A stream in a thread of its own, which steps a frame when it is told to."""
 
     def __init__(self, model: Model, pool: ThreadPoolExecutor) -> None:
-        self._stream, self._pool = model.open_stream(), pool
+        self.stream, self._pool = model.open_stream(), pool
 
     def ask(self) -> Future[Any]:
-        return self._pool.submit(self._stream.step, clip(1)[0])
+        return self._pool.submit(self.stream.step, clip(1)[0])
 
 
-def test_streams_fall_into_step_and_do_not_wait_for_one_that_is_gone(onnx_model: Model) -> None:
+@pytest.fixture
+def calls(onnx_model: Model) -> list[int]:
+    """How many streams each call serves."""
+    found: list[int] = []
     rows: Any = onnx_model.engine
-    together: list[int] = []
     serve = rows._serve
 
-    def counted(group: Sequence[Any]) -> None:
-        together.append(len(group))
-        serve(group)
+    def counted() -> None:
+        found.append(len(rows._served))
+        serve()
 
     rows._serve = counted
+    return found
+
+
+def _gathering(rows: Rows) -> None:
+    while not (rows._busy and rows._waiting):
+        time.sleep(0.001)
+
+
+def test_streams_wait_for_those_that_run_and_for_no_others(onnx_model: Model, calls: list[int]) -> None:
+    """Whatever their phase; one that is gone is waited for once more at most, and joins again when it comes back."""
+    rows: Any = onnx_model.engine
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
         first, second = _Camera(onnx_model, one), _Camera(onnx_model, other)
-
-        def both() -> None:
-            rows._busy = True  # as in a call: they come together to the next
-            asked = [first.ask(), second.ask()]
-            while len(rows._waiting) < 2:
-                time.sleep(0.001)
-            with rows._changed:
-                rows._busy = False
-                rows._changed.notify_all()
-            for answer in asked:
-                answer.result(60)
-
-        rows.rhythm_s = 3600
-        both()
-        both()
-        early = first.ask()
-        while not rows._busy:
-            time.sleep(0.001)
-        assert together == [2, 2]  # it waits for the other
-        assert not early.done()
-        second.ask().result(60)
-        early.result(60)
-        assert together == [2, 2, 2]
-        rows.rhythm_s = 0.05
-        first.ask().result(60)  # the other does not come: a frame's time, and no longer
-        rows.rhythm_s = 3600
-        first.ask().result(60)  # it is not waited for any more
-        assert together == [2, 2, 2, 1, 1]
-        late = second.ask()  # back again, it joins the one that has its rhythm
-        while not rows._busy:
-            time.sleep(0.001)
+        first.ask().result(60)  # nobody else runs
+        rows.frame_s = 3600
+        for early, late in ((second, first), (first, second), (second, first)):
+            waits = early.ask()
+            _gathering(rows)
+            late.ask().result(60)
+            waits.result(60)
+            assert early.stream.waited_s >= late.stream.waited_s >= 0
+        assert calls == [1, 2, 2, 2]
+        rows.frame_s = 0.2
+        begin = time.monotonic()
+        first.ask().result(60)  # the other does not come
+        assert time.monotonic() - begin >= 0.1 - 1e-3
+        assert first.stream.waited_s >= 0.1 - 1e-3
+        rows._running[id(second.stream.engine)].asked -= 1.5 * 3600  # a frame and a half
+        rows.frame_s = 3600
         first.ask().result(60)
-        late.result(60)
-        assert together == [2, 2, 2, 1, 1, 2]
+        waits = second.ask()
+        _gathering(rows)
+        first.ask().result(60)
+        waits.result(60)
+        assert calls == [1, 2, 2, 2, 1, 1, 2]
+
+
+def test_one_that_has_not_asked_for_long_is_not_waited_for(onnx_model: Model, calls: list[int]) -> None:
+    rows: Any = onnx_model.engine
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first, second = _Camera(onnx_model, one), _Camera(onnx_model, other)
+        second.ask().result(60)
+        rows._running[id(second.stream.engine)].asked -= 1.6 * rows.frame_s
+        first.ask().result(60)
+        assert first.stream.waited_s < 0.4 * rows.frame_s
+        assert set(rows._running) == {id(first.stream.engine)}
+    assert calls == [1, 1]
+
+
+def test_a_thread_that_steps_several_streams_does_not_wait_for_itself(onnx_model: Model, calls: list[int]) -> None:
+    rows: Any = onnx_model.engine
+    rows.frame_s = 3600
+    streams = [onnx_model.open_stream() for _ in range(3)]
+    for frame in clip(2):
+        for stream in streams:
+            stream.step(frame)
+    with ThreadPoolExecutor(1) as pool:  # another thread goes on with one of them; step itself never waits
+        pool.submit(onnx_model.step, clip(1)[0], onnx_model.initial_state()).result(60)
+    assert calls == [1] * 7
+
+
+def test_an_interrupt_while_others_are_served_leaves_them_alone(onnx_model: Model) -> None:
+    """Ctrl-C comes to the thread that makes the call for two; the other gets its answer from the next call."""
+    rows = onnx_model.engine
+    interrupted: list[threading.Thread] = []
+    assert isinstance(rows, Rows)
+
+    def run(own: Run, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if not interrupted:
+            interrupted.append(threading.current_thread())
+            raise KeyboardInterrupt
+        return own(feeds)
+
+    frame, state = clip(1)[0], onnx_model.initial_state()
+    wanted, _ = onnx_model.step(frame, state)
+    watched(onnx_model, run)
+    rows._busy = True  # as in a call, until both wait
+    outcomes: list[Any] = []
+
+    def step() -> None:
+        try:
+            outcomes.append(onnx_model.step(frame, state)[0])
+        except KeyboardInterrupt:
+            outcomes.append("interrupted")
+
+    threads = [threading.Thread(target=step) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while len(rows._waiting) < 2:
+        time.sleep(0.001)
+    with rows._changed:
+        rows._busy = False
+        rows._changed.notify_all()
+    for thread in threads:
+        thread.join()
+    (answer,) = (outcome for outcome in outcomes if not isinstance(outcome, str))
+    assert len(outcomes) == 2
+    np.testing.assert_array_equal(answer, wanted)
+    assert rows._waiting == []
+    assert not rows._busy
 
 
 def test_a_failing_call_fails_its_streams_and_no_others(onnx_model: Model) -> None:
@@ -206,7 +272,7 @@ def test_a_failing_call_fails_its_streams_and_no_others(onnx_model: Model) -> No
 
     watched(onnx_model, run)
     frames, states = clip(2), [onnx_model.initial_state()] * 2
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(LcrError, match="the engine failed: out of memory"):
         onnx_model.step_many(frames, states)
     failing.append(False)
     logits, _ = onnx_model.step_many(frames, states)
