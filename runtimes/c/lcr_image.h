@@ -39,9 +39,9 @@ size_t lcr_fit_scratch(const lcr_image *image, int height, int width, int crop);
 /* Fits an image to the network's frame, height x width x 3 bytes, RGB. crop: 0 for the whole image on black, not 0 for
 the largest centred part that fills the frame (lcr_info.fit says what a model wants). scratch: lcr_fit_scratch bytes.
 
-The result is that of lcr_edge.frames with OpenCV, bit for bit; YUV is converted first, also as OpenCV does. Where OpenCV
-was compiled with fused products and sums, as compilers for ARM like to, its own result may differ by one level if both
-sides shrink and one of them not by a whole number.
+The result is that of lcr_edge.frames with OpenCV, bit for bit; YUV is converted first, also as OpenCV does. Where
+OpenCV was compiled with fused products and sums, as compilers for ARM like to, its own result may differ by one level
+if both sides shrink and one of them not by a whole number.
 
 LCR_ARGUMENT: a NULL, a side below 1 or above LCR_MOST_SIDE or odd where it must be even, an unknown format, or a stride
 that is shorter than a row. Then frame is as it was. */
