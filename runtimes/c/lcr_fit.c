@@ -149,17 +149,12 @@ static int is_whole(double scale) {
 }
 
 /* To the nearest whole number, half to even, for 0 <= value < 2^22. Beside 2^23 a float has no room for fractions; the
-processor has rounded them, and what is left in the lowest bits is the number. */
+processor has rounded them away, and what is left in the lowest bits is the number. */
 static int32_t round_float(float value) {
     const float beside = value + 8388608.0f;
     int32_t bits;
     memcpy(&bits, &beside, sizeof bits);
     return bits & 0x7fffff;
-}
-
-static uint8_t round_level(float value) {
-    const int32_t rounded = round_float(value);
-    return (uint8_t)(rounded > 255 ? 255 : rounded);
 }
 
 static void copy(const source *from, const target *to) {
@@ -196,23 +191,23 @@ static void shrink_blocks(const source *from, const target *to, workspace *space
             add_blocks(read_row(from, y * block_height + k), to->width, block_width, totals);
         }
         for (size_t i = 0; i < 3 * to->width; i++) {
-            out[i] = half_up ? (uint8_t)((totals[i] + 2) >> 2) : round_level((float)totals[i] * share);
+            out[i] = half_up ? (uint8_t)((totals[i] + 2) >> 2) : (uint8_t)round_float((float)totals[i] * share);
         }
     }
 }
 
-/* The input pixels that an output pixel covers, at least one. */
+/* The input pixels that an output pixel covers, at least one. scale: from 1 on. */
 static cell cover(size_t number, double scale, size_t size_in) {
     const double begin = (double)number * scale, end = begin + scale;
+    /* The last cell is shorter by what rounding begin added. */
     const double length = fmin(scale, (double)size_in - begin);
-    const double body_end = fmin(floor(end), (double)size_in - 1.0);
-    const double body_begin = fmin(ceil(begin), body_end);
+    const double body_begin = ceil(begin), body_end = floor(end);
     const int has_head = body_begin - begin > THINNEST, has_tail = end - body_end > THINNEST;
     cell result;
     result.first = (int32_t)body_begin - has_head;
-    result.count = (int32_t)body_end - (int32_t)body_begin + has_head + has_tail;
+    result.count = (int32_t)(body_end - body_begin) + has_head + has_tail;
     result.body = (float)(1.0 / length);
-    result.tail = has_tail ? (float)(fmin(fmin(end - body_end, 1.0), length) / length) : result.body;
+    result.tail = has_tail ? (float)((end - body_end) / length) : result.body;
     result.head = has_head ? (float)((body_begin - begin) / length) : result.count == 1 ? result.tail : result.body;
     return result;
 }
@@ -266,7 +261,7 @@ static void shrink(const source *from, const target *to, workspace *space) {
             add_line(line, share, 3 * to->width, sums);
         }
         for (size_t i = 0; i < 3 * to->width; i++) {
-            out[i] = round_level(sums[i]);
+            out[i] = (uint8_t)round_float(sums[i]); /* not above 255: the shares add up to 1, but for rounding */
         }
     }
 }

@@ -23,7 +23,7 @@ SOURCES = Path(__file__).parents[2] / "runtimes" / "c"
 FILES = ("lcr_edges.c", "lcr_fit.c", "lcr_events.c")
 FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-pedantic", "-O2", "-shared", "-fPIC"]
 GUARD = 64  # bytes behind every buffer that must stay as they are
-FILL = 0xA5
+FILL = 0x5A  # as int16, int32 or float a large number that spoils what it gets into
 
 OK, ARGUMENT = 0, 1
 RGB, BGR, GRAY8, NV12, YUYV = range(5)

@@ -99,6 +99,8 @@ RULES = {
     "at once": EventRules(enter=0.4, leave=0.4, min_s=0.0, pause_s=0.0, ignore=()),
     "long pauses": EventRules(enter=0.5, leave=0.2, min_s=0.125, pause_s=5.0, ignore=()),
     "each its own": EventRules(enter=0.6, leave=0.4, min_s=0.2, enters={"wave": 0.3, "swipe": 0.9}),
+    # 0.1875 * 0.1 / 0.4 is above 0.046875, which a float can be; in another order it is not.
+    "order of rounding": EventRules(enter=0.4, leave=0.1, min_s=0.2, ignore=(), enters={"wave": 0.1875}),
     "some ignored": EventRules(enter=0.4, leave=0.3, min_s=0.2, ignore=("wave", "push")),
 }
 
