@@ -16,13 +16,15 @@ finds the same edges; only the variances that Otsu's threshold compares are doub
 /* What the map holds: the bit STRONG, read as a number, is the result after a shift by one. */
 #define WEAK 1
 #define STRONG 2
+#define EIGHT sizeof(uint64_t)
 
 /* A row of derivatives. The magnitude has a column of zeros before its first pixel and one after its last. */
 typedef struct gradient {
     int16_t *x, *y, *magnitude;
 } gradient;
 
-/* The scratch memory. gray and map have a border of one pixel all around. */
+/* The scratch memory. gray and map have a border of one pixel all around; behind the map is room to read EIGHT pixels
+from its last one on. */
 typedef struct workspace {
     int32_t *stack;    /* places in the map */
     int32_t *counts;   /* pixels of each gray level */
@@ -35,7 +37,7 @@ size_t lcr_edges_scratch(int height, int width) {
         return 0;
     }
     const size_t h = (size_t)height, w = (size_t)width;
-    return (h * w + LEVELS) * sizeof(int32_t) + 9 * (w + 2) * sizeof(int16_t) + 2 * (h + 2) * (w + 2);
+    return (h * w + LEVELS) * sizeof(int32_t) + 9 * (w + 2) * sizeof(int16_t) + 2 * (h + 2) * (w + 2) + EIGHT;
 }
 
 static workspace lay_out(void *scratch, size_t height, size_t width) {
@@ -156,11 +158,11 @@ static void thin(
     }
 }
 
-/* The map of weak and strong pixels, its border empty. */
+/* The map of weak and strong pixels; its border and what is behind it are empty. */
 static void find_peaks(const workspace *space, size_t height, size_t width, int16_t low, int16_t high) {
     const size_t stride = width + 2;
     memset(space->map, 0, stride);
-    memset(space->map + (height + 1) * stride, 0, stride);
+    memset(space->map + (height + 1) * stride, 0, stride + EIGHT);
     memset(space->rows[0].magnitude, 0, stride * sizeof(int16_t));
     derive(space->gray, width, space->rows[1]);
     for (size_t y = 0; y < height; y++) {
@@ -177,23 +179,19 @@ static void find_peaks(const workspace *space, size_t height, size_t width, int1
     }
 }
 
-/* Puts the places of the strong pixels on the stack. Returns how many. Most of a map is empty: eight pixels a look. */
+/* Puts the places of the strong pixels on the stack. Returns how many. Most of a map is empty: EIGHT pixels a look. */
 static size_t collect_strong(const uint8_t *map, size_t size, int32_t *stack) {
-    size_t count = 0, start = 0;
-    for (; start + 8 <= size; start += 8) {
-        uint64_t eight;
-        memcpy(&eight, map + start, sizeof eight);
-        if ((eight & UINT64_C(0x0202020202020202)) != 0) {
-            for (size_t i = start; i < start + 8; i++) {
-                if (map[i] == STRONG) {
-                    stack[count++] = (int32_t)i;
-                }
-            }
+    size_t count = 0;
+    for (size_t start = 0; start < size; start += EIGHT) {
+        uint64_t pixels;
+        memcpy(&pixels, map + start, sizeof pixels);
+        if ((pixels & UINT64_C(0x0202020202020202)) == 0) {
+            continue;
         }
-    }
-    for (size_t i = start; i < size; i++) {
-        if (map[i] == STRONG) {
-            stack[count++] = (int32_t)i;
+        for (size_t i = start; i < start + EIGHT; i++) {
+            if (map[i] == STRONG) {
+                stack[count++] = (int32_t)i;
+            }
         }
     }
     return count;
