@@ -89,7 +89,8 @@ class Metrics:
         self._resets = make(counter, "resets", "Resets of the state, after a gap")
         self._reconnections = make(counter, "reconnections", "Times that a lost source was back")
         self._events = make(counter, "events", "Events that began", ("source", "label"))
-        self._step_s = make(histogram, "step_seconds", "Fitting a frame and the step, waiting for a turn left out", buckets=_STEP_S)
+        what = "Fitting a frame and the step, waiting for a turn left out"
+        self._step_s = make(histogram, "step_seconds", what, buckets=_STEP_S)
         self._lag_s = make(gauge, "lag_seconds", "How old the frame of the last step was; live sources only")
         self._up = make(gauge, "source_up", "1 while the source gives frames")
         self._counts = dict.fromkeys(sources, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,3 +160,19 @@ def test_what_loads_with_the_runtimes_is_what_python_loads() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {name for name in loaded_with(IMPORTS, runtimes) if part_of(name)} == set(done.stdout.split())
+
+
+def test_engines_that_report_are_imported_in_one_place() -> None:
+    """Elsewhere they would tell their makers of it: ``runtimes.libraries`` keeps them from that."""
+    own = "lcr_edge.runtimes.libraries"
+    importing = re.compile(
+        r"^\s*(?:import|from)\s+(onnxruntime|openvino)\b|import_module\(.(?:onnxruntime|openvino)\b", re.M
+    )
+    files = modules(ROOT)
+    assert [name for name, path in files.items() if name != own and importing.search(path.read_text())] == []
+    for line in (
+        "import openvino as ov",
+        "    from onnxruntime.quantization import x",
+        'import_module("openvino.opset13")',
+    ):
+        assert importing.search(line)
