@@ -34,7 +34,7 @@ PROMISE = PROMISES["fp32"]
 PICO = "lcr_pico"
 OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY = range(11)
 U8 = npt.NDArray[np.uint8]
-OF_LIBM = ("sqrtf", "expf", "rint", "rintf", "floor", "floorf", "fmin", "fminf", "fmax", "fmaxf")
+OF_LIBM = ("ceil", "sqrtf", "expf", "rint", "rintf", "floor", "floorf", "fmin", "fminf", "fmax", "fmaxf")
 OF_THE_COMPILER = ("__cpu_model", "__cpu_indicator_init", "_GLOBAL_OFFSET_TABLE_")
 
 
