@@ -180,9 +180,8 @@ def test_every_colour_of_yuv() -> None:
     luma = np.arange(256, dtype=np.uint8).reshape(1, 64, 2, 2).repeat(256, axis=0).transpose(0, 2, 1, 3)
     luma = np.ascontiguousarray(luma.reshape(512, 128))
     for v in range(256):
-        chroma = np.empty((256, 64, 2), np.uint8)
-        chroma[..., 0], chroma[..., 1] = np.arange(256, dtype=np.uint8)[:, None], v
-        chroma = chroma.reshape(256, 128)
+        chroma = np.full((256, 128), v, np.uint8)
+        chroma[:, ::2] = np.arange(256, dtype=np.uint8)[:, None]
         expected = cv2.cvtColor(np.concatenate([luma, chroma]), cv2.COLOR_YUV2RGB_NV12)
         got = fit(image([luma, chroma], 128, 512, NV12), 512, 128, crop=False)
         assert np.array_equal(got, expected), v
