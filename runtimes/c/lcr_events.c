@@ -96,8 +96,8 @@ static void find_candidate(lcr_events *events, double time_s, const float *proba
     for (int32_t i = 0; i < events->classes; i++) {
         const lcr_class *each = &events->each[i];
         const int rested = time_s - each->ended_s >= events->pause_s;
-        if (rested && probabilities[i] >= each->enter &&
-            (events->label == NOBODY || probabilities[i] > events->confidence)) {
+        const int high = (double)probabilities[i] >= each->enter;
+        if (rested && high && (events->label == NOBODY || probabilities[i] > events->confidence)) {
             events->label = i;
             events->confidence = probabilities[i];
             events->start_s = time_s;
@@ -131,7 +131,7 @@ static int end(lcr_events *events, int cut, lcr_event *happened) {
 
 int lcr_events_step(lcr_events *events, double time_s, const float *probabilities, lcr_event happened[2]) {
     int count = 0;
-    if (events->label != NOBODY && probabilities[events->label] < events->each[events->label].leave) {
+    if (events->label != NOBODY && (double)probabilities[events->label] < events->each[events->label].leave) {
         count += end(events, 0, &happened[0]);
     }
     if (events->label == NOBODY) {

@@ -192,19 +192,18 @@ def test_the_usual_rules() -> None:
 def test_rules_that_cannot_be() -> None:
     memory = guarded(1 << 10)
 
-    def start(place: Any = None, classes: int = 2, enters: list[float] | None = None, **wrong: float) -> int | None:
+    def start(classes: int = 2, own: float = 0.5, wrong: tuple[str, float] | None = None) -> int | None:
         rules = library().lcr_usual_rules()
-        for name, value in wrong.items():
-            setattr(rules, name, value)
-        own = np.asarray(enters or [0.0, 0.5])
-        rules.enters = address(own)
-        where = address(memory) if place is None else None
-        result: int | None = library().lcr_events_start(where, classes, ctypes.byref(rules))
+        enters = np.asarray([0.0, own])
+        rules.enters = address(enters)
+        if wrong is not None:
+            setattr(rules, *wrong)
+        result: int | None = library().lcr_events_start(address(memory), classes, ctypes.byref(rules))
         return result
 
     assert start() == memory.ctypes.data
     memory[:] = 0
-    assert start(place="nowhere") is None
+    assert library().lcr_events_start(None, 2, None) is None
     for classes in (0, -1, 65537):
         assert start(classes=classes) is None
         assert library().lcr_events_size(classes) == 0
@@ -215,9 +214,9 @@ def test_rules_that_cannot_be() -> None:
         "pause_s": (-0.1, math.nan, math.inf),
     }.items():
         for value in values:
-            assert start(**{name: value}) is None, (name, value)
+            assert start(wrong=(name, value)) is None, (name, value)
     for value in (-0.1, 1.1, math.nan):
-        assert start(enters=[0.5, value]) is None
+        assert start(own=value) is None
     assert not memory.any()
 
 
