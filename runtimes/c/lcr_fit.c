@@ -1,8 +1,8 @@
 /* Camera images to the network's frame, as in lcr_edge/frames.py with OpenCV. What is rounded when, and in which order
 sums of float are made, is OpenCV's, so that a network sees on every device what it was trained on.
 
-Sums of float are equal to OpenCV's only if the compiler neither fuses products with sums nor reorders them: compile with
--std=c99, never with -ffast-math. */
+Sums of float are equal to OpenCV's only if the compiler neither fuses products with sums nor reorders them: compile
+with -std=c99, never with -ffast-math. */
 
 #include "lcr_image.h"
 
