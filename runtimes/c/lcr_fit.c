@@ -1,8 +1,8 @@
 /* Camera images to the network's frame, as in lcr_edge/frames.py with OpenCV. What is rounded when, and in which order
 sums of float are made, is OpenCV's, so that a network sees on every device what it was trained on.
 
-Sums of float stay exact copies only if the compiler neither joins a product with a sum nor reorders: compile with
--std=c99, never with -ffast-math. */
+Sums of float are equal to OpenCV's only if the compiler neither fuses products with sums nor reorders them: compile
+with -std=c99, never with -ffast-math. */
 
 #include "lcr_image.h"
 
@@ -69,23 +69,28 @@ static size_t smaller(size_t a, size_t b) {
 #define GREEN_OF_U (-409993)
 #define BLUE_OF_U 2116026
 
+/* Bits decide, because noise would mislead every prediction of a branch. A negative number shifted by 31 bits is all
+ones: as everywhere here, shifts keep the sign. */
+static int not_below_0(int value) {
+    return value & ~(value >> 31);
+}
+
 static uint8_t level(int value) {
-    const int shifted = value >> YUV_SHIFT;
-    return (uint8_t)(shifted < 0 ? 0 : shifted > 255 ? 255 : shifted);
+    const int shifted = not_below_0(value >> YUV_SHIFT);
+    return (uint8_t)(shifted | ((255 - shifted) >> 31));
 }
 
 /* Pairs of pixels that share U and V. luma_step: from one pixel to the next; chroma_step: from one pair to the next. */
 static void convert_yuv(
     const uint8_t *luma, size_t luma_step, const uint8_t *u, const uint8_t *v, size_t chroma_step, size_t pairs,
-    uint8_t *rgb) {
+    uint8_t *restrict rgb) {
     for (size_t i = 0; i < pairs; i++) {
         const int blueness = u[i * chroma_step] - 128, redness = v[i * chroma_step] - 128;
         const int red = RED_OF_V * redness + YUV_HALF;
         const int green = GREEN_OF_V * redness + GREEN_OF_U * blueness + YUV_HALF;
         const int blue = BLUE_OF_U * blueness + YUV_HALF;
         for (size_t k = 2 * i; k < 2 * i + 2; k++) {
-            const int above_black = luma[k * luma_step] - 16;
-            const int light = above_black > 0 ? above_black * LUMA : 0;
+            const int light = LUMA * not_below_0(luma[k * luma_step] - 16);
             rgb[3 * k] = level(light + red);
             rgb[3 * k + 1] = level(light + green);
             rgb[3 * k + 2] = level(light + blue);
