@@ -28,6 +28,7 @@ from lcr_edge.export.targets.table import (
     FLOAT_BY_DEFAULT,
     PRECISIONS,
     TARGETS,
+    Target,
     require,
     table,
 )
@@ -188,8 +189,8 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
         raise UsageError(f"--target is missing; choose one of {', '.join((*TARGETS, _ALL))}")
     check_choice("target", args.target, (*TARGETS, _ALL))
     names = tuple(TARGETS) if args.target == _ALL else (args.target,)
-    if args.target == _ALL and args.precision in PRECISIONS:  # those that have it
-        names = tuple(name for name in names if args.precision in TARGETS[name].precisions)
+    if args.target == _ALL and args.precision in PRECISIONS:
+        names = tuple(name for name in names if _can(TARGETS[name], args))
     for name in names:
         check_choice(f"precision for {name}", args.precision, TARGETS[name].precisions)
         check_choice(f"state mode for {name}", args.state_mode, TARGETS[name].state_modes)
@@ -206,6 +207,12 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
     for name in names:
         require(TARGETS[name], int8=int8)
     return names
+
+
+def _can(row: Target, args: argparse.Namespace) -> bool:
+    """Whether a target has what is asked of all of them."""
+    states = args.state_precision or DEFAULT_STATE_PRECISION
+    return args.precision in row.precisions and states in row.state_precisions and args.batch <= row.most_streams
 
 
 def _check_int8(args: argparse.Namespace) -> None:

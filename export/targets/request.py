@@ -14,7 +14,6 @@ from lcr_edge.export.targets.table import (
     DEFAULT_QUANT,
     DEFAULT_STATE_MODE,
     DEFAULT_STATE_PRECISION,
-    STATE_PRECISIONS,
     TARGETS,
     Target,
 )
@@ -51,7 +50,7 @@ class Request:
         check_choice(f"state mode for {self.target}", self.state_mode, row.state_modes)
         check_choice("quant", self.quant, QUANT_MODES)
         check_choice("int8 activations", self.activations, ACTIVATIONS)
-        check_choice("state precision", self.state_precision, STATE_PRECISIONS)
+        check_choice(f"state precision for {self.target}", self.state_precision, row.state_precisions)
         check_choice(f"io for {self.target}", self.io, row.io_modes)
         if (self.io == "int8") != (self.state_precision == "int8"):
             raise UsageError("int8 states need --io int8, and --io int8 needs int8 states: give both or neither")
@@ -61,6 +60,8 @@ class Request:
             raise UsageError("an integer-only model cannot compute edges itself: export with --edges host")
         if not 1 <= self.batch <= MAX_BATCH:
             raise UsageError(f"a call steps 1 to {MAX_BATCH} streams, got --batch {self.batch}")
+        if self.batch > row.most_streams:
+            raise UsageError(f"a bundle for {self.target} steps one stream in a call: leave --batch out")
         if self.batch > 1:
             self._check_batch()
 

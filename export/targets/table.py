@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcr_edge.contract import IO_MODES
+from lcr_edge.contract import IO_MODES, MAX_BATCH
 from lcr_edge.errors import MissingExtraError, how_to_install
 from lcr_edge.runtimes.c_library import sources
 from lcr_edge.runtimes.engines import ENGINES, EngineRow
@@ -46,8 +46,9 @@ class Target:
     packages: (import name, package name) pairs that the export needs, beyond what every export needs; int8_packages:
     what int8 needs in addition. The manifest records their versions. extra: the lcr-edge extra that installs them.
     io_modes: from ``contract.IO_MODES``. default_quant: for int8. default_edges: where edges are found unless told
-    otherwise. stored: a module that reads int8 products back from the files, see ``targets.stored``; None where that
-    cannot be done. hints: the manifest's runtime hints; int8_hints: what int8 adds to them, by quant.
+    otherwise. state_precisions: of ``STATE_PRECISIONS``. most_streams: in a call. stored: a module that reads int8
+    products back from the files, see ``targets.stored``; None where that cannot be done. hints: the manifest's runtime
+    hints; int8_hints: what int8 adds to them, by quant.
     """
 
     engine: EngineRow
@@ -60,6 +61,8 @@ class Target:
     int8_packages: tuple[tuple[str, str], ...] = ()
     default_quant: str = DEFAULT_QUANT
     default_edges: str = DEFAULT_EDGES
+    state_precisions: tuple[str, ...] = STATE_PRECISIONS
+    most_streams: int = MAX_BATCH
     stored: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -132,6 +135,8 @@ TARGETS: dict[str, Target] = {
             precisions=("fp32",),
             # Its own edges cost a tenth of a step, and its caller is C.
             default_edges="graph",
+            state_precisions=("fp32",),
+            most_streams=1,
         ),
     )
 }

@@ -36,7 +36,9 @@ FRAMES = 20
 CHECKPOINT = made.checkpoint("lcr_pico")
 CONFIG = CHECKPOINT.config
 EXACT = PROMISES["fp32"].step_abs or 0.0
-KINDS = [(target, mode) for target, row in TARGETS.items() for mode in row.state_modes]
+KINDS = [
+    (target, mode) for target, row in TARGETS.items() if "fp16" in row.state_precisions for mode in row.state_modes
+]
 SCALES = {LOGITS: (0.25, 1), **dict.fromkeys((*STATES_IN, *STATES_OUT), (0.0078125, -3))}
 
 
