@@ -315,9 +315,11 @@ def exports(*, full: bool) -> list[tuple[Path, bool]]:
     if made_now is not None:
         atexit.register(shutil.rmtree, made_now, ignore_errors=True)
     network, others = (made.PACKAGED, []) if full else ("lcr_pico", [(made.PACKAGED, "fp32"), (made.PACKAGED, "int8")])
-    everywhere = [(made.bundle(network, target, precision), False) for target in TARGETS for precision in PRECISIONS]
+    # Those with wheels; C has to be compiled for a board.
+    targets = [name for name, row in TARGETS.items() if row.engine.package]
+    everywhere = [(made.bundle(network, target, precision), False) for target in targets for precision in PRECISIONS]
     return everywhere + [
-        (made.bundle(name, target, precision), True) for name, precision in others for target in TARGETS
+        (made.bundle(name, target, precision), True) for name, precision in others for target in targets
     ]
 
 
