@@ -1,4 +1,4 @@
-/* lcr_edge: one step of an LCR network in C99.
+/* lcr_edge: one step of an LCR network in C99, and what a camera program needs around it.
 
 Ownership, in four rules:
 
@@ -100,6 +100,108 @@ lcr_status lcr_step(
 lcr_status lcr_step_edges(
     lcr_model *model, const uint8_t *frame, const uint8_t *edges, const void *state_in, void *state_out,
     float *logits);
+
+/* ---- From a camera's frame to what the network takes ----
+
+Images, results and scratch memory are the caller's. Nothing is allocated, and nothing is read or written after a call
+returns. Scratch memory must be aligned for int64_t; what it holds before a call does not matter. Calls with different
+memory may run at the same time. */
+
+/* The most pixels along a side of any image here. */
+#define LCR_MOST_SIDE 8192
+
+typedef enum lcr_format {
+    LCR_RGB = 0, /* 3 bytes a pixel: red, green, blue */
+    LCR_BGR,     /* 3 bytes a pixel: blue, green, red */
+    LCR_GRAY8,   /* 1 byte a pixel */
+    LCR_NV12,    /* luma in the first plane; in the second U and V in turn, a pair for every 2 x 2 pixels */
+    LCR_YUYV     /* luma, U, luma, V: 4 bytes for every 2 pixels of a row */
+} lcr_format;
+
+/* An image as a camera gives it. YUV means BT.601 with luma from 16 to 235, as cameras do. */
+typedef struct lcr_image {
+    const uint8_t *planes[2]; /* the second for NV12 only */
+    size_t strides[2];        /* bytes from the start of a row to that of the next, for each plane */
+    int width, height;        /* pixels; both even for NV12, an even width for YUYV */
+    lcr_format format;
+} lcr_image;
+
+/* Bytes of scratch memory that lcr_fit_image needs for images of this size and format; 0 if the image, but for the
+planes, or the wanted size is wrong. */
+size_t lcr_fit_scratch(const lcr_image *image, int height, int width, int crop);
+
+/* Fits an image to the network's frame, height x width x 3 bytes, RGB. crop: 0 for the whole image on black, not 0 for
+the largest centred part that fills the frame (lcr_info.fit says what a model wants). scratch: lcr_fit_scratch bytes.
+
+The result is that of lcr_edge.frames with OpenCV, bit for bit; YUV is converted first, also as OpenCV does. Where
+OpenCV was compiled with fused products and sums, as compilers for ARM like to, its own result may differ by one level
+if both sides shrink and one of them not by a whole number.
+
+LCR_ARGUMENT: a NULL, a side below 1 or above LCR_MOST_SIDE or odd where it must be even, an unknown format, or a stride
+that is shorter than a row. Then frame is as it was. */
+lcr_status lcr_fit_image(const lcr_image *image, int height, int width, int crop, uint8_t *frame, void *scratch);
+
+/* Bytes of scratch memory that lcr_find_edges needs; 0 if a side is below 1 or above LCR_MOST_SIDE. */
+size_t lcr_edges_scratch(int height, int width);
+
+/* The edges of a frame, as lcr_edge.edges.host finds them, bit for bit. rgb: height x width x 3 bytes. edges: height x
+width bytes, each set to 0 or 1. scratch: lcr_edges_scratch(height, width) bytes, which must not be 0. */
+void lcr_find_edges(const uint8_t *rgb, int height, int width, uint8_t *edges, void *scratch);
+
+/* ---- What begins and ends in a stream, from the logits of its steps ----
+
+A class becomes an event when its probability has been ``enter`` or more, and then ``leave`` or more, for min_s seconds;
+the event began where that did. It ends with the last step before the probability is below ``leave``. For pause_s
+seconds after that the same class cannot begin again. There is one event at a time.
+
+The memory is the caller's: lcr_events_size() bytes for each stream, aligned for double. It holds no pointers and may be
+copied. Nothing is allocated. Two threads must not use one stream at the same time. Everything is as in
+lcr_edge.runtimes.live.events, but that classes are numbers. */
+
+#define LCR_MOST_CLASSES 65536
+
+typedef struct lcr_event_rules {
+    double enter, leave;   /* probabilities in (0, 1], leave at most enter */
+    double min_s, pause_s; /* seconds, 0 or more */
+    const double *enters;  /* ``enter`` of each class, 0 for that of all; its ``leave`` keeps its share. Or NULL */
+    const uint8_t *ignore; /* for each class, not 0 if it is never an event. Or NULL */
+} lcr_event_rules;
+
+/* An event that begins or ends. */
+typedef struct lcr_event {
+    uint32_t number;  /* counts the events of the stream, from 1 */
+    int label;        /* the number of its class, as lcr_label takes it */
+    int ended;        /* 0: it begins, and end_s is 0 */
+    int cut;          /* 1: the stream was cut while it lasted, so that its end is not known */
+    double start_s;   /* time of its first step */
+    double end_s;     /* time of its last step */
+    float confidence; /* the largest probability so far */
+} lcr_event;
+
+typedef struct lcr_events lcr_events;
+
+/* The rules where nothing else was tuned. They ignore no class. */
+lcr_event_rules lcr_usual_rules(void);
+
+/* Bytes of memory for one stream; 0 if classes is below 1 or above LCR_MOST_CLASSES. */
+size_t lcr_events_size(int classes);
+
+/* Makes a new stream in the caller's memory and returns its address. rules: NULL for the usual ones; not needed
+afterwards. Returns NULL if memory is NULL, and for a wrong number of classes or wrong rules. */
+lcr_events *lcr_events_start(void *memory, int classes, const lcr_event_rules *rules);
+
+/* Probabilities [classes] of logits [classes]: from 0 to 1, their sum 1. They may be the same memory. */
+void lcr_probabilities(const float *logits, int classes, float *probabilities);
+
+/* Takes a step: its time in seconds, later than that of the step before, and its probabilities [classes]. Returns how
+many things happened: 0, 1 or 2, the end of an event before the start of one. A NaN neither begins nor ends an event. */
+int lcr_events_step(lcr_events *events, double time_s, const float *probabilities, lcr_event happened[2]);
+
+/* The stream was cut or is over. Returns 1 if an event lasted, and its end, else 0. Pauses are forgotten. */
+int lcr_events_cut(lcr_events *events, lcr_event *happened);
+
+/* Whether an event lasts, or something may become one: then the next step counts. */
+int lcr_events_busy(const lcr_events *events);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /* Canny edges with an Otsu threshold, as in lcr_edge/edges/host.py. Whole numbers all the way, so that every processor
 finds the same edges; only the variances that Otsu's threshold compares are double. */
 
-#include "lcr_image.h"
+#include "lcr_edge.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* Events of a stream, as in lcr_edge/runtimes/live/events.py. Thresholds and times are double and computed in the same
 order, so that a probability on a threshold is on the same side of it. */
 
-#include "lcr_events.h"
+#include "lcr_edge.h"
 
 #include <math.h>
 

@@ -4,7 +4,7 @@ sums of float are made, is OpenCV's, so that a network sees on every device what
 Sums of float are equal to OpenCV's only if the compiler neither fuses products with sums nor reorders them: compile
 with -std=c99, never with -ffast-math. */
 
-#include "lcr_image.h"
+#include "lcr_edge.h"
 
 #include <math.h>
 #include <string.h>

@@ -4,7 +4,6 @@
 #define LCR_INTERNAL_H
 
 #include "lcr_edge.h"
-#include "lcr_image.h"
 
 #define LCR_ALIGNMENT 64u
 /* Columns of a panel of packed weights, and the unit of every row's length. */
