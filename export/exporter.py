@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -126,6 +127,10 @@ class Exporter:
                 if plan is not None:
                     golden = with_rounding(golden, simulate(source.cell, plan, **request.row.rounds))
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
+                if request.row.golden is not None:
+                    module = importlib.import_module(request.row.golden)
+                    for name, content in module.golden_files(golden, request.config).items():
+                        (folder / name).write_bytes(content)
                 self._write_manifest(folder, request, made, plan, products)
                 report = self._measure(folder, gate)
             page = None

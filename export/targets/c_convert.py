@@ -17,12 +17,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lcr_edge.config import Config
 from lcr_edge.contract import CONTRACT_VERSION
 from lcr_edge.export.targets.job import Converted, Job
 from lcr_edge.frames import FITS
 from lcr_edge.model.norm import NORM_EPS
 from lcr_edge.model.step_cell import StepCell
 from lcr_edge.runtimes.c_library import FORMAT_VERSION, sources
+from lcr_edge.runtimes.golden import Golden
+from lcr_edge.tolerances import PROMISES
 
 F32 = npt.NDArray[np.float32]
 _MAGIC, _ORDER = b"LCRSTEP\0", 0x0A0B0C0D
@@ -31,6 +34,9 @@ _PANEL, _ALIGNMENT, _PARTS = 32, 64, 4
 # config, bytes of the labels; 4 floats.
 _HEADER = struct.Struct("<8sIIIIQ32s14iI4f116x")
 _DIGEST = slice(32, 64)
+# Magic, byte order, version, frames; height, width, classes, layers, tokens, dim; two promises; digest at 64.
+_GOLDEN_HEADER, _GOLDEN_DIGEST = struct.Struct("<8sIII6i2f76x"), slice(64, 96)
+_GOLDEN_FRAMES = 8
 
 
 def convert(job: Job) -> Converted:
@@ -78,6 +84,20 @@ def weights_of(cell: StepCell, labels: tuple[str, ...], fit: str) -> bytes:
     )
     content[_DIGEST] = hashlib.sha256(content).digest()
     return bytes(content)
+
+
+def golden_files(golden: Golden, config: Config) -> dict[str, bytes]:
+    """golden.bin: the golden clip as ``lcr_selftest.c`` reads it, without its last frames where it is long."""
+    promise, frames = PROMISES["fp32"], golden.frames[:_GOLDEN_FRAMES]
+    shape = (config.height, config.width, config.classes, *config.state_shape)
+    promised = promise.step_abs, promise.stream_abs
+    content = bytearray(_GOLDEN_HEADER.pack(b"LCRGOLD\0", _ORDER, FORMAT_VERSION, len(frames), *shape, *promised))
+    for t, frame in enumerate(frames):
+        for part in (frame, golden.logits[t], np.stack([golden.state_h[t], golden.state_c[t]])):
+            data = part.astype("<f4" if part.dtype == np.float32 else part.dtype).tobytes()
+            content += data + bytes(-len(data) % _ALIGNMENT)
+    content[_GOLDEN_DIGEST] = hashlib.sha256(content).digest()
+    return {"golden.bin": bytes(content)}
 
 
 def _tensors(cell: StepCell) -> Iterator[F32]:

@@ -46,9 +46,10 @@ class Target:
     packages: (import name, package name) pairs that the export needs, beyond what every export needs; int8_packages:
     what int8 needs in addition. The manifest records their versions. extra: the lcr-edge extra that installs them.
     io_modes: from ``contract.IO_MODES``. default_quant: for int8. default_edges: where edges are found unless told
-    otherwise. state_precisions: of ``STATE_PRECISIONS``. most_streams: in a call. stored: a module that reads int8
-    products back from the files, see ``targets.stored``; None where that cannot be done. hints: the manifest's runtime
-    hints; int8_hints: what int8 adds to them, by quant.
+    otherwise. state_precisions: of ``STATE_PRECISIONS``. most_streams: in a call. golden: a module that also writes the
+    golden clip in a form of the target's own. stored: a module that reads int8 products back from the files, see
+    ``targets.stored``; None where that cannot be done. hints: the manifest's runtime hints; int8_hints: what int8 adds
+    to them, by quant.
     """
 
     engine: EngineRow
@@ -63,6 +64,7 @@ class Target:
     default_edges: str = DEFAULT_EDGES
     state_precisions: tuple[str, ...] = STATE_PRECISIONS
     most_streams: int = MAX_BATCH
+    golden: str | None = None
     stored: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -137,6 +139,7 @@ TARGETS: dict[str, Target] = {
             default_edges="graph",
             state_precisions=("fp32",),
             most_streams=1,
+            golden="lcr_edge.export.targets.c_convert",
         ),
     )
 }

@@ -42,7 +42,8 @@ typedef enum lcr_status {
     LCR_MEMORY,   /* memory is missing, or the arena is too small or not aligned */
     LCR_STATE,    /* the state has a value that is NaN or infinite: this stream is lost, start again from NULL */
     LCR_OVERLAP,  /* buffers overlap that must not */
-    LCR_BUSY      /* all of the model's threads are in a step */
+    LCR_BUSY,     /* all of the model's threads are in a step */
+    LCR_PARITY    /* a selftest found answers that are not the reference's */
 } lcr_status;
 
 /* One sentence in English for a status. Never NULL. */
@@ -100,6 +101,21 @@ lcr_status lcr_step(
 lcr_status lcr_step_edges(
     lcr_model *model, const uint8_t *frame, const uint8_t *edges, const void *state_in, void *state_out,
     float *logits);
+
+/* What a selftest measured: the largest absolute error of logits and states. */
+typedef struct lcr_errors {
+    int frames;     /* of the golden clip */
+    float one_step; /* each step from the reference's state */
+    float stream;   /* with the model's own state fed back */
+} lcr_errors;
+
+/* Bytes of memory that lcr_selftest needs. */
+size_t lcr_selftest_size(const lcr_model *model);
+
+/* Steps the golden clip of the model's bundle, the bytes of golden.bin, and compares with the reference's answers.
+golden: aligned to 64 bytes. memory: lcr_selftest_size bytes, aligned for float. LCR_OK: within what was promised at the
+export. LCR_PARITY: not; errors says by how much. Any other status: the clip is damaged, or of another network. */
+lcr_status lcr_selftest(lcr_model *model, const void *golden, size_t size, void *memory, lcr_errors *errors);
 
 /* ---- From a camera's frame to what the network takes ----
 

@@ -35,13 +35,13 @@ const char *lcr_message(lcr_status status) {
     case LCR_FILE:
         return "the weights file cannot be opened or read; check its path and permissions";
     case LCR_FORMAT:
-        return "this is not a weights file of lcr_edge, or it was cut off; copy model.bin again";
+        return "this is not a file of lcr_edge, or not of this network, or it was cut off; copy the bundle again";
     case LCR_VERSION:
-        return "the weights are of another version; export them again, or build the library that came with them";
+        return "the file is of another version; export it again, or build the library that came with it";
     case LCR_ENDIAN:
-        return "the weights are for a processor of the other byte order";
+        return "the file is for a processor of the other byte order";
     case LCR_DIGEST:
-        return "the weights were damaged: their digest differs; copy model.bin again";
+        return "the file was damaged: its digest differs; copy the bundle again";
     case LCR_MEMORY:
         return "there is not enough memory, or the arena is smaller than lcr_arena_size or not aligned to 64 bytes";
     case LCR_STATE:
@@ -50,6 +50,8 @@ const char *lcr_message(lcr_status status) {
         return "buffers overlap; only state_in and state_out may be the same memory";
     case LCR_BUSY:
         return "all threads of the model are in a step; open it for more, or try again";
+    case LCR_PARITY:
+        return "the answers are not those of the reference: another compiler or other flags may mend it";
     }
     return "an unknown status";
 }

@@ -32,9 +32,9 @@ COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 STRICT = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-pedantic")
 PROMISE = PROMISES["fp32"]
 PICO = "lcr_pico"
-OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY = range(11)
+OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY, PARITY = range(12)
 U8 = npt.NDArray[np.uint8]
-OF_LIBM = ("ceil", "sqrtf", "expf", "rint", "rintf", "floor", "floorf", "fmin", "fminf", "fmax", "fmaxf")
+OF_LIBM = ("ceil", "fabsf", "sqrtf", "expf", "rint", "rintf", "floor", "floorf", "fmin", "fminf", "fmax", "fmaxf")
 OF_THE_COMPILER = ("__cpu_model", "__cpu_indicator_init", "_GLOBAL_OFFSET_TABLE_")
 
 
@@ -91,7 +91,7 @@ def test_without_files_nothing_allocates(tmp_path: Path) -> None:
     """The library for firmware calls no allocator and no file function."""
     if not COMPILERS:
         pytest.skip("there is no C compiler")
-    sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+    sources = [str(path) for path in sorted(SOURCES.glob("lcr_*.c"))]
     call = [COMPILERS[0], "-std=c99", "-O2", "-DLCR_NO_FILES", "-fno-builtin", "-c", *sources]
     subprocess.run(call, cwd=tmp_path, check=True)
     objects = [str(path) for path in sorted(tmp_path.glob("*.o"))]
@@ -107,7 +107,7 @@ def test_threads_share_a_model(sanitizer: str, weights: Path, tmp_path: Path) ->
     if not COMPILERS:
         pytest.skip("there is no C compiler")
     program = tmp_path / "stepping"
-    sources = [str(path) for path in (Path(__file__).parent / "stepping.c", *sorted(SOURCES.glob("*.c")))]
+    sources = [str(path) for path in (Path(__file__).parent / "stepping.c", *sorted(SOURCES.glob("lcr_*.c")))]
     flags = ["-std=gnu99", "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-I", str(SOURCES)]
     subprocess.run([COMPILERS[0], *flags, *sources, "-lm", "-lpthread", "-o", str(program)], check=True)
     done = subprocess.run([str(program), str(weights), "4"], capture_output=True, text=True, check=False)
@@ -184,8 +184,9 @@ def test_what_a_model_says_of_itself(c: Any, model: Any, weights: Path) -> None:
     assert c.lcr_label(model, -1) is None
     assert c.lcr_label(model, config.classes) is None
     assert c.lcr_state_size(model) == 2 * 4 * int(np.prod(config.state_shape))
-    for status in range(12):
-        assert c.lcr_message(status)
+    messages = {c.lcr_message(status) for status in range(13)}
+    assert len(messages) == 13
+    assert b"an unknown status" in messages
 
 
 def _arrays(c: Any, model: Any) -> tuple[U8, Any, Any, Any]:
@@ -315,13 +316,61 @@ def test_a_bundle_is_stepped_in_python(weights: Path, tmp_path: Path) -> None:
     shutil.copytree(weights.parent, other)
     (other / "model.bin").write_bytes(weights.read_bytes()[:-64])
     reseal(other)
-    with pytest.raises(BundleError, match="not a weights file of lcr_edge, or it was cut off"):
+    with pytest.raises(BundleError, match="or it was cut off"):
         load(other)
     model = load(weights.parent)
     state = model.initial_state()
     kept = State(state.h.copy(), state.c.copy())
     model.step(read_golden(model.bundle).frames[0], state)
     np.testing.assert_array_equal(state.h, kept.h)
+
+
+class Errors(ctypes.Structure):
+    """lcr_errors."""
+
+    _fields_ = (("frames", ctypes.c_int), ("one_step", ctypes.c_float), ("stream", ctypes.c_float))
+
+
+def _selftest(c: Any, model: Any, content: bytes) -> tuple[int, Errors]:
+    golden, memory, errors = _aligned(len(content)), np.zeros(c.lcr_selftest_size(model), np.uint8), Errors()
+    golden[:] = np.frombuffer(content, np.uint8)
+    pointers = ctypes.c_void_p(golden.ctypes.data), ctypes.c_size_t(golden.size), ctypes.c_void_p(memory.ctypes.data)
+    return int(c.lcr_selftest(model, *pointers, ctypes.byref(errors))), errors
+
+
+def _resigned(content: bytearray) -> bytes:
+    content[64:96] = bytes(32)
+    content[64:96] = hashlib.sha256(content).digest()
+    return bytes(content)
+
+
+def test_a_selftest_on_the_device(c: Any, model: Any, weights: Path) -> None:
+    c.lcr_selftest_size.restype = ctypes.c_size_t
+    good = weights.with_name("golden.bin").read_bytes()
+    status, errors = _selftest(c, model, good)
+    assert (status, errors.frames) == (OK, 8)
+    assert 0 < errors.one_step <= (PROMISE.step_abs or 0.0)
+    assert 0 < errors.stream <= (PROMISE.stream_abs or 0.0)
+    golden = read_golden(read_bundle(weights.parent))
+    first = 128 + -(-golden.frames[0].size // 64) * 64
+    (was,) = struct.unpack_from("<f", good, first)
+    assert was == golden.logits[0, 0]
+    for wrong in (was + 1e-3, np.nan):
+        content = bytearray(good)
+        struct.pack_into("<f", content, first, wrong)
+        assert _selftest(c, model, bytes(content))[0] == DIGEST
+        status, errors = _selftest(c, model, _resigned(content))
+        assert status == PARITY
+        assert not errors.one_step <= 5e-4
+    for size in (100, 128, len(good) - 64):
+        assert _selftest(c, model, good[:size])[0] in (FORMAT, DIGEST)
+    for place in range(16, 44, 4):  # frames, and the shape of another network
+        content = bytearray(good)
+        struct.pack_into("<I", content, place, 3)
+        was_three = struct.unpack_from("<I", good, place) == (3,)
+        assert _selftest(c, model, _resigned(content))[0] == (OK if was_three else FORMAT)
+    assert _selftest(c, model, good[:8] + good[8:12][::-1] + good[12:])[0] == ENDIAN
+    assert _selftest(c, model, good[:12] + bytes([7]) + good[13:])[0] == VERSION
 
 
 def test_the_makefile_builds_a_library(weights: Path, tmp_path: Path) -> None:
@@ -335,5 +384,12 @@ def test_the_makefile_builds_a_library(weights: Path, tmp_path: Path) -> None:
     opened = ctypes.c_void_p()
     assert built.lcr_open(str(folder / "model.bin").encode(), None, ctypes.byref(opened)) == OK
     built.lcr_close(opened)
+    subprocess.run(["make", "-C", str(folder), "CFLAGS=-O1", "selftest"], capture_output=True, check=True)
+    done = subprocess.run([str(folder / "selftest"), str(folder)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "passed")
+    (folder / "golden.bin").write_bytes(b"LCR")
+    done = subprocess.run(["./selftest"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "copy the bundle again" in done.stdout
     flags = next(line for line in (SOURCES / "Makefile").read_text().splitlines() if line.startswith("STEP_FLAGS"))
     assert set(FLAGS) - {"-O3"} <= set(flags.split())
