@@ -72,7 +72,7 @@ typedef float lcr_sixteen __attribute__((vector_size(64), aligned(4), may_alias)
 /* Four lanes fit the smallest vector registers there are; without any, the compiler takes them apart. */
 #define VECTOR lcr_four
 #define LANES 4
-#define ROWS 4
+#define ROWS 5
 #define VECTORS 2
 #define ZERO() ((lcr_four){0.0f, 0.0f, 0.0f, 0.0f})
 #define LOAD(place) (*(const lcr_four *)(place))
