@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ class CEngine:
         self._library = declared(library())
         path = bundle.folder / bundle.model_files[0]
         self._model = _Pointer()
-        status = self._library.lcr_open(str(path).encode(), None, ctypes.byref(self._model))
+        status = self._library.lcr_open(os.fsencode(path), None, ctypes.byref(self._model))
         if status:
             raise BundleError(f"cannot load {path}: {self._message(status)}")
         info: _Info = self._library.lcr_about(self._model)
@@ -61,7 +62,7 @@ class CEngine:
 
     def open_stream(self) -> EngineStream:
         """A stream whose state is stepped in place."""
-        return _Stream(self._library, self._model, self.outputs)
+        return _Stream(self, self._library, self._model, self.outputs)
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
@@ -76,7 +77,8 @@ class _Stream:
 
     inside = False
 
-    def __init__(self, c: Any, model: Any, outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(self, engine: CEngine, c: Any, model: Any, outputs: tuple[TensorSpec, ...]) -> None:
+        self._engine = engine  # which closes the model when it goes
         self._library, self._model = c, model
         logits, h, _ = outputs
         self._state = np.zeros((2, *h.shape), np.float32)
