@@ -134,11 +134,11 @@ boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QE
 CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang
 .PHONY: cross firmware-test
 cross:
-	@if ! command -v aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "Installing the system packages $(CROSS) (for make firmware-test)"; \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CROSS) >/dev/null; \
-		fi; fi
+	@for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang; do \
+		command -v $$tool >/dev/null || missing=$$tool; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing the system packages $(CROSS) (for make firmware-test)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CROSS) >/dev/null; fi
 
 firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here and on emulated ARM; installs compilers and QEMU where it may, as root
 	$(BIN)/lcr-edge export --target c --out $(OUT)/firmware
