@@ -134,7 +134,7 @@ boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QE
 CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang
 .PHONY: cross firmware-test
 cross:
-	@for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang; do \
+	@missing=; for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang; do \
 		command -v $$tool >/dev/null || missing=$$tool; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing the system packages $(CROSS) (for make firmware-test)"; \
