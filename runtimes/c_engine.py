@@ -83,7 +83,6 @@ class _Stream:
         logits, h, _ = outputs
         self._state = np.zeros((2, *h.shape), np.float32)
         self._logits = np.empty(logits.shape, np.float32)
-        self._started = False
 
     def give(self, frame: Array, edge: Array | None) -> None:
         """See ``EngineStream``."""

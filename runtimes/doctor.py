@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import platform
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def _findings(bundle: Bundle) -> Iterator[Finding]:
     if bundle.precision == "int8":
         yield _int8(bundle)
     yield _opencv(bundle)
-    if installed is not None or (not package and find_cc() is not None):
+    if installed is not None or (not package and find_cc()):
         trial = try_out(bundle.folder)
         yield _memory(trial)
         yield _step(trial, bundle, package)
@@ -120,9 +121,9 @@ def _engine(bundle: Bundle, package: str, installed: str | None) -> Finding:
 def _compiler() -> Finding:
     """What builds the C step here."""
     found = find_cc()
-    if found is None:
+    if not found:
         return Finding("engine", FAILED, "there is no C compiler, which builds the C step", "apt-get install gcc")
-    return Finding("engine", OK, f"{found} builds the C step once and keeps it")
+    return Finding("engine", OK, f"{shlex.join(found)} builds the C step once and keeps it")
 
 
 def _int8(bundle: Bundle) -> Finding:

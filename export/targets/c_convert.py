@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lcr_edge.config import Config
 from lcr_edge.contract import CONTRACT_VERSION
+from lcr_edge.errors import UsageError
 from lcr_edge.export.targets.job import Converted, Job
 from lcr_edge.frames import FITS
 from lcr_edge.model.norm import NORM_EPS
@@ -28,6 +29,9 @@ from lcr_edge.runtimes.golden import Golden
 from lcr_edge.tolerances import PROMISES
 
 F32 = npt.NDArray[np.float32]
+# What lcr_weights.c takes.
+_MOST = {"height": 8192, "width": 8192, "patch": 256, "dim": 8192, "layers": 64, "classes": 65536, "train_fps": 999_999}
+_MOST_HIDDEN = 65536
 _MAGIC, _ORDER = b"LCRSTEP\0", 0x0A0B0C0D
 _PANEL, _ALIGNMENT, _PARTS = 32, 64, 4
 # Magic, byte order, format and contract version, size of the header and of the file, digest; 14 whole numbers of the
@@ -40,11 +44,24 @@ _GOLDEN_FRAMES = 8
 
 
 def convert(job: Job) -> Converted:
-    """Write model.bin, and the header and sources beside it."""
+    """Write model.bin, and the header and sources beside it. Raises UsageError for what ``lcr_weights.c`` refuses."""
+    _check(job)
     job.path.write_bytes(weights_of(job.source.cell, job.labels, job.fit))
     for name, text in sources().items():
         (job.folder / name).write_text(text, encoding="utf-8")
     return Converted(["C99"])
+
+
+def _check(job: Job) -> None:
+    config = job.source.cell.config
+    for field, most in _MOST.items():
+        if getattr(config, field) > most:
+            raise UsageError(f"C takes networks with {field} up to {most}; this one has {getattr(config, field)}")
+    if config.dim * config.ffn_mult > _MOST_HIDDEN:
+        raise UsageError(f"C takes a channel mix of up to {_MOST_HIDDEN} values; this network has more")
+    for label in job.labels:
+        if "\0" in label:
+            raise UsageError(f"the label {label!r} has a zero in it, which ends strings in C: rename the class")
 
 
 def weights_of(cell: StepCell, labels: tuple[str, ...], fit: str) -> bytes:

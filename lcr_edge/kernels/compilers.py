@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -31,7 +32,14 @@ def find_cxx() -> str | None:
     return next((found for found in map(shutil.which, filter(None, names)) if found), None)
 
 
-def find_cc() -> str | None:
-    """The path of a C compiler: $CC, cc, gcc or clang; None if there is none."""
-    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
-    return next((found for found in map(shutil.which, filter(None, names)) if found), None)
+def find_cc() -> tuple[str, ...]:
+    """The command of a C compiler: what CC says, such as "ccache gcc", else cc, gcc or clang; empty if there is none.
+
+    A compiler that CC names counts as none if it is not there: another one would not be what was asked for.
+    """
+    named = shlex.split(os.environ.get("CC", ""))
+    for words in [named] if named else [["cc"], ["gcc"], ["clang"]]:
+        found = shutil.which(words[0])
+        if found:
+            return (found, *words[1:])
+    return ()

@@ -55,7 +55,7 @@ int lcr_abi_version(void);
 typedef struct lcr_model lcr_model;
 
 typedef struct lcr_options {
-    int threads; /* steps that may run at the same time, 1 to 64 */
+    int threads; /* steps that may run at the same time, 1 to 64; with compilers other than GCC and clang 1 */
     int plain;   /* not 0: plain C, whatever the processor can do */
 } lcr_options;
 
@@ -114,7 +114,8 @@ size_t lcr_selftest_size(const lcr_model *model);
 
 /* Steps the golden clip of the model's bundle, the bytes of golden.bin, and compares with the reference's answers.
 golden: aligned to 64 bytes. memory: lcr_selftest_size bytes, aligned for float. LCR_OK: within what was promised at the
-export. LCR_PARITY: not; errors says by how much. Any other status: the clip is damaged, or of another network. */
+export. LCR_PARITY: not; errors says by how much. Any other status is that of a clip that is damaged or of another network, or
+of a step that could not be done. */
 lcr_status lcr_selftest(lcr_model *model, const void *golden, size_t size, void *memory, lcr_errors *errors);
 
 /* ---- From a camera's frame to what the network takes ----

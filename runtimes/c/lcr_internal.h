@@ -14,12 +14,13 @@
 #define LCR_SPARE_ROWS 15u
 #define LCR_MOST_THREADS 64
 
-/* Of processors and compilers: the functions of lcr_products.c and lcr_rows.c that suit this one. */
+/* The functions of lcr_products.inc and lcr_rows.inc that suit this processor. */
 typedef struct lcr_kernels {
     const char *name;
 
     /* out [rows][columns] = a [rows][inner] times packed weights, plus bias; added to out where ``add``. Rows begin at
-    multiples of a_stride and out_stride floats. Up to LCR_SPARE_ROWS rows more are read and written. */
+    multiples of a_stride and out_stride floats. Up to LCR_SPARE_ROWS rows more are read and written, and columns up to
+    the next multiple of LCR_PANEL. */
     void (*product)(
         const float *a, size_t a_stride, size_t rows, const float *packed, const float *bias, size_t inner,
         size_t columns, float *out, size_t out_stride, int add);
@@ -75,7 +76,8 @@ typedef struct lcr_weights {
 /* Whether a weights file is whole: of this version, with the right size and digest. bytes: aligned to LCR_ALIGNMENT. */
 lcr_status lcr_check_weights(const void *bytes, size_t size);
 
-/* Understands a weights file that is whole. layer: room for the layers, or NULL to read the header only. */
+/* Understands a weights file that is whole. layer: room for the layers, or NULL to check that
+they are there. LCR_MEMORY: a step needs more than this processor can address. */
 lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lcr_weights *weights);
 
 /* SHA-256 of two pieces, one after the other with so many zeros between them. */

@@ -73,13 +73,21 @@ static size_t desk_bytes(const lcr_weights *weights) {
            padded(lcr_edges_scratch(weights->height, weights->width));
 }
 
+/* SIZE_MAX where so many desks cannot be addressed. */
 static size_t arena_bytes(const lcr_weights *weights, const lcr_options *options) {
+    if (desk_bytes(weights) > SIZE_MAX / 2 / (size_t)options->threads) {
+        return SIZE_MAX;
+    }
     return padded(sizeof(lcr_model)) + padded((size_t)weights->layers * sizeof(lcr_layer)) +
            padded((size_t)options->threads * sizeof(desk)) + (size_t)options->threads * desk_bytes(weights);
 }
 
 static int options_right(const lcr_options *options) {
+#ifdef __GNUC__
     return options->threads >= 1 && options->threads <= LCR_MOST_THREADS;
+#else
+    return options->threads == 1; /* desks are taken with atomic operations, which this compiler may not have */
+#endif
 }
 
 size_t lcr_arena_size(const void *weights, size_t size, const lcr_options *options) {
@@ -89,7 +97,8 @@ size_t lcr_arena_size(const void *weights, size_t size, const lcr_options *optio
         lcr_read_weights(weights, size, NULL, &found) != LCR_OK) {
         return 0;
     }
-    return arena_bytes(&found, options);
+    const size_t needed = arena_bytes(&found, options);
+    return needed == SIZE_MAX ? 0 : needed;
 }
 
 /* Weights that are whole, and an arena, to a model. */
@@ -101,7 +110,7 @@ static lcr_status open_whole(
         return status;
     }
     const size_t needed = arena_bytes(&found, options);
-    if (arena_size < needed || (uintptr_t)arena % LCR_ALIGNMENT != 0) {
+    if (needed == SIZE_MAX || arena_size < needed || (uintptr_t)arena % LCR_ALIGNMENT != 0) {
         return LCR_MEMORY;
     }
     memset(arena, 0, needed);
@@ -130,10 +139,13 @@ static lcr_status open_whole(
 lcr_status lcr_open_memory(
     const void *weights, size_t size, const lcr_options *options, void *arena, size_t arena_size, lcr_model **model) {
     options = options == NULL ? &usual_options : options;
-    if (model == NULL || arena == NULL || !options_right(options)) {
+    if (model == NULL) {
         return LCR_ARGUMENT;
     }
     *model = NULL;
+    if (arena == NULL || !options_right(options)) {
+        return LCR_ARGUMENT;
+    }
     const lcr_status status = lcr_check_weights(weights, size);
     return status == LCR_OK ? open_whole(weights, size, options, arena, arena_size, model) : status;
 }
@@ -165,7 +177,9 @@ static lcr_status read_file(const char *path, void **bytes, size_t *size) {
     }
     lcr_status status = LCR_FILE;
     long end = 0;
-    if (fseek(file, 0, SEEK_END) == 0 && (end = ftell(file)) > 0 && fseek(file, 0, SEEK_SET) == 0) {
+    if (fgetc(file) == EOF) {
+        status = ferror(file) ? LCR_FILE : LCR_FORMAT; /* a folder, or nothing in it */
+    } else if (fseek(file, 0, SEEK_END) == 0 && (end = ftell(file)) > 0 && fseek(file, 0, SEEK_SET) == 0) {
         *size = (size_t)end;
         *bytes = allocate(*size);
         status = *bytes == NULL ? LCR_MEMORY : fread(*bytes, 1, *size, file) == *size ? LCR_OK : LCR_FILE;
@@ -179,10 +193,13 @@ lcr_status lcr_open(const char *path, const lcr_options *options, lcr_model **mo
     size_t size = 0;
     lcr_weights found;
     options = options == NULL ? &usual_options : options;
-    if (path == NULL || model == NULL || !options_right(options)) {
+    if (model == NULL) {
         return LCR_ARGUMENT;
     }
     *model = NULL;
+    if (path == NULL || !options_right(options)) {
+        return LCR_ARGUMENT;
+    }
     lcr_status status = read_file(path, &weights, &size);
     if (status == LCR_OK) {
         status = lcr_check_weights(weights, size);
@@ -215,7 +232,10 @@ void lcr_close(lcr_model *model) {
 #else
 
 lcr_status lcr_open(const char *path, const lcr_options *options, lcr_model **model) {
-    (void)path, (void)options, (void)model;
+    (void)path, (void)options;
+    if (model != NULL) {
+        *model = NULL;
+    }
     return LCR_FILE;
 }
 
@@ -261,7 +281,7 @@ size_t lcr_state_size(const lcr_model *model) {
 }
 
 /* Whether no value is NaN or infinite: times 0 such a value is NaN, and so is the sum. */
-static int finite(const float *values, size_t count) {
+static int all_finite(const float *values, size_t count) {
     float parts[16] = {0};
     size_t i = 0;
     for (; i + 16 <= count; i += 16) {
@@ -324,7 +344,7 @@ static lcr_status check(
         overlap(frame, pixels, state_out, size) || overlap(frame, pixels, logits, answer)) {
         return LCR_OVERLAP;
     }
-    return state_in == NULL || finite(state_in, state_floats(&model->weights)) ? LCR_OK : LCR_STATE;
+    return state_in == NULL || all_finite(state_in, state_floats(&model->weights)) ? LCR_OK : LCR_STATE;
 }
 
 lcr_status lcr_step_edges(

@@ -42,7 +42,8 @@ static size_t lay_out(const lcr_weights *weights, float *memory, workspace *spac
         {&space->forget, rows * space->forgotten},
         {&space->input, rows * space->wide},
         {&space->rg, rows * space->wide},
-        {&space->kv, rows * space->wide},
+        /* The logits are computed here too, in one row and its spare ones. */
+        {&space->kv, rows * space->wide + lcr_round_up((size_t)weights->classes, LCR_PANEL)},
         {&space->mix, rows * space->mixed},
         {&space->y, rows * space->narrow},
         {&space->outcome, rows * space->narrow},

@@ -25,20 +25,21 @@ typedef struct header {
     uint8_t reserved[256 - 64 - 14 * 4 - 5 * 4];
 } header;
 
-/* Where the next tensor lies; left: whether the file holds all of them so far. */
+/* Where the next tensor lies. whole: whether the file holds all of them so far. */
 typedef struct reader {
     const uint8_t *bytes;
     size_t size, place;
     int whole;
 } reader;
 
-static const float *take(reader *file, size_t count) {
+/* count is not a size_t: of a file's own numbers it may be more than 32 bits hold. */
+static const float *take(reader *file, uint64_t count) {
     const size_t place = lcr_round_up(file->place, LCR_ALIGNMENT);
     if (!file->whole || place > file->size || count > (file->size - place) / sizeof(float)) {
         file->whole = 0;
         return NULL;
     }
-    file->place = place + count * sizeof(float);
+    file->place = place + (size_t)count * sizeof(float);
     return (const float *)(const void *)(file->bytes + place);
 }
 
@@ -46,7 +47,7 @@ static void take_matrix(reader *file, size_t inner, size_t columns, lcr_matrix *
     const size_t padded = lcr_round_up(columns, LCR_PANEL);
     matrix->inner = inner;
     matrix->columns = columns;
-    matrix->packed = take(file, inner * padded);
+    matrix->packed = take(file, (uint64_t)inner * padded);
     matrix->bias = take(file, padded);
 }
 
@@ -54,6 +55,7 @@ static void read_tensors(reader *file, lcr_weights *weights) {
     const size_t dim = (size_t)weights->dim, hidden = (size_t)weights->hidden, layers = (size_t)weights->layers;
     const size_t patch = (size_t)weights->patch, values = 3 * patch * patch;
     const size_t each = lcr_round_up(values, LCR_PARTS) / LCR_PARTS, width = (size_t)weights->head_dim;
+    lcr_layer dropped;
     weights->frame_row = take(file, dim);
     weights->edge_row = take(file, dim);
     weights->sums = take(file, dim);
@@ -66,10 +68,10 @@ static void read_tensors(reader *file, lcr_weights *weights) {
     }
     take_matrix(file, patch * patch, dim, &weights->edge);
     take_matrix(file, dim, layers * dim, &weights->prompt);
-    weights->cosines = take(file, weights->tokens * width);
-    weights->sines = take(file, weights->tokens * width);
+    weights->cosines = take(file, (uint64_t)weights->tokens * width);
+    weights->sines = take(file, (uint64_t)weights->tokens * width);
     for (size_t index = 0; index < layers; index++) {
-        lcr_layer *layer = &weights->layer[index];
+        lcr_layer *layer = weights->layer == NULL ? &dropped : &weights->layer[index];
         layer->rg_scale = take(file, 2 * dim);
         take_matrix(file, 2 * dim, 2 * dim, &layer->rg);
         layer->kv_scale = take(file, dim);
@@ -92,7 +94,7 @@ static int between(int32_t value, int32_t least, int32_t most) {
     return value >= least && value <= most;
 }
 
-/* Whether the header's numbers are those of a network, so small that no size of a tensor can overflow. */
+/* Whether the header's numbers are those of a network. A product of two of them fits 32 bits. */
 static int sensible(const header *head) {
     const int32_t *flags[] = {&head->kv_has_frame, &head->head_is_mean, &head->residual, &head->skip, &head->fit};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
@@ -178,8 +180,14 @@ lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lc
         .labels = (const char *)bytes + sizeof head,
         .layer = layer,
     };
-    if (layer == NULL) {
-        return LCR_OK;
+    /* Far above what a step's matrices take together, in numbers that cannot overflow: about 2^54 at most. */
+    const uint64_t tokens = weights->tokens + LCR_SPARE_ROWS, dim = (uint64_t)weights->dim;
+    const uint64_t row = 3u * (uint64_t)weights->patch * (uint64_t)weights->patch + 12u * dim +
+                         (uint64_t)weights->hidden + 3u * (uint64_t)weights->layers * dim + 16u * LCR_PANEL;
+    const uint64_t most = 4u * (tokens * row + (uint64_t)weights->classes) +
+                          32u * (uint64_t)weights->height * (uint64_t)weights->width;
+    if (most > SIZE_MAX / 4) {
+        return LCR_MEMORY;
     }
     reader file = {bytes, size, sizeof head + head.labels_size, 1};
     read_tensors(&file, weights);

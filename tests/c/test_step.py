@@ -17,7 +17,7 @@ import pytest
 
 from lcr_edge.config import CONFIGS
 from lcr_edge.edges.host import host_edges
-from lcr_edge.errors import BundleError
+from lcr_edge.errors import BundleError, OutputError
 from lcr_edge.runtimes import State, load
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.c_engine import declared
@@ -237,7 +237,7 @@ def test_bad_weights(c: Any, weights: Path, tmp_path: Path) -> None:
     good = weights.read_bytes()
     assert _open(c, good, tmp_path) == OK
     for size in (0, 1, 8, 255, 256, len(good) - 4, len(good) // 2):
-        assert _open(c, good[:size], tmp_path) in ((FORMAT, FILE) if size == 0 else (FORMAT,))
+        assert _open(c, good[:size], tmp_path) == FORMAT
     assert _open(c, good + b"\0" * 4, tmp_path) == FORMAT
     for place in (64, 200, 256, 300, len(good) // 2, len(good) - 1):
         assert _open(c, good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :], tmp_path) == DIGEST
@@ -246,7 +246,6 @@ def test_bad_weights(c: Any, weights: Path, tmp_path: Path) -> None:
         assert _open(c, good[:place] + struct.pack("<I", 99) + good[place + 4 :], tmp_path) == VERSION
     opened = ctypes.c_void_p()
     assert c.lcr_open(str(tmp_path / "none").encode(), None, ctypes.byref(opened)) == FILE
-    assert c.lcr_open(str(tmp_path).encode(), None, ctypes.byref(opened)) in (FILE, MEMORY, FORMAT)
     assert c.lcr_open(None, None, ctypes.byref(opened)) == ARGUMENT
     assert c.lcr_open(str(weights).encode(), None, None) == ARGUMENT
     for threads in (0, -1, 65):
@@ -271,6 +270,105 @@ def test_signed_weights_that_contradict_themselves(c: Any, weights: Path, tmp_pa
             assert _step(c, opened, frame, before, after, logits) == OK
             c.lcr_close(opened)
     assert statuses.count(FORMAT) > 0.8 * len(statuses)
+
+
+def _tiny(weights: bytes, **numbers: int) -> bytes:
+    """Signed weights, all 0.01, for a network of these numbers, in the sizes that the reader takes."""
+    names = ("height", "width", "patch", "dim", "layers", "classes", "head_dim", "hidden")
+    made = {"height": 16, "width": 16, "patch": 16, "dim": 4, "layers": 1, "classes": 1, "head_dim": 4, "hidden": 4}
+    made |= numbers
+    content = bytearray(weights[:256])
+    struct.pack_into("<8i", content, 64, *(made[name] for name in names))
+    labels = b"x\0" * made["classes"]
+    struct.pack_into("<I", content, 120, len(labels))
+    content += labels
+    dim, layers, head_dim = made["dim"], made["layers"], made["head_dim"]
+    tokens, values = made["height"] * made["width"] // made["patch"] ** 2 + 1, 3 * made["patch"] ** 2
+    counts = [dim] * 6
+
+    def matrix(inner: int, columns: int) -> list[int]:
+        padded = -(-columns // 32) * 32
+        return [inner * padded, padded]
+
+    each = -(-values // 4)
+    for part in range(4):
+        counts += matrix(max(0, min(each, values - part * each)), dim)
+    counts += [*matrix(made["patch"] ** 2, dim), *matrix(dim, layers * dim), *[tokens * head_dim] * 2]
+    for _ in range(layers):
+        counts += [2 * dim, *matrix(2 * dim, 2 * dim), dim, *matrix(dim, 2 * dim), dim, dim, 1, dim, dim]
+        counts += [*matrix(dim, dim), dim, *matrix(dim, dim + made["hidden"]), *matrix(made["hidden"], dim)]
+    counts += [2 * dim, *matrix(2 * dim, made["classes"])]
+    for count in counts:
+        content += bytes(-len(content) % 64) + np.full(count, 0.01, "<f4").tobytes()
+    struct.pack_into("<Q", content, 24, len(content))
+    return _signed(content)
+
+
+@pytest.mark.slow
+def test_many_classes_and_missing_tensors_under_a_sanitizer(weights: Path, tmp_path: Path) -> None:
+    """65 536 logits have room; a header whose tensors are missing asks for no memory."""
+    if not COMPILERS:
+        pytest.skip("there is no C compiler")
+    program = tmp_path / "stepping"
+    sources = [str(path) for path in (Path(__file__).parent / "stepping.c", *sorted(SOURCES.glob("lcr_*.c")))]
+    flags = ["-std=gnu99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-I", str(SOURCES)]
+    subprocess.run([COMPILERS[0], *flags, *sources, "-lm", "-lpthread", "-o", str(program)], check=True)
+    for numbers in ({"classes": 65536}, {"classes": 10_000, "dim": 32, "head_dim": 32, "hidden": 128}):
+        path = tmp_path / "weights"
+        path.write_bytes(_tiny(weights.read_bytes(), **numbers))
+        done = subprocess.run([str(program), str(path), "2"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
+
+
+def test_a_header_without_its_tensors(c: Any, weights: Path, tmp_path: Path) -> None:
+    whole = _tiny(weights.read_bytes(), height=8192, width=8192, patch=256)
+    assert _open(c, whole, tmp_path) == OK
+    content = bytearray(whole[: 256 + 2])
+    struct.pack_into("<Q", content, 24, len(content))
+    hollow = _aligned(len(content))
+    hollow[:] = np.frombuffer(_signed(content), np.uint8)
+    assert c.lcr_arena_size(ctypes.c_void_p(hollow.ctypes.data), ctypes.c_size_t(hollow.size), None) == 0
+    assert _open(c, bytes(hollow), tmp_path) == FORMAT
+
+
+def test_a_folder_and_an_empty_file_are_no_weights(c: Any, tmp_path: Path) -> None:
+    opened = ctypes.c_void_p(16)
+    assert c.lcr_open(str(tmp_path).encode(), None, ctypes.byref(opened)) == FILE
+    assert opened.value is None
+    opened = ctypes.c_void_p(16)
+    assert c.lcr_open(b"x", ctypes.byref(Options(0, 0)), ctypes.byref(opened)) == ARGUMENT
+    assert opened.value is None
+    assert _open(c, b"", tmp_path) == FORMAT
+
+
+@pytest.mark.parametrize(
+    ("cc", "message"),
+    [
+        ("nosuch -O2", "CC=nosuch -O2 is none"),
+        ("{folder}/broken", "cannot build the C step"),
+        ("{folder}/unrunnable", "cannot be run"),
+        ("{folder}/foreign", "cannot be loaded here"),
+    ],
+)
+def test_compilers_that_cannot(
+    cc: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
+) -> None:
+    write = 'while [ "$1" != -o ]; do shift; done; echo foreign > "$2"'
+    for name, text in {"broken": "#!/bin/sh\nexit 1", "unrunnable": "x", "foreign": f"#!/bin/sh\n{write}"}.items():
+        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("LCR_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CC", cc.format(folder=tmp_path))
+    for _ in range(2):  # nothing unusable is kept
+        with pytest.raises(BundleError, match=message):
+            load(weights.parent)
+    if cc.endswith("broken"):
+        monkeypatch.setenv("CC", f"{COMPILERS[0]} -g0")
+        assert load(weights.parent).engine.name.startswith("C, ")
+        (built,) = (tmp_path / "cache" / "c").glob("*/*.so")
+        built.parent.chmod(0o777)
+        with pytest.raises(OutputError, match="is not yours alone"):
+            load(weights.parent)
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:
@@ -390,6 +488,6 @@ def test_the_makefile_builds_a_library(weights: Path, tmp_path: Path) -> None:
     (folder / "golden.bin").write_bytes(b"LCR")
     done = subprocess.run(["./selftest"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "copy the bundle again" in done.stdout
+    assert "copy the bundle again" in done.stderr
     flags = next(line for line in (SOURCES / "Makefile").read_text().splitlines() if line.startswith("STEP_FLAGS"))
     assert set(FLAGS) - {"-O3"} <= set(flags.split())
