@@ -478,6 +478,14 @@ def test_the_makefile_builds_a_library(weights: Path, tmp_path: Path) -> None:
     shutil.copytree(weights.parent, folder)
     done = subprocess.run(["make", "-C", str(folder), "CFLAGS=-O1"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    compiled = [line.split() for line in done.stdout.splitlines() if " -c " in line]
+    assert len(compiled) == len(list(SOURCES.glob("lcr_*.c")))
+    assert all({"-O1", *FLAGS} - {"-O3"} <= set(words) for words in compiled)
+    for flags, again in (("-O1", False), ("-O0", True), ("-O1", True)):  # other flags, and nothing is left of the old
+        made = subprocess.run(
+            ["make", "-C", str(folder), f"CFLAGS={flags}"], capture_output=True, text=True, check=True
+        )
+        assert (made.stdout.count(" -c ") == len(compiled)) is again
     built = declared(ctypes.CDLL(str(folder / "liblcr_edge.so")))
     opened = ctypes.c_void_p()
     assert built.lcr_open(str(folder / "model.bin").encode(), None, ctypes.byref(opened)) == OK
