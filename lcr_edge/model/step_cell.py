@@ -16,7 +16,7 @@ several streams (:func:`with_streams`) puts the tokens of all of them into these
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Callable, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -177,15 +177,13 @@ def with_state_precision(cell: nn.Module, state_precision: str) -> nn.Module:
     """
     if state_precision != "fp16":
         return cell
-    if isinstance(cell, HostEdgeCell):
-        step = with_state_precision(cell.cell, state_precision)
-        assert isinstance(step, StepCell)
-        return HostEdgeCell(step).train(cell.training)
-    if not isinstance(cell, StepCell):
-        raise TypeError(f"{type(cell).__name__} is not a step cell")
-    twin = copy.copy(cell)
-    twin.state_dtype = torch.float16
-    return twin
+
+    def halve(step: StepCell) -> StepCell:
+        twin = copy.copy(step)
+        twin.state_dtype = torch.float16
+        return twin
+
+    return _inside(cell, halve)
 
 
 def with_streams(cell: nn.Module, streams: int) -> nn.Module:
@@ -196,20 +194,27 @@ def with_streams(cell: nn.Module, streams: int) -> nn.Module:
     """
     if streams == 1:
         return cell
+
+    def multiply(step: StepCell) -> StepCell:
+        # Shallow copies: modules and tables of their own, weights of the given cell.
+        twin = _shallow(step)
+        twin.streams = streams
+        twin.layers = nn.ModuleList(_shallow(layer) for layer in step.layers)
+        for layer in twin.layers:
+            assert isinstance(layer, _LayerCell)
+            layer.take_streams(streams)
+        return twin
+
+    return _inside(cell, multiply)
+
+
+def _inside(cell: nn.Module, change: Callable[[StepCell], StepCell]) -> nn.Module:
+    """The cell with its step changed, whether it takes edges or finds them. Raises TypeError for any other module."""
     if isinstance(cell, HostEdgeCell):
-        step = with_streams(cell.cell, streams)
-        assert isinstance(step, StepCell)
-        return HostEdgeCell(step).train(cell.training)
+        return HostEdgeCell(change(cell.cell)).train(cell.training)
     if not isinstance(cell, StepCell):
         raise TypeError(f"{type(cell).__name__} is not a step cell")
-    # Shallow copies: modules and tables of their own, weights of the given cell.
-    twin = _shallow(cell)
-    twin.streams = streams
-    twin.layers = nn.ModuleList(_shallow(layer) for layer in cell.layers)
-    for layer in twin.layers:
-        assert isinstance(layer, _LayerCell)
-        layer.take_streams(streams)
-    return twin
+    return change(cell)
 
 
 def with_joined_factors(cell: nn.Module) -> nn.Module:

@@ -7,17 +7,15 @@ import hashlib
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from lcr_edge.config import CONFIGS
 from lcr_edge.edges.host import host_edges
-from lcr_edge.errors import BundleError, OutputError
+from lcr_edge.errors import BundleError
 from lcr_edge.runtimes import State, load
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.c_engine import declared
@@ -25,48 +23,30 @@ from lcr_edge.runtimes.c_library import FLAGS, SOURCES, library
 from lcr_edge.runtimes.golden import read_golden
 from lcr_edge.runtimes.selftest import selftest
 from lcr_edge.tolerances import PROMISES
-from tests.export import made
+from tests.c.step_library import (
+    ARGUMENT,
+    COMPILERS,
+    DIGEST,
+    ENDIAN,
+    FORMAT,
+    MEMORY,
+    OK,
+    OVERLAP,
+    PARITY,
+    STATE,
+    VERSION,
+    Options,
+    aligned,
+    arrays,
+    sanitised,
+    step,
+)
 from tests.runtimes.toy import reseal
 
-COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 STRICT = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-pedantic")
 PROMISE = PROMISES["fp32"]
-PICO = "lcr_pico"
-OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY, PARITY = range(12)
-U8 = npt.NDArray[np.uint8]
 OF_LIBM = ("ceil", "fabsf", "sqrtf", "expf", "rint", "rintf", "floor", "floorf", "fmin", "fminf", "fmax", "fmaxf")
 OF_THE_COMPILER = ("__cpu_model", "__cpu_indicator_init", "_GLOBAL_OFFSET_TABLE_")
-
-
-class Options(ctypes.Structure):
-    """lcr_options."""
-
-    _fields_ = (("threads", ctypes.c_int), ("plain", ctypes.c_int))
-
-
-@pytest.fixture(scope="module")
-def c() -> Any:
-    """The library."""
-    if not COMPILERS:
-        pytest.skip("there is no C compiler: apt-get install gcc")
-    found = declared(library())
-    found.lcr_arena_size.restype = ctypes.c_size_t
-    found.lcr_label.restype = ctypes.c_char_p
-    found.lcr_state_size.restype = ctypes.c_size_t
-    return found
-
-
-@pytest.fixture(scope="module")
-def weights() -> Path:
-    return made.bundle(PICO, "c") / "model.bin"
-
-
-@pytest.fixture
-def model(c: Any, weights: Path) -> Iterator[Any]:
-    opened = ctypes.c_void_p()
-    assert c.lcr_open(str(weights).encode(), None, ctypes.byref(opened)) == OK
-    yield opened
-    c.lcr_close(opened)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -104,12 +84,7 @@ def test_without_files_nothing_allocates(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_threads_share_a_model(sanitizer: str, weights: Path, tmp_path: Path) -> None:
-    if not COMPILERS:
-        pytest.skip("there is no C compiler")
-    program = tmp_path / "stepping"
-    sources = [str(path) for path in (Path(__file__).parent / "stepping.c", *sorted(SOURCES.glob("lcr_*.c")))]
-    flags = ["-std=gnu99", "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-I", str(SOURCES)]
-    subprocess.run([COMPILERS[0], *flags, *sources, "-lm", "-lpthread", "-o", str(program)], check=True)
+    program = sanitised(sanitizer, tmp_path)
     done = subprocess.run([str(program), str(weights), "4"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
 
@@ -149,11 +124,6 @@ def test_every_kind_of_network_keeps_the_promise(name: str, variant: str, tmp_pa
         assert np.abs(found - answer.numpy()[0]).max() <= (PROMISE.step_abs or 0.0)
 
 
-def _step(c: Any, model: Any, frame: U8, state: Any, out: Any, logits: Any) -> int:
-    pointers = [None if array is None else array.ctypes.data for array in (frame, None, state, out, logits)]
-    return int(c.lcr_step_edges(model, *pointers))
-
-
 @pytest.mark.parametrize("plain", [0, 1])
 def test_plain_c_and_in_place_steps_agree(plain: int, c: Any, weights: Path) -> None:
     golden = read_golden(read_bundle(weights.parent))
@@ -165,8 +135,8 @@ def test_plain_c_and_in_place_steps_agree(plain: int, c: Any, weights: Path) -> 
     logits, others = np.zeros((2, classes), np.float32)
     for t, frame in enumerate(golden.frames):
         after = np.full_like(before, np.nan)
-        assert _step(c, opened, frame, None if t == 0 else before, after, logits) == OK
-        assert _step(c, opened, frame, inside, inside, others) == OK
+        assert step(c, opened, frame, None if t == 0 else before, after, logits) == OK
+        assert step(c, opened, frame, inside, inside, others) == OK
         np.testing.assert_array_equal(inside, after)
         np.testing.assert_array_equal(logits, others)
         before = after
@@ -189,202 +159,36 @@ def test_what_a_model_says_of_itself(c: Any, model: Any, weights: Path) -> None:
     assert b"an unknown status" in messages
 
 
-def _arrays(c: Any, model: Any) -> tuple[U8, Any, Any, Any]:
-    info = c.lcr_about(model)
-    shape = (2, info.layers, info.tokens, info.dim)
-    frame = np.full((info.height, info.width, 3), 90, np.uint8)
-    return frame, np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(info.classes, np.float32)
-
-
 def test_bad_arguments_of_a_step(c: Any, model: Any) -> None:
-    frame, before, after, logits = _arrays(c, model)
+    frame, before, after, logits = arrays(c, model)
     after[...], logits[...] = 7.0, 7.0
     for broken in (np.nan, np.inf, -np.inf):
         for place in (0, before.size // 2, before.size - 1):
             state = before.copy()
             state.reshape(-1)[place] = broken
-            assert _step(c, model, frame, state, after, logits) == STATE
+            assert step(c, model, frame, state, after, logits) == STATE
     memory = np.zeros(2 * before.size + 64, np.float32)
     overlapping = memory[: before.size], memory[16 : before.size + 16]
-    assert _step(c, model, frame, overlapping[0], overlapping[1], logits) == OVERLAP
-    assert _step(c, model, frame, before, after, after.reshape(-1)[: logits.size]) == OVERLAP
+    assert step(c, model, frame, overlapping[0], overlapping[1], logits) == OVERLAP
+    assert step(c, model, frame, before, after, after.reshape(-1)[: logits.size]) == OVERLAP
     odd = np.zeros(before.nbytes + 1, np.uint8)[1:]
-    assert _step(c, model, frame, odd, after, logits) == ARGUMENT
+    assert step(c, model, frame, odd, after, logits) == ARGUMENT
     none: Any = None
     for arguments in ((none, before, after, logits), (frame, before, none, logits), (frame, before, after, none)):
-        assert _step(c, model, *arguments) == ARGUMENT
-    assert _step(c, None, frame, before, after, logits) == ARGUMENT
+        assert step(c, model, *arguments) == ARGUMENT
+    assert step(c, None, frame, before, after, logits) == ARGUMENT
     assert (after == 7.0).all()
     assert (logits == 7.0).all()
 
 
-def _open(c: Any, content: bytes, folder: Path) -> int:
-    path, opened = folder / "weights", ctypes.c_void_p()
-    path.write_bytes(content)
-    status = int(c.lcr_open(str(path).encode(), None, ctypes.byref(opened)))
-    assert (status == OK) == bool(opened.value)
-    c.lcr_close(opened)
-    return status
-
-
-def _signed(content: bytearray) -> bytes:
-    content[32:64] = bytes(32)
-    content[32:64] = hashlib.sha256(content).digest()
-    return bytes(content)
-
-
-def test_bad_weights(c: Any, weights: Path, tmp_path: Path) -> None:
-    good = weights.read_bytes()
-    assert _open(c, good, tmp_path) == OK
-    for size in (0, 1, 8, 255, 256, len(good) - 4, len(good) // 2):
-        assert _open(c, good[:size], tmp_path) == FORMAT
-    assert _open(c, good + b"\0" * 4, tmp_path) == FORMAT
-    for place in (64, 200, 256, 300, len(good) // 2, len(good) - 1):
-        assert _open(c, good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :], tmp_path) == DIGEST
-    assert _open(c, good[:8] + good[8:12][::-1] + good[12:], tmp_path) == ENDIAN
-    for place in (12, 16):
-        assert _open(c, good[:place] + struct.pack("<I", 99) + good[place + 4 :], tmp_path) == VERSION
-    opened = ctypes.c_void_p()
-    assert c.lcr_open(str(tmp_path / "none").encode(), None, ctypes.byref(opened)) == FILE
-    assert c.lcr_open(None, None, ctypes.byref(opened)) == ARGUMENT
-    assert c.lcr_open(str(weights).encode(), None, None) == ARGUMENT
-    for threads in (0, -1, 65):
-        assert c.lcr_open(str(weights).encode(), ctypes.byref(Options(threads, 0)), ctypes.byref(opened)) == ARGUMENT
-
-
-def test_signed_weights_that_contradict_themselves(c: Any, weights: Path, tmp_path: Path) -> None:
-    """Every number of the header at its ends and beyond, with a right digest: refused, or a network that is stepped."""
-    good, path, statuses = weights.read_bytes(), tmp_path / "weights", []
-    numbers: list[tuple[int, str, float]] = [
-        (place, "<i", value) for place in range(64, 124, 4) for value in (0, -1, 1, 2, 5, 2**16, 2**31 - 1)
-    ]
-    numbers += [(place, "<f", value) for place in range(124, 140, 4) for value in (np.nan, np.inf, -1.0, 0.0)]
-    for place, kind, value in numbers:
-        content, opened = bytearray(good), ctypes.c_void_p()
-        struct.pack_into(kind, content, place, value)
-        path.write_bytes(_signed(content))
-        statuses.append(c.lcr_open(str(path).encode(), None, ctypes.byref(opened)))
-        assert statuses[-1] in (OK, FORMAT), (place, value)
-        if statuses[-1] == OK:
-            frame, before, after, logits = _arrays(c, opened)
-            assert _step(c, opened, frame, before, after, logits) == OK
-            c.lcr_close(opened)
-    assert statuses.count(FORMAT) > 0.8 * len(statuses)
-
-
-def _tiny(weights: bytes, **numbers: int) -> bytes:
-    """Signed weights, all 0.01, for a network of these numbers, in the sizes that the reader takes."""
-    names = ("height", "width", "patch", "dim", "layers", "classes", "head_dim", "hidden")
-    made = {"height": 16, "width": 16, "patch": 16, "dim": 4, "layers": 1, "classes": 1, "head_dim": 4, "hidden": 4}
-    made |= numbers
-    content = bytearray(weights[:256])
-    struct.pack_into("<8i", content, 64, *(made[name] for name in names))
-    labels = b"x\0" * made["classes"]
-    struct.pack_into("<I", content, 120, len(labels))
-    content += labels
-    dim, layers, head_dim = made["dim"], made["layers"], made["head_dim"]
-    tokens, values = made["height"] * made["width"] // made["patch"] ** 2 + 1, 3 * made["patch"] ** 2
-    counts = [dim] * 6
-
-    def matrix(inner: int, columns: int) -> list[int]:
-        padded = -(-columns // 32) * 32
-        return [inner * padded, padded]
-
-    each = -(-values // 4)
-    for part in range(4):
-        counts += matrix(max(0, min(each, values - part * each)), dim)
-    counts += [*matrix(made["patch"] ** 2, dim), *matrix(dim, layers * dim), *[tokens * head_dim] * 2]
-    for _ in range(layers):
-        counts += [2 * dim, *matrix(2 * dim, 2 * dim), dim, *matrix(dim, 2 * dim), dim, dim, 1, dim, dim]
-        counts += [*matrix(dim, dim), dim, *matrix(dim, dim + made["hidden"]), *matrix(made["hidden"], dim)]
-    counts += [2 * dim, *matrix(2 * dim, made["classes"])]
-    for count in counts:
-        content += bytes(-len(content) % 64) + np.full(count, 0.01, "<f4").tobytes()
-    struct.pack_into("<Q", content, 24, len(content))
-    return _signed(content)
-
-
-@pytest.mark.slow
-def test_many_classes_and_missing_tensors_under_a_sanitizer(weights: Path, tmp_path: Path) -> None:
-    """65 536 logits have room; a header whose tensors are missing asks for no memory."""
-    if not COMPILERS:
-        pytest.skip("there is no C compiler")
-    program = tmp_path / "stepping"
-    sources = [str(path) for path in (Path(__file__).parent / "stepping.c", *sorted(SOURCES.glob("lcr_*.c")))]
-    flags = ["-std=gnu99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-I", str(SOURCES)]
-    subprocess.run([COMPILERS[0], *flags, *sources, "-lm", "-lpthread", "-o", str(program)], check=True)
-    for numbers in ({"classes": 65536}, {"classes": 10_000, "dim": 32, "head_dim": 32, "hidden": 128}):
-        path = tmp_path / "weights"
-        path.write_bytes(_tiny(weights.read_bytes(), **numbers))
-        done = subprocess.run([str(program), str(path), "2"], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
-
-
-def test_a_header_without_its_tensors(c: Any, weights: Path, tmp_path: Path) -> None:
-    whole = _tiny(weights.read_bytes(), height=8192, width=8192, patch=256)
-    assert _open(c, whole, tmp_path) == OK
-    content = bytearray(whole[: 256 + 2])
-    struct.pack_into("<Q", content, 24, len(content))
-    hollow = _aligned(len(content))
-    hollow[:] = np.frombuffer(_signed(content), np.uint8)
-    assert c.lcr_arena_size(ctypes.c_void_p(hollow.ctypes.data), ctypes.c_size_t(hollow.size), None) == 0
-    assert _open(c, bytes(hollow), tmp_path) == FORMAT
-
-
-def test_a_folder_and_an_empty_file_are_no_weights(c: Any, tmp_path: Path) -> None:
-    opened = ctypes.c_void_p(16)
-    assert c.lcr_open(str(tmp_path).encode(), None, ctypes.byref(opened)) == FILE
-    assert opened.value is None
-    opened = ctypes.c_void_p(16)
-    assert c.lcr_open(b"x", ctypes.byref(Options(0, 0)), ctypes.byref(opened)) == ARGUMENT
-    assert opened.value is None
-    assert _open(c, b"", tmp_path) == FORMAT
-
-
-@pytest.mark.parametrize(
-    ("cc", "message"),
-    [
-        ("nosuch -O2", "CC=nosuch -O2 is none"),
-        ("{folder}/broken", "cannot build the C step"),
-        ("{folder}/unrunnable", "cannot be run"),
-        ("{folder}/foreign", "cannot be loaded here"),
-    ],
-)
-def test_compilers_that_cannot(
-    cc: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
-) -> None:
-    write = 'while [ "$1" != -o ]; do shift; done; echo foreign > "$2"'
-    for name, text in {"broken": "#!/bin/sh\nexit 1", "unrunnable": "x", "foreign": f"#!/bin/sh\n{write}"}.items():
-        (tmp_path / name).write_text(text + "\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("LCR_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("CC", cc.format(folder=tmp_path))
-    for _ in range(2):  # nothing unusable is kept
-        with pytest.raises(BundleError, match=message):
-            load(weights.parent)
-    if cc.endswith("broken"):
-        monkeypatch.setenv("CC", f"{COMPILERS[0]} -g0")
-        assert load(weights.parent).engine.name.startswith("C, ")
-        (built,) = (tmp_path / "cache" / "c").glob("*/*.so")
-        built.parent.chmod(0o777)
-        with pytest.raises(OutputError, match="is not yours alone"):
-            load(weights.parent)
-
-
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]
-
-
 def test_weights_and_arena_of_the_caller(c: Any, weights: Path) -> None:
     content = np.frombuffer(weights.read_bytes(), np.uint8)
-    flash = _aligned(content.size)
+    flash = aligned(content.size)
     flash[:] = content
     size = c.lcr_arena_size(ctypes.c_void_p(flash.ctypes.data), ctypes.c_size_t(flash.size), None)
     assert size > 0
     assert c.lcr_arena_size(ctypes.c_void_p(flash.ctypes.data), ctypes.c_size_t(100), None) == 0
-    arena, opened = _aligned(size), ctypes.c_void_p()
+    arena, opened = aligned(size), ctypes.c_void_p()
 
     def open_at(place: int, room: int) -> int:
         pointers = ctypes.c_void_p(flash.ctypes.data), ctypes.c_size_t(flash.size), None, ctypes.c_void_p(place)
@@ -393,8 +197,8 @@ def test_weights_and_arena_of_the_caller(c: Any, weights: Path) -> None:
     assert open_at(arena.ctypes.data, size - 1) == MEMORY
     assert open_at(arena.ctypes.data + 4, size) == MEMORY
     assert open_at(arena.ctypes.data, size) == OK
-    frame, before, after, logits = _arrays(c, opened)
-    assert _step(c, opened, frame, before, after, logits) == OK
+    frame, before, after, logits = arrays(c, opened)
+    assert step(c, opened, frame, before, after, logits) == OK
     own = load(weights.parent)
     wanted, state = own.step(frame, own.initial_state())
     np.testing.assert_array_equal(logits, wanted)
@@ -430,7 +234,7 @@ class Errors(ctypes.Structure):
 
 
 def _selftest(c: Any, model: Any, content: bytes) -> tuple[int, Errors]:
-    golden, memory, errors = _aligned(len(content)), np.zeros(c.lcr_selftest_size(model), np.uint8), Errors()
+    golden, memory, errors = aligned(len(content)), np.zeros(c.lcr_selftest_size(model), np.uint8), Errors()
     golden[:] = np.frombuffer(content, np.uint8)
     pointers = ctypes.c_void_p(golden.ctypes.data), ctypes.c_size_t(golden.size), ctypes.c_void_p(memory.ctypes.data)
     return int(c.lcr_selftest(model, *pointers, ctypes.byref(errors))), errors
