@@ -129,7 +129,7 @@ class Exporter:
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
                 if request.row.golden is not None:
                     module = importlib.import_module(request.row.golden)
-                    for name, content in module.golden_files(golden, request.config).items():
+                    for name, content in module.golden_files(golden, request, folder).items():
                         (folder / name).write_bytes(content)
                 self._write_manifest(folder, request, made, plan, products)
                 report = self._measure(folder, gate)

@@ -134,12 +134,14 @@ TARGETS: dict[str, Target] = {
             ("model.bin", *sources()),
             (),
             "export",
-            precisions=("fp32",),
+            precisions=("fp32", "int8"),
             # Its own edges cost a tenth of a step, and its caller is C.
             default_edges="graph",
             state_precisions=("fp32",),
             most_streams=1,
             golden="lcr_edge.export.targets.c_convert",
+            stored="lcr_edge.export.targets.c_stored",
+            rounds={"per_row": True, "outputs": False},
         ),
     )
 }

@@ -19,6 +19,7 @@ typedef struct desk {
 struct lcr_model {
     lcr_weights weights;
     const lcr_kernels *kernels;
+    const lcr_int8_kernels *int8;
     int threads;
     desk *desks;
     void *own_weights, *own_arena; /* of lcr_open, to be freed */
@@ -126,6 +127,7 @@ static lcr_status open_whole(
         return status;
     }
     made->kernels = lcr_choose_kernels(options->plain);
+    made->int8 = lcr_choose_int8(options->plain);
     made->threads = options->threads;
     for (int i = 0; i < made->threads; i++, place += desk_bytes(&found)) {
         made->desks[i].floats = (float *)(void *)place;
@@ -257,7 +259,7 @@ lcr_info lcr_about(const lcr_model *model) {
         .fit = weights->fit,
         .int8 = weights->int8,
         .train_fps = weights->train_fps,
-        .kernels = model->kernels->name,
+        .kernels = weights->int8 ? model->int8->name : model->kernels->name,
     };
 }
 
@@ -368,7 +370,8 @@ lcr_status lcr_step_edges(
         lcr_find_edges(frame, model->weights.height, model->weights.width, mine->edges, mine->edge_scratch);
         edges = mine->edges;
     }
-    lcr_run_step(&model->weights, model->kernels, frame, edges, state_in, state_out, logits, mine->floats);
+    lcr_run_step(
+        &model->weights, model->kernels, model->int8, frame, edges, state_in, state_out, logits, mine->floats);
     leave_desk(mine);
     return LCR_OK;
 }

@@ -46,7 +46,7 @@ from tests.runtimes.toy import reseal
 STRICT = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-pedantic")
 PROMISE = PROMISES["fp32"]
 OF_LIBM = ("ceil", "fabsf", "sqrtf", "expf", "rint", "rintf", "floor", "floorf", "fmin", "fminf", "fmax", "fmaxf")
-OF_THE_COMPILER = ("__cpu_model", "__cpu_indicator_init", "_GLOBAL_OFFSET_TABLE_")
+OF_THE_COMPILER = ("__cpu_model", "__cpu_indicator_init", "__cpu_features2", "_GLOBAL_OFFSET_TABLE_")
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

@@ -84,10 +84,11 @@ def _tiny(weights: bytes, **numbers: int) -> bytes:
     dim, layers, head_dim = made["dim"], made["layers"], made["head_dim"]
     tokens, values = made["height"] * made["width"] // made["patch"] ** 2 + 1, 3 * made["patch"] ** 2
     counts = [dim] * 6
+    float_product = -1  # how its rows are rounded stands before a product: not at all
 
     def matrix(inner: int, columns: int) -> list[int]:
         padded = -(-columns // 32) * 32
-        return [inner * padded, padded]
+        return [float_product, inner * padded, padded]
 
     each = -(-values // 4)
     for part in range(4):
@@ -98,7 +99,8 @@ def _tiny(weights: bytes, **numbers: int) -> bytes:
         counts += [*matrix(dim, dim), dim, *matrix(dim, dim + made["hidden"]), *matrix(made["hidden"], dim)]
     counts += [2 * dim, *matrix(2 * dim, made["classes"])]
     for count in counts:
-        content += bytes(-len(content) % 64) + np.full(count, 0.01, "<f4").tobytes()
+        content += bytes(-len(content) % 64)
+        content += bytes(16) if count == float_product else np.full(count, 0.01, "<f4").tobytes()
     struct.pack_into("<Q", content, 24, len(content))
     return signed(content)
 
