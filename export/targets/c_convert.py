@@ -185,7 +185,7 @@ def _product(name: str, linear: nn.Linear, plan: Plan | None) -> Iterator[bytes]
         yield PRODUCT.pack(FLOAT, 0, 0, 0.0)
         yield _panels(weight).astype("<f4").tobytes()
     else:
-        yield PRODUCT.pack(*_rounding(name, inner, plan))
+        yield PRODUCT.pack(*rounding(name, inner, plan))
         steps, scale = quantise_weight(weight)
         yield packed_steps(steps)
         yield _padded(scale, padded).tobytes()
@@ -195,7 +195,7 @@ def _product(name: str, linear: nn.Linear, plan: Plan | None) -> Iterator[bytes]
     yield _padded(bias, padded).tobytes()
 
 
-def _rounding(name: str, inner: int, plan: Plan) -> tuple[int, int, int, float]:
+def rounding(name: str, inner: int, plan: Plan) -> tuple[int, int, int, float]:
     """Kind, lowest and highest whole number, and scale of the rows that a product reads."""
     kind = _ROUNDINGS[plan.mode_of(name)]
     if kind == _FINE:

@@ -250,14 +250,21 @@ AVX512 INLINE __m512i add_avx512(__m512i sums, __m512i weights, __m512i a) {
 #define PLUS(a, b) _mm512_add_ps(a, b)
 #include "lcr_int8.inc"
 
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+
+VNNI INLINE __m512i multiply_vnni(int32_t word, const int8_t *place, __m512i sums) {
+    sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(word), _mm512_loadu_si512((const void *)place));
+    IN_THIS_ORDER(sums);
+    return sums;
+}
+
 #define NAME(function) function##_vnni
 #define WIDER(function) function##_avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define TARGET VNNI
 #define FIRST_BYTE 0
 #define SUMS __m512i
 #define START(sums, low) _mm512_mullo_epi32(_mm512_loadu_si512((const void *)(sums)), _mm512_set1_epi32(low))
-#define MULTIPLY(a, place, sums) \
-    _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(a), _mm512_loadu_si512((const void *)(place)))
+#define MULTIPLY(a, place, sums) multiply_vnni(a, place, sums)
 #define FLOATS __m512
 #define LANES 16
 #define ROWS 10

@@ -53,10 +53,11 @@ class Int8Reference:
             inner = embed.parts[part].in_features
             tokens = tokens + self._product(f"embed.parts.{part}", pixels[:, first : first + inner])
             first += inner
-        return _normalise(tokens, embed.norm_eps, _array(embed.norm_scale), _array(embed.norm_shift))
+        return _normalise(tokens, float(embed.norm_eps), _array(embed.norm_scale), _array(embed.norm_shift))
 
     def _layer(self, index: int, x: F32, e: F32, forget: F32, h: F32, c: F32) -> tuple[F32, F32]:
-        config, layer = self._cell.config, self._cell.layers[index]
+        layer: Any = self._cell.layers[index]
+        config = self._cell.config
         name, dim, heads = f"layers.{index}.", config.dim, (-1, config.heads, config.head_dim)
         both = _normalise(np.concatenate([x, h], axis=1), NORM_EPS, _array(layer.rg_scale))
         rg = self._product(f"{name}rg", both)
@@ -74,7 +75,8 @@ class Int8Reference:
         a = x + _sigmoid(mix[:, :dim]) * self._product(f"{name}mix_out", key * key)
         kept = _f(config.cell == "residual") * c
         c = forget * (c + _tanh(a)) + kept
-        return _sigmoid(a) * _tanh(c), c
+        following: F32 = _sigmoid(a) * _tanh(c)
+        return following, c
 
     def _classify(self, h: F32, c: F32) -> F32:
         pooled = np.concatenate([h, c], axis=1)[: len(h) if self._cell.config.head == "mean" else 1]
@@ -82,31 +84,36 @@ class Int8Reference:
         for row in pooled:
             total = total + row
         mean = (total / _f(len(pooled)))[None]
-        return self._product("classify", _normalise(mean, NORM_EPS, _array(self._cell.head_scale)))[0]
+        logits: F32 = self._product("classify", _normalise(mean, NORM_EPS, _array(self._cell.head_scale)))[0]
+        return logits
 
     def _product(self, name: str, x: F32) -> F32:
         """[rows, in] -> [rows, out]: rows and weights as whole numbers, their sum, and back to floats."""
-        linear, mode = self._linears[name], self._plan.mode_of(name)
+        linear: Any = self._linears[name]
         weight = _array(linear.weight)
         weight_scale = np.abs(weight).max(axis=1) / _f(127.0)
         weight_scale[weight_scale == 0.0] = 1.0
         whole = np.rint(weight / weight_scale[:, None]).astype(np.int64)
-        if mode == "static":
-            scale, zero = self._plan.scale(name)
-            scale = np.full((len(x), 1), scale, _f)
-            low, high = (-127.0, 127.0) if self._plan.activations == "s8" else (-zero, 255.0 - zero)
-            low, high = (np.full((len(x), 1), end, _f) for end in (low, high))
-        elif mode == "dynamic":
-            least, most = (np.minimum(x.min(1), _f(0.0)), np.maximum(x.max(1), _f(0.0)))
-            scale = np.maximum(most - least, _f(1e-6))[:, None] / _f(255.0)
-            zero = np.rint(np.clip(-least[:, None] / scale, _f(0.0), _f(255.0)))
-            low, high = -zero, _f(255.0) - zero
-        else:
-            high = np.full((len(x), 1), fine_steps(x.shape[1]), _f)
-            scale, low = np.maximum(np.abs(x).max(1), _f(1e-6))[:, None] / high, -high
+        scale, low, high = self._grid(name, x)
         steps = np.rint(np.clip(x * (_f(1.0) / scale), low, high)).astype(np.int64)
         bias = np.zeros(len(weight), _f) if linear.bias is None else _array(linear.bias)
-        return (steps @ whole.T).astype(_f) * (scale * weight_scale) + bias
+        result: F32 = (steps @ whole.T).astype(_f) * (scale * weight_scale) + bias
+        return result
+
+    def _grid(self, name: str, x: F32) -> tuple[F32, F32, F32]:
+        """Scale, lowest and highest whole number of each row, [rows, 1]."""
+        mode, column = self._plan.mode_of(name), np.ones((len(x), 1), _f)
+        if mode == "static":
+            scale, zero = self._plan.scale(name)
+            low, high = (-127, 127) if self._plan.activations == "s8" else (-zero, 255 - zero)
+            return column * _f(scale), column * _f(low), column * _f(high)
+        if mode == "dynamic":
+            least, most = np.minimum(x.min(1), _f(0.0))[:, None], np.maximum(x.max(1), _f(0.0))[:, None]
+            row_scale = np.maximum(most - least, _f(1e-6)) / _f(255.0)
+            row_zero = np.rint(np.clip(-least / row_scale, _f(0.0), _f(255.0)))
+            return row_scale, -row_zero, _f(255.0) - row_zero
+        end = column * _f(fine_steps(x.shape[1]))
+        return np.maximum(np.abs(x).max(1), _f(1e-6))[:, None] / end, -end, end
 
 
 def _array(tensor: Any) -> Any:
