@@ -46,6 +46,7 @@ typedef enum lcr_status {
     LCR_OVERLAP,  /* buffers overlap that must not */
     LCR_BUSY,     /* all of the model's threads are in a step */
     LCR_PARITY,   /* a selftest found answers that are not the reference's */
+
     LCR_UNSUPPORTED, /* the bundle is whole, but this implementation cannot run it */
     LCR_ENGINE       /* the engine below refused or failed; of a step, state_out and logits are undefined */
 } lcr_status;
@@ -233,7 +234,7 @@ that target, float or int8, with explicit float32 states and one stream a call; 
 - lcr_open takes the bundle's folder, or the path of its manifest.json. Manifest and model files are checked against
   their digests, and what was checked is what the engine is given.
 - Nothing is allocated by this library in a step; the engines allocate as they like. A step is computed by the thread
-  that calls it.
+  that calls it, but with OpenVINO and more than one of lcr_options.threads by a thread of OpenVINO.
 - A step reads state_in and writes state_out where they are; if they are the same memory, the state is copied first.
 - lcr_options.plain has no meaning. lcr_arena_size is 0, lcr_open_memory returns LCR_UNSUPPORTED.
 - lcr_step_edges with edges returns LCR_UNSUPPORTED if the model finds its edges itself (--edges graph).

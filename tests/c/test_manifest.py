@@ -140,10 +140,10 @@ def test_python_agrees_on_damaged_json(program: Path, bundle: Path, tmp_path: Pa
             )
         texts.append(bytes(text))
     paths = [tmp_path / f"text{number}" for number in range(len(texts))]
-    for path, text in zip(paths, texts):
-        path.write_bytes(text)
+    for path, damaged in zip(paths, texts):
+        path.write_bytes(damaged)
     found = [int(line) > 0 for line in _told(program, "-", paths)]
-    wanted = [_is_json(text) for text in texts]
+    wanted = [_is_json(damaged) for damaged in texts]
     assert found == wanted
     assert 20 < sum(wanted) < 900
 
@@ -183,7 +183,7 @@ def test_values_of_another_kind(kind: str, program: Path, bundle: Path) -> None:
         "nothing": "",
     }
     manifest = json.loads((bundle / MANIFEST).read_bytes())
-    places = [(key,) for key in manifest if key != "manifest_sha256"]
+    places: list[tuple[str, ...]] = [(key,) for key in manifest if key != "manifest_sha256"]
     places += [(key, inner) for key in ("config", "frame", "files") for inner in manifest[key]]
     places += [("files", "model.onnx", key) for key in ("sha256", "bytes")]
     contents = [_with(manifest, place, other.get(kind), missing=kind == "missing") for place in places]

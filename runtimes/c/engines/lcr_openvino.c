@@ -57,8 +57,7 @@ static lcr_status checked(const lcr_engine *engine, ov_status_e error, const lcr
     if (error == OK) {
         return LCR_OK;
     }
-    const char *message = ov_get_last_err_msg();
-    message = message == NULL ? "" : message;
+    const char *last = ov_get_last_err_msg(), *message = last == NULL ? "" : last;
     size_t end = strlen(message);
     while (end > 0 && (message[end - 1] == '\n' || message[end - 1] == ' ')) {
         end--;
@@ -68,8 +67,10 @@ static lcr_status checked(const lcr_engine *engine, ov_status_e error, const lcr
         start--;
     }
     const int length = end - start < 300 ? (int)(end - start) : 300;
-    return lcr_say(why, LCR_ENGINE, "%s cannot %s: %s: %.*s", engine->name, what, ov_get_error_info(error), length,
+    lcr_say(why, LCR_ENGINE, "%s cannot %s: %s: %.*s", engine->name, what, ov_get_error_info(error), length,
         message + start);
+    ov_free(last);
+    return LCR_ENGINE;
 }
 
 static void name_engine(lcr_engine *engine) {
