@@ -373,6 +373,18 @@ def test_no_address_is_wrong(target: str, bundle: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == wanted, done.stderr
 
 
+def test_steps_allocate_nothing_of_ours(target: str, bundle: Path, tmp_path: Path) -> None:
+    built = engine(target)
+    options = ["-D_GNU_SOURCE", "-fno-builtin", *(f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc"))]
+    program = compiled(
+        built, tmp_path, "allocating", options, [str(Path(__file__).parent / "allocating.c"), *built.files()]
+    )
+    done = subprocess.run([str(program), str(bundle)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    to_open, in_steps = (int(part.split()[0]) for part in done.stdout.split(","))
+    assert (to_open > 5, in_steps) == (True, 0)
+
+
 def test_nobody_is_told(target: str, bundle: Path, tmp_path: Path) -> None:
     """onnxruntime keeps what it reports in the home folder, unless the environment forbids it: nothing is there."""
     built = engine(target)

@@ -48,7 +48,8 @@ static lcr_status read_file(const char *path, size_t wanted, size_t most, void *
         status = lcr_say(why, LCR_DIGEST, "%s has %ld bytes, not %lu as the manifest says; copy the bundle again", path,
             length, (unsigned long)wanted);
     } else if ((size_t)length > most) {
-        status = lcr_say(why, LCR_FORMAT, "%s has %ld bytes, which is too much for such a file", path, length);
+        status = lcr_say(why, LCR_FORMAT, "%s has %ld bytes, too many for a manifest: give the bundle's folder or its %s",
+            path, length, MANIFEST);
     } else {
         char *memory = malloc((size_t)length + 1);
         if (memory == NULL) {
@@ -119,7 +120,8 @@ static lcr_status read_manifest(manifest *file) {
     const size_t count = lcr_json_read(file->text, size, NULL, size);
     lcr_json_node *nodes = count == 0 ? NULL : malloc(count * sizeof *nodes);
     if (count == 0) {
-        return lcr_say(file->why, LCR_FORMAT, "%s is not the manifest of a bundle: it is not JSON", file->path);
+        return lcr_say(file->why, LCR_FORMAT, "%s is not JSON: give the bundle's folder or its %s, or copy it again",
+            file->path, MANIFEST);
     }
     if (nodes == NULL) {
         return lcr_say(file->why, LCR_MEMORY, "there is no memory to read %s", file->path);
