@@ -20,6 +20,7 @@ from lcr_edge.runtimes import load
 from lcr_edge.runtimes.bundle import read_bundle
 from lcr_edge.runtimes.c_library import SOURCES
 from lcr_edge.runtimes.golden import read_golden
+from lcr_edge.runtimes.openvino_engine import saturates
 from lcr_edge.tolerances import PROMISES
 from tests.c.engine_library import ENGINES, STRICT, TARGETS, compiled, engine, engine_library, explained, package
 from tests.c.step_library import (
@@ -43,6 +44,7 @@ from tests.export import made
 from tests.runtimes import toy
 
 PROMISE = PROMISES["fp32"]
+HERE = Path(__file__).parent
 OTHERS = {"onnx": "openvino", "openvino": "onnx"}
 
 
@@ -354,9 +356,8 @@ def test_the_sources_are_strict_c99(compiler: str, target: str, tmp_path: Path) 
 def test_no_address_is_wrong(target: str, bundle: Path, tmp_path: Path) -> None:
     """Threads step under AddressSanitizer and UBSan. All memory is freed, but what OpenVINO keeps of threads."""
     built = engine(target)
-    program = Path(__file__).parent / "stepping.c"
     options = ["-D_GNU_SOURCE", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    made_program = compiled(built, tmp_path, "stepping", options, [str(program), *built.files()])
+    stepping = compiled(built, tmp_path, "stepping", options, [str(HERE / "stepping.c"), *built.files()])
     (tmp_path / "engines").write_text("leak:ov::threading::CPUStreamsExecutor\n", encoding="utf-8")
     leaks = f"suppressions={tmp_path / 'engines'}:print_suppressions=0"
     # Without the second, OpenVINO's TBB loads a library in a way that AddressSanitizer does not allow.
@@ -365,20 +366,48 @@ def test_no_address_is_wrong(target: str, bundle: Path, tmp_path: Path) -> None:
     for name, content in toy.model_bytes(target, "graph", "explicit").items():
         (rubbish / name).write_bytes(b"<net>" * 100)
         (other / name).write_bytes(content)
-    for folder, wanted in ((bundle, (0, "same\n")), (rubbish, (1, "")), (other, (1, ""))):
-        if folder != bundle:
-            toy.reseal(folder)
-        call = [str(made_program), str(folder), "4"]
-        done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
-        assert (done.returncode, done.stdout) == wanted, done.stderr
+    toy.reseal(rubbish)
+    toy.reseal(other)
+    opening = compiled(built, tmp_path, "opening", options, [str(HERE / "opening.c"), *built.files()])
+    bundles = [rubbish, other, tmp_path, rubbish, other, bundle]
+    outputs = []
+    for call in ([stepping, bundle, 4], [opening, *bundles]):
+        done = subprocess.run(list(map(str, call)), capture_output=True, text=True, check=False, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        outputs.append(done.stdout.splitlines())
+    assert outputs[0] == ["same"]
+    assert [int(line.split()[0]) for line in outputs[1]] == [ENGINE, FORMAT, FILE, ENGINE, FORMAT, OK]
+
+
+@pytest.mark.slow
+def test_openvino_gets_the_settings_of_python(tmp_path: Path) -> None:
+    """Processors without bf16 or int8 products do not show in numbers which settings they have."""
+    built = engine("openvino")
+    program = compiled(
+        built,
+        tmp_path,
+        "opening",
+        ["-D_GNU_SOURCE", "-Wl,--wrap=ov_core_compile_model"],
+        [str(HERE / "opening.c"), str(HERE / "settings.c"), *built.files()],
+    )
+    usual = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    several = {"INFERENCE_NUM_THREADS": "2", "NUM_STREAMS": "2"}
+    for quant in (None, "static", "dynamic", "weight-only"):
+        folder = made.bundle("lcr_pico", "openvino", "int8" if quant else "fp32", quant=quant)
+        done = subprocess.run([str(program), str(folder)], capture_output=True, text=True, check=False)
+        assert done.stdout.endswith("0 all is well\n"), done.stdout
+        given = dict(line.split("=") for line in done.stdout.splitlines()[:-1])
+        hints = json.loads((folder / "manifest.json").read_bytes())["runtime_hints"]
+        group = {key: str(value) for key, value in hints.items() if key.startswith("DYNAMIC")}
+        assert bool(group) == (quant in ("dynamic", "weight-only"))
+        float_ = {"LP_TRANSFORMS_MODE": "NO"} if quant and saturates() else {}
+        assert given == {**usual, **several, **group, **float_}
 
 
 def test_steps_allocate_nothing_of_ours(target: str, bundle: Path, tmp_path: Path) -> None:
     built = engine(target)
     options = ["-D_GNU_SOURCE", "-fno-builtin", *(f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc"))]
-    program = compiled(
-        built, tmp_path, "allocating", options, [str(Path(__file__).parent / "allocating.c"), *built.files()]
-    )
+    program = compiled(built, tmp_path, "allocating", options, [str(HERE / "allocating.c"), *built.files()])
     done = subprocess.run([str(program), str(bundle)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     to_open, in_steps = (int(part.split()[0]) for part in done.stdout.split(","))
@@ -388,9 +417,7 @@ def test_steps_allocate_nothing_of_ours(target: str, bundle: Path, tmp_path: Pat
 def test_nobody_is_told(target: str, bundle: Path, tmp_path: Path) -> None:
     """onnxruntime keeps what it reports in the home folder, unless the environment forbids it: nothing is there."""
     built = engine(target)
-    program = compiled(
-        built, tmp_path, "stepping", ["-D_GNU_SOURCE"], [str(Path(__file__).parent / "stepping.c"), *built.files()]
-    )
+    program = compiled(built, tmp_path, "stepping", ["-D_GNU_SOURCE"], [str(HERE / "stepping.c"), *built.files()])
     home = tmp_path / "home"
     home.mkdir()
     hidden = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
@@ -417,7 +444,7 @@ def test_cmake_builds_a_library(target: str, bundle: Path, tmp_path: Path) -> No
     subprocess.run(["cmake", "--build", str(tmp_path / "build")], check=True, capture_output=True)
     library = tmp_path / "build" / f"liblcr_edge_{built.name}.so"
     program = tmp_path / "stepping"
-    call = [COMPILERS[0], "-I", str(SOURCES), str(Path(__file__).parent / "stepping.c"), str(library), "-lpthread"]
+    call = [COMPILERS[0], "-I", str(SOURCES), str(HERE / "stepping.c"), str(library), "-lpthread"]
     subprocess.run([*call, f"-Wl,-rpath,{library.parent}", "-o", str(program)], check=True)
     done = subprocess.run([str(program), str(bundle), "2"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
