@@ -1,5 +1,5 @@
 /* Counts what our own files allocate in steps. Linked with --wrap by test_engines.py, so that the calls of our objects
-come here and those of an engine's library do not. Argument: the bundle. Prints the calls to open, and those of steps. */
+come here and those of an engine's library do not. Argument: the bundle. Prints the calls to open and those of steps. */
 
 #include "lcr_edge.h"
 

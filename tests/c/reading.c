@@ -1,5 +1,5 @@
 /* Reads bundles that may be damaged, and tells the status of each. Built with sanitizers by test_manifest.py.
-Arguments: the target, then manifests or folders; or "-" and files of JSON, of which it tells how many nodes there are. */
+Arguments: the target, then manifests or folders; or "-" and files of JSON, of which it counts the nodes. */
 
 #include "lcr_bundle.h"
 #include "lcr_json.h"

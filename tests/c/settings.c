@@ -8,12 +8,15 @@
 #define MOST 14
 
 ov_status_e __real_ov_core_compile_model(
-    const ov_core_t *core, const ov_model_t *model, const char *device, size_t count, ov_compiled_model_t **compiled, ...);
+    const ov_core_t *core, const ov_model_t *model, const char *device, size_t count,
+    ov_compiled_model_t **compiled, ...);
 ov_status_e __wrap_ov_core_compile_model(
-    const ov_core_t *core, const ov_model_t *model, const char *device, size_t count, ov_compiled_model_t **compiled, ...);
+    const ov_core_t *core, const ov_model_t *model, const char *device, size_t count,
+    ov_compiled_model_t **compiled, ...);
 
 ov_status_e __wrap_ov_core_compile_model(
-    const ov_core_t *core, const ov_model_t *model, const char *device, size_t count, ov_compiled_model_t **compiled, ...) {
+    const ov_core_t *core, const ov_model_t *model, const char *device, size_t count,
+    ov_compiled_model_t **compiled, ...) {
     const char *given[MOST] = {NULL};
     va_list rest;
     va_start(rest, compiled);

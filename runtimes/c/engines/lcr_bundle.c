@@ -32,7 +32,8 @@ lcr_status lcr_say(const lcr_why *why, lcr_status status, const char *format, ..
 }
 
 /* The bytes of a file of at most ``most``; wanted: how many it must have, 0 for any number. They end with a zero. */
-static lcr_status read_file(const char *path, size_t wanted, size_t most, void **bytes, size_t *size, const lcr_why *why) {
+static lcr_status read_file(
+    const char *path, size_t wanted, size_t most, void **bytes, size_t *size, const lcr_why *why) {
     FILE *file = fopen(path, "rb");
     if (file == NULL) {
         return lcr_say(why, LCR_FILE, "%s cannot be opened; check that it is there and may be read", path);
@@ -40,16 +41,17 @@ static lcr_status read_file(const char *path, size_t wanted, size_t most, void *
     lcr_status status = LCR_OK;
     long length = -1;
     if (fgetc(file) == EOF) {
-        status = ferror(file) ? lcr_say(why, LCR_FILE, "%s cannot be read: it is a folder without " MANIFEST ", or the disk failed", path)
-                              : lcr_say(why, LCR_FORMAT, "%s is empty; copy the bundle again", path);
+        status = ferror(file)
+                     ? lcr_say(why, LCR_FILE, "%s cannot be read: no " MANIFEST " is in it, or the disk failed", path)
+                     : lcr_say(why, LCR_FORMAT, "%s is empty; copy the bundle again", path);
     } else if (fseek(file, 0, SEEK_END) != 0 || (length = ftell(file)) < 0 || fseek(file, 0, SEEK_SET) != 0) {
         status = lcr_say(why, LCR_FILE, "%s cannot be read: it is no plain file", path);
     } else if (wanted != 0 && (size_t)length != wanted) {
         status = lcr_say(why, LCR_DIGEST, "%s has %ld bytes, not %lu as the manifest says; copy the bundle again", path,
             length, (unsigned long)wanted);
     } else if ((size_t)length > most) {
-        status = lcr_say(why, LCR_FORMAT, "%s has %ld bytes, too many for a manifest: give the bundle's folder or its %s",
-            path, length, MANIFEST);
+        status = lcr_say(why, LCR_FORMAT,
+            "%s has %ld bytes, too many for a manifest: give the bundle's folder or its %s", path, length, MANIFEST);
     } else {
         char *memory = malloc((size_t)length + 1);
         if (memory == NULL) {
@@ -83,8 +85,8 @@ static size_t find(const manifest *file, size_t object, const char *key) {
 }
 
 static lcr_status wrong(const manifest *file, const char *key) {
-    return lcr_say(file->why, LCR_FORMAT, "%s: %s is missing or not what it should be; export the bundle again", file->path,
-        key);
+    return lcr_say(file->why, LCR_FORMAT, "%s: %s is missing or not what it should be; export the bundle again",
+        file->path, key);
 }
 
 /* The manifest's path from that of the bundle's folder or of the manifest. */
@@ -136,7 +138,8 @@ static lcr_status read_manifest(manifest *file) {
             version > LCR_CONTRACT_VERSION ? "build a newer one" : "export the bundle again");
     }
     const size_t sealed = find(file, 0, "manifest_sha256");
-    if (lcr_json_string(&file->json, sealed, seal, sizeof seal) != HEX || nodes[sealed].end - nodes[sealed].start != HEX) {
+    if (lcr_json_string(&file->json, sealed, seal, sizeof seal) != HEX ||
+        nodes[sealed].end - nodes[sealed].start != HEX) {
         return wrong(file, "manifest_sha256");
     }
     char *place = file->text + nodes[sealed].start;
@@ -297,9 +300,11 @@ static lcr_status read_model_file(manifest *file, size_t node, lcr_bundle *bundl
     }
     bundle->files++;
     hex_digest(bundle->content[number], bundle->sizes[number], found);
-    return strcmp(found, wanted) == 0 ? LCR_OK
-                                      : lcr_say(file->why, LCR_DIGEST,
-                                            "%s is not what was exported: its digest differs; copy the bundle again", path);
+    if (strcmp(found, wanted) != 0) {
+        return lcr_say(file->why, LCR_DIGEST,
+            "%s is not what was exported: its digest differs; copy the bundle again", path);
+    }
+    return LCR_OK;
 }
 
 static lcr_status read_model_files(manifest *file, lcr_bundle *bundle) {

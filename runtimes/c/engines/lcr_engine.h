@@ -6,7 +6,17 @@
 #include "lcr_bundle.h"
 
 /* The tensors at the step's boundary (docs/export.md), inputs first. */
-enum { LCR_FRAME, LCR_EDGE, LCR_H_IN, LCR_C_IN, LCR_INPUTS, LCR_LOGITS = LCR_INPUTS, LCR_H_OUT, LCR_C_OUT, LCR_TENSORS };
+enum {
+    LCR_FRAME,
+    LCR_EDGE,
+    LCR_H_IN,
+    LCR_C_IN,
+    LCR_INPUTS, /* how many */
+    LCR_LOGITS = LCR_INPUTS,
+    LCR_H_OUT,
+    LCR_C_OUT,
+    LCR_TENSORS /* how many */
+};
 
 #define LCR_MOST_RANK 4
 

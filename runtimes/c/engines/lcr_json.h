@@ -1,4 +1,4 @@
-/* A reader of JSON for one kind of file, a bundle's manifest.json. Strict, bounded, without recursion. Not for programs.
+/* A reader of JSON for a bundle's manifest.json. Strict, bounded, without recursion. Not for programs.
 
 A text becomes a list of nodes in the order in which they begin; an object's children are key, value, key, value. */
 

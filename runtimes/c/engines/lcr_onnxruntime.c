@@ -80,6 +80,8 @@ static OrtStatus *same_tensor(const lcr_engine *engine, const OrtTypeInfo *type,
     const OrtTensorTypeAndShapeInfo *info = NULL;
     ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     int64_t shape[LCR_MOST_RANK] = {0};
+    const ONNXTensorElementDataType wanted =
+        tensor->is_float ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
     size_t rank = 0;
     *same = 0;
     OrtStatus *error = api->CastTypeInfoToTensorInfo(type, &info);
@@ -90,8 +92,7 @@ static OrtStatus *same_tensor(const lcr_engine *engine, const OrtTypeInfo *type,
     error = error == NULL ? api->GetDimensionsCount(info, &rank) : error;
     if (error == NULL && rank == tensor->rank) {
         error = api->GetDimensions(info, shape, rank);
-        *same = error == NULL && memcmp(shape, tensor->shape, rank * sizeof *shape) == 0 &&
-                element == (tensor->is_float ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
+        *same = error == NULL && element == wanted && memcmp(shape, tensor->shape, rank * sizeof *shape) == 0;
     }
     return error;
 }

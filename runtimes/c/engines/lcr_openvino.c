@@ -1,4 +1,4 @@
-/* lcr_edge.h over OpenVINO: a compiled model, and for each place a request with tensors that wrap the caller's memory. */
+/* lcr_edge.h over OpenVINO: a compiled model, and for each place a request whose tensors wrap the caller's memory. */
 
 #include "lcr_openvino.h"
 #include "lcr_engine.h"
@@ -119,10 +119,11 @@ static lcr_status compile(lcr_engine *engine, const lcr_bundle *bundle, const lc
                               core, bundle->content[0], bundle->sizes[0], engine->weights, &engine->model)
                         : error;
     /* The function reads as many of these as count says. */
-    error = error == OK ? ov_core_compile_model(core, engine->model, "CPU", count, &engine->compiled, given[0], given[1],
-                              given[2], given[3], given[4], given[5], given[6], given[7], given[8], given[9], given[10],
-                              given[11], given[12], given[13])
-                        : error;
+    if (error == OK) {
+        error = ov_core_compile_model(core, engine->model, "CPU", count, &engine->compiled, given[0], given[1],
+            given[2], given[3], given[4], given[5], given[6], given[7], given[8], given[9], given[10], given[11],
+            given[12], given[13]);
+    }
     return checked(engine, error, why, "load the model (a newer one may, or export the bundle again)");
 }
 

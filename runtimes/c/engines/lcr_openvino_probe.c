@@ -70,7 +70,8 @@ int lcr_openvino_saturates(ov_core_t *core) {
     ov_status_e error = wrap(U8, 0, (int64_t)sizeof weights, weights, &stored);
     error = error == OK ? wrap(F32, 1, SIZE, ones, &given) : error;
     error = error == OK ? wrap(F32, 1, SIZE, sums, &made) : error;
-    error = error == OK ? ov_core_read_model_from_memory_buffer(core, network, sizeof network - 1, stored, &model) : error;
+    error = error == OK ? ov_core_read_model_from_memory_buffer(core, network, sizeof network - 1, stored, &model)
+                        : error;
     error = error == OK ? ov_core_compile_model(core, model, "CPU", 4, &compiled, "INFERENCE_PRECISION_HINT", "f32",
                               "INFERENCE_NUM_THREADS", "1")
                         : error;
