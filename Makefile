@@ -107,6 +107,15 @@ broker:
 			echo "No MQTT broker found: --mqtt is not tested" \
 				"(Debian, Ubuntu: apt-get install mosquitto, as root)."; fi; fi
 
+# The step over onnxruntime's C API is compiled with its headers, which its wheel does not have; cmake builds it as a
+# user does. Without them those tests are skipped.
+.PHONY: headers
+headers: $(VENV)/.dev-installed
+	@if ! command -v cmake >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing the system package cmake (for the tests of runtimes/c/engines)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cmake >/dev/null; fi
+	@$(BIN)/python -m tests.c.ort_headers
+
 # The page of "run --web" is tested in a real browser; without one those tests are skipped. 100 MB.
 .PHONY: browser
 browser:
@@ -123,7 +132,7 @@ browser:
 
 # The environment may be made by the very call that runs this: looked for when the line runs.
 PYTEST = LCR_TFLITE_RUNTIME_PYTHON="$$(ls $(TFLITE_VENV)/bin/python 2>/dev/null || true)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
-test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker browser test39 ## all tests, those of the device side on Python 3.9 too
+test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker browser headers test39 ## all tests, those of the device side on Python 3.9 too
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: boards

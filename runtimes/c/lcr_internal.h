@@ -16,7 +16,6 @@
 #define LCR_PARTS 4
 /* A product computes whole blocks of rows, so every matrix has this many rows behind its last one. */
 #define LCR_SPARE_ROWS 15u
-#define LCR_MOST_THREADS 64
 
 /* The functions of lcr_products.inc and lcr_rows.inc that suit this processor. */
 typedef struct lcr_kernels {

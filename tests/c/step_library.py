@@ -16,7 +16,9 @@ import pytest
 from lcr_edge.runtimes.c_library import SOURCES
 
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY, PARITY = range(12)
+OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY, PARITY, UNSUPPORTED, ENGINE = range(
+    14
+)
 U8 = npt.NDArray[np.uint8]
 
 
