@@ -121,14 +121,8 @@ static int labels_whole(const char *labels, size_t size, size_t classes) {
     return ends == classes && labels[size - 1] == '\0';
 }
 
-/* Whether these are all bytes of a file that this library can read, and none was changed. */
-lcr_status lcr_check_weights(const void *bytes, size_t size) {
+lcr_status lcr_check_start(const void *bytes, uint64_t size) {
     header head;
-    uint8_t digest[32];
-    const size_t before = offsetof(header, digest), behind = before + sizeof digest;
-    if (bytes == NULL || (uintptr_t)bytes % LCR_ALIGNMENT != 0) {
-        return LCR_ARGUMENT;
-    }
     if (size < sizeof head || memcmp(bytes, magic, sizeof magic) != 0) {
         return LCR_FORMAT;
     }
@@ -139,11 +133,22 @@ lcr_status lcr_check_weights(const void *bytes, size_t size) {
     if (head.format_version != FORMAT_VERSION || head.contract_version != LCR_CONTRACT_VERSION) {
         return LCR_VERSION;
     }
-    if (head.header_size != sizeof head || head.size != size) {
-        return LCR_FORMAT;
+    return head.header_size == sizeof head && head.size == size ? LCR_OK : LCR_FORMAT;
+}
+
+/* Whether these are all bytes of a file that this library can read, and none was changed. */
+lcr_status lcr_check_weights(const void *bytes, size_t size) {
+    uint8_t digest[32];
+    const size_t before = offsetof(header, digest), behind = before + sizeof digest;
+    if (bytes == NULL || (uintptr_t)bytes % LCR_ALIGNMENT != 0) {
+        return LCR_ARGUMENT;
+    }
+    const lcr_status status = lcr_check_start(bytes, size);
+    if (status != LCR_OK) {
+        return status;
     }
     lcr_sha256(bytes, before, sizeof digest, (const uint8_t *)bytes + behind, size - behind, digest);
-    return memcmp(digest, head.digest, sizeof digest) == 0 ? LCR_OK : LCR_DIGEST;
+    return memcmp(digest, (const uint8_t *)bytes + before, sizeof digest) == 0 ? LCR_OK : LCR_DIGEST;
 }
 
 lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lcr_weights *weights) {

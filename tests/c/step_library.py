@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,12 +44,6 @@ def opened_as(c: Any, content: bytes, folder: Path) -> int:
     assert (status == OK) == bool(opened.value)
     c.lcr_close(opened)
     return status
-
-
-def signed(content: bytearray) -> bytes:
-    content[32:64] = bytes(32)
-    content[32:64] = hashlib.sha256(content).digest()
-    return bytes(content)
 
 
 def aligned(size: int) -> npt.NDArray[np.uint8]:

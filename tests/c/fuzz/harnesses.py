@@ -1,0 +1,160 @@
+"""Builds the harnesses of this folder for a fuzzer, runs them, and says what came of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lcr_edge.runtimes.c_library import FORMAT_VERSION, SOURCES
+from tests.c.tiny import tiny
+
+FOLDER = Path(__file__).parent
+# Each with the files of the library that it calls; none named: all.
+HARNESSES: dict[str, tuple[str, ...]] = {
+    "weights": (),
+    "golden": (),
+    "step": (),
+    "fit": ("lcr_fit.c",),
+    "edges": ("lcr_edges.c",),
+    "events": ("lcr_events.c",),
+}
+SANITIZERS = "address,undefined,float-cast-overflow"
+LIBFUZZER, AFL = "libfuzzer", "afl"
+# Of each engine, the compiler and the package that has it.
+COMPILERS = {LIBFUZZER: ("clang", "clang"), AFL: ("afl-clang-fast", "afl++")}
+_FLAGS = ("-std=gnu99", "-O2", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-fno-math-errno")
+_MOST_BYTES, _LIMIT_S, _SEEDS = 4096, 20, 24
+
+
+class BuildError(Exception):
+    """A compiler is missing or cannot build a harness."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """coverage: of the library's branches, as the engine counts them. found: inputs that it stopped at."""
+
+    name: str
+    runs: int
+    seconds: float
+    coverage: str
+    found: tuple[Path, ...]
+    log: str
+
+
+def build(
+    names: Sequence[str], folder: Path, engine: str = LIBFUZZER, sanitizers: str = SANITIZERS, sources: Path = SOURCES
+) -> dict[str, Path]:
+    """The programs, in ``folder``. sources: of the library. Raises BuildError."""
+    compiler, package = COMPILERS[engine]
+    if shutil.which(compiler) is None:
+        raise BuildError(f"fuzzing takes {compiler}: apt-get install {package}")
+    folder.mkdir(parents=True, exist_ok=True)
+    common = [*_FLAGS, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-I{sources}", f"-I{FOLDER}"]
+    common.append(f"-DLCR_FUZZ_FORMAT={FORMAT_VERSION}")
+    watched = ["-fsanitize=fuzzer-no-link"]
+
+    def compiled(source: Path, *flags: str) -> Path:
+        made = folder / f"{source.stem}.o"
+        _call([compiler, *common, *flags, "-c", str(source), "-o", str(made)])
+        return made
+
+    wanted = sorted({path for name in names for path in _library(name, sources)})
+    library = {path: compiled(path, *watched) for path in wanted}
+    shared = [compiled(FOLDER / "fuzz.c")]
+    network = [compiled(FOLDER / "network.c")] if any(not HARNESSES[name] for name in names) else []
+    programs = {}
+    for name in names:
+        objects = [compiled(FOLDER / f"{name}.c"), *shared, *(library[path] for path in _library(name, sources))]
+        objects += [] if HARNESSES[name] else network
+        programs[name] = folder / name
+        link = [compiler, *common, "-fsanitize=fuzzer", *map(str, objects), "-lm", "-o", str(programs[name])]
+        _call(link)
+    return programs
+
+
+def _library(name: str, sources: Path) -> list[Path]:
+    return [sources / file for file in HARNESSES[name]] or sorted(sources.glob("lcr_*.c"))
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        raise BuildError(f"{command[0]} cannot build {Path(command[-1]).name}: {lines[0]}")
+
+
+def seeds(name: str, folder: Path) -> Path:
+    """A folder of inputs to begin with: always the same bytes, of which the harness makes cases; a whole small file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = random.Random(name)
+    for number in range(_SEEDS):
+        content = bytes(noise.choices(range(256), k=noise.randrange(1, 400)))
+        (folder / f"noise{number:02}").write_bytes(content)
+    if name == "weights":  # one thread, vector kernels, "the input is the file"
+        (folder / "file").write_bytes(bytes([1, 0, 0]) + tiny(height=2, width=2, patch=1))
+    return folder
+
+
+def replay(program: Path, inputs: Path, runs: int) -> subprocess.CompletedProcess[str]:
+    """The seeds and then ``runs`` cases made of them, always the same: for tests. inputs: a folder."""
+    call = [str(program), f"-runs={runs}", "-seed=1", f"-max_len={_MOST_BYTES}", "-len_control=0"]
+    call += [f"-artifact_prefix={inputs}/", str(inputs)]
+    return subprocess.run(call, capture_output=True, text=True, check=False)
+
+
+def fuzz(program: Path, folder: Path, seconds: int, engine: str = LIBFUZZER) -> Outcome:
+    """A program of ``build``, for so long. What it finds is kept under ``folder``, and so is its corpus."""
+    begin = seeds(program.name, folder / "seeds" / program.name)
+    if engine == AFL:
+        return _afl(program, begin, folder / "afl" / program.name, seconds)
+    corpus, found = folder / "corpus" / program.name, folder / "found" / program.name
+    corpus.mkdir(parents=True, exist_ok=True)
+    found.mkdir(parents=True, exist_ok=True)
+    before = set(found.iterdir())
+    call = [str(program), f"-max_total_time={seconds}", f"-max_len={_MOST_BYTES}", f"-timeout={_LIMIT_S}"]
+    call += ["-len_control=0", "-print_final_stats=1", f"-artifact_prefix={found}/", str(corpus), str(begin)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, errors="replace")
+    log = done.stderr
+    runs = re.search(r"stat::number_of_executed_units: (\d+)", log)
+    took = re.search(r"in (\d+) second", log)
+    branches, loaded = re.findall(r"cov: (\d+)", log), re.search(r"\((\d+) inline 8-bit counters", log)
+    inputs = tuple(sorted(set(found.iterdir()) - before))
+    if done.returncode and not inputs:
+        inputs = (found,)
+    return Outcome(
+        program.name,
+        int(runs[1]) if runs else 0,
+        float(took[1]) if took else 0.0,
+        f"{branches[-1]} of {loaded[1]}" if branches and loaded else "-",
+        inputs,
+        log,
+    )
+
+
+def _environment() -> dict[str, str]:
+    quiet = {name: "1" for name in ("AFL_SKIP_CPUFREQ", "AFL_NO_AFFINITY", "AFL_NO_UI", "AFL_QUIET")}
+    return {**os.environ, **quiet, "AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES": "1"}
+
+
+def _afl(program: Path, begin: Path, out: Path, seconds: int) -> Outcome:
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    call = ["afl-fuzz", "-V", str(seconds), "-i", str(begin), "-o", str(out), "-m", "none", "-t", str(_LIMIT_S * 1000)]
+    done = subprocess.run(
+        [*call, "--", str(program)], capture_output=True, text=True, check=False, env=_environment(), errors="replace"
+    )
+    log = done.stdout + done.stderr
+    stats = out / "default" / "fuzzer_stats"
+    if not stats.is_file():
+        return Outcome(program.name, 0, 0.0, "-", (out,), log)
+    said = dict(re.findall(r"^(\w+) *: (.*)$", stats.read_text(encoding="utf-8"), re.MULTILINE))
+    found = [path for kind in ("crashes", "hangs") for path in (out / "default" / kind).glob("id*")]
+    covered = f"{said['edges_found']} of {said['total_edges']}"
+    return Outcome(program.name, int(said["execs_done"]), float(said["run_time"]), covered, tuple(sorted(found)), log)
