@@ -64,6 +64,19 @@ def test_what_is_planted_is_found(tmp_path: Path) -> None:
         assert list(inputs.glob("crash-*")), done.stderr[-3000:]
 
 
+def test_memory_that_was_never_written(tmp_path: Path) -> None:
+    """MemorySanitizer, where the pixels beside the last column are not cleared."""
+    sources = tmp_path / "sources"
+    shutil.copytree(SOURCES, sources)
+    text = (sources / "lcr_edges.c").read_text(encoding="utf-8")
+    assert "row.magnitude[width + 1] = 0;" in text
+    (sources / "lcr_edges.c").write_text(text.replace("row.magnitude[width + 1] = 0;", ""), encoding="utf-8")
+    programs = build(["edges"], tmp_path / "programs", sanitizers="memory", sources=sources)
+    done = replay(programs["edges"], seeds("edges", tmp_path / "edges"), RUNS)
+    assert done.returncode != 0
+    assert "use-of-uninitialized-value" in done.stderr
+
+
 def test_a_row_for_each_harness_and_the_input_that_was_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

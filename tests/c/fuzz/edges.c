@@ -18,6 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     uint8_t *frame = exactly(3 * pixels), *edges = exactly(pixels), *again = exactly(pixels);
     void *scratch = exactly(room);
     draw_bytes(&from, frame, 3 * pixels);
+    UNWRITTEN(edges, pixels);
+    UNWRITTEN(scratch, room);
     lcr_find_edges(frame, height, width, edges, scratch);
     memset(scratch, 0xA5, room);
     lcr_find_edges(frame, height, width, again, scratch);

@@ -38,6 +38,7 @@ static void check_probabilities(input *from, int classes) {
     double sum = 0.0;
     int finite = 1;
     draw_floats(from, logits, (size_t)classes, 30.0f);
+    UNWRITTEN(shares, (size_t)classes * sizeof(float));
     lcr_probabilities(logits, classes, shares);
     for (int i = 0; i < classes; i++) {
         finite = finite && isfinite(logits[i]);
@@ -75,6 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     rules.enters = kind & 2 ? enters : NULL;
     rules.ignore = kind & 4 ? ignore : NULL;
     check_probabilities(&from, classes);
+    UNWRITTEN(memory, lcr_events_size(classes));
     lcr_events *events = lcr_events_start(memory, classes, &rules);
     story so_far = {0, 0, 0, 0.0f};
     double time_s = 0.0;

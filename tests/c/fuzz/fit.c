@@ -71,6 +71,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     const size_t frame_size = 3 * (size_t)height * (size_t)width, room = lcr_fit_scratch(&image, height, width, crop);
     uint8_t *frame = exactly(frame_size), *again = exactly(frame_size);
     void *scratch = exactly(room);
+    UNWRITTEN(frame, frame_size);
+    UNWRITTEN(scratch, room);
     const lcr_status status = lcr_fit_image(&image, height, width, crop, frame, scratch);
     EXPECT((status == LCR_OK) == (room > 0 && image.planes[0] != NULL));
     if (status == LCR_OK) {
@@ -86,6 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
             }
         }
     } else {
+        WRITTEN(frame, frame_size); /* by the harness */
         EXPECT(status == LCR_ARGUMENT && frame[0] == 0x5A && memcmp(frame, frame + 1, frame_size - 1) == 0);
     }
     free(planes[0]);

@@ -12,6 +12,19 @@ answer is not what lcr_edge.h promises; what reads or writes where it must not, 
 #include <stdlib.h>
 #include <string.h>
 
+/* For MemorySanitizer: from now on this memory counts as never written, or as written. */
+#define UNWRITTEN(memory, size) ((void)(memory), (void)(size))
+#define WRITTEN(memory, size) ((void)(memory), (void)(size))
+#ifdef __has_feature
+#if __has_feature(memory_sanitizer)
+#include <sanitizer/msan_interface.h>
+#undef UNWRITTEN
+#undef WRITTEN
+#define UNWRITTEN(memory, size) __msan_poison(memory, size)
+#define WRITTEN(memory, size) __msan_unpoison(memory, size)
+#endif
+#endif
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
 #define EXPECT(fact) \

@@ -63,6 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
         sign(file, file_size, GOLDEN_DIGEST);
     }
     void *memory = exactly(lcr_selftest_size(model));
+    UNWRITTEN(memory, lcr_selftest_size(model));
     lcr_errors errors = {-1, -1.0f, -1.0f};
     const lcr_status status = lcr_selftest(model, file, file_size, memory, &errors);
     if (status == LCR_OK || status == LCR_PARITY) {

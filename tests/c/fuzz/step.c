@@ -47,12 +47,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     draw_bytes(&from, frame, 3 * pixels);
     draw_bytes(&from, edges, pixels);
     draw_floats(&from, before, floats, kind & 32 ? 1.0f : 3e38f);
+    UNWRITTEN(after, state_size);
+    UNWRITTEN(logits, classes * sizeof(float));
     const uint8_t *given = kind & 64 ? edges : NULL; /* bytes above 1 are no edges, but no harm either */
     const lcr_status status = lcr_step_edges(model, frame, given, before, after, logits);
     memcpy(inside, before, state_size);
     EXPECT(lcr_step_edges(model, frame, given, inside, inside, again) == status);
     if (any_more_than(before, floats, FLT_MAX)) { /* NaN, or infinite */
         EXPECT(status == LCR_STATE);
+        WRITTEN(after, state_size); /* by the harness */
+        WRITTEN(logits, classes * sizeof(float));
+        WRITTEN(again, classes * sizeof(float));
         EXPECT(memcmp(inside, before, state_size) == 0 && memcmp(logits, again, classes * sizeof(float)) == 0);
         const uint8_t *untouched = (const uint8_t *)logits;
         EXPECT(untouched[0] == 0x5A && memcmp(untouched, untouched + 1, classes * sizeof(float) - 1) == 0);

@@ -88,6 +88,8 @@ static void step(lcr_model *model, input *from) {
     void *state = exactly(state_size);
     float *logits = exactly((size_t)info.classes * sizeof(float));
     draw_bytes(from, frame, pixels);
+    UNWRITTEN(state, state_size);
+    UNWRITTEN(logits, (size_t)info.classes * sizeof(float));
     EXPECT(lcr_step(model, frame, NULL, state, logits) == LCR_OK);
     const lcr_status status = lcr_step(model, frame, state, state, logits);
     EXPECT(status == LCR_OK || status == LCR_STATE); /* weights may be NaN, and what comes of them */
@@ -112,6 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
         EXPECT(status != LCR_OK && model == NULL);
     } else if (room <= MOST_ARENA) {
         uint8_t *arena = exactly(room);
+        UNWRITTEN(arena, room);
         EXPECT(lcr_open_memory(file, file_size, &options, arena, room - 1, &model) == LCR_MEMORY && model == NULL);
         EXPECT(lcr_open_memory(file, file_size, &options, arena, room, &model) == LCR_OK && model != NULL);
         const lcr_info info = lcr_about(model);
