@@ -1,7 +1,8 @@
-"""The harnesses of fuzz/: nothing is found in the library, and what is planted in it is found. make fuzz takes longer."""
+"""The harnesses of fuzz/ find nothing in the library, and find what is planted in it. make fuzz takes longer."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -85,6 +86,9 @@ def test_a_row_for_each_harness_and_the_input_that_was_found(
     assert main(["--seconds", "1", "--only", "events", "--out", str(out)]) == 0
     assert "| events | " in (said := capsys.readouterr().out)
     assert said.endswith("nothing was found\n")
+    if shutil.which("llvm-cov"):
+        assert main(["--lines", "--only", "events", "--out", str(out)]) == 0
+        assert re.search(r"^\| lcr_events.c \| \d+ \| \d+ \| (9\d|100) % \|$", capsys.readouterr().out, re.MULTILINE)
     file, right, wrong = FAULTS["events"]
     (sources / file).write_text((sources / file).read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
     call = ["--seconds", "60", "--only", "events", "--out", str(out), "--sources", str(sources)]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from lcr_edge.runtimes.c_library import SOURCES
-from tests.c.fuzz.harnesses import AFL, COMPILERS, HARNESSES, LIBFUZZER, BuildError, build, fuzz
+from tests.c.fuzz.harnesses import AFL, COMPILERS, HARNESSES, LIBFUZZER, BuildError, build, covered_lines, fuzz
 
 _ROOT = Path(__file__).parents[3]
 _TOLD = re.compile(r"ERROR: |runtime error: |this is not so: ")
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=[LIBFUZZER, AFL], default=LIBFUZZER)
     parser.add_argument("--out", type=Path, default=_ROOT / "out" / "fuzz", help="programs, corpora and what was found")
     parser.add_argument("--sources", type=Path, default=SOURCES, help="of the library")
+    parser.add_argument("--lines", action="store_true", help="fuzz nothing: which lines do the kept corpora reach?")
     options = parser.parse_args(arguments)
     names = list(dict.fromkeys(options.only))
     if options.seconds < len(names):
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not (options.sources / "lcr_edge.h").is_file():
         parser.error(f"--sources {options.sources} has no lcr_edge.h: name a folder like runtimes/c")
     try:
+        if options.lines:
+            return _print_lines(covered_lines(names, options.out, options.sources))
         programs = build(names, options.out / options.engine, options.engine, sources=options.sources)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -42,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         outcome = fuzz(programs[name], options.out, options.seconds // len(names), options.engine)
         rate = outcome.runs / max(outcome.seconds, 1.0)
-        row = f"{name} | {outcome.runs} | {outcome.seconds:.0f} | {rate:.0f} | {outcome.coverage} | {len(outcome.found)}"
+        row = f"{name} | {outcome.runs} | {outcome.seconds:.0f} | {rate:.0f} | {outcome.reached} | {len(outcome.found)}"
         print(f"| {row} |", flush=True)
         told = [line.strip() for line in outcome.log.splitlines() if _TOLD.search(line)]
         found += [f"{programs[name]} {path}  # {told[0] if told else 'it stopped'}" for path in outcome.found]
@@ -50,6 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     for line in found:
         print(line)
     return 1 if found else 0
+
+
+def _print_lines(files: dict[str, tuple[int, int]]) -> int:
+    print("| file | lines reached | of | |\n|---|---|---|---|")
+    for name, (reached, all_lines) in files.items():
+        print(f"| {name} | {reached} | {all_lines} | {100 * reached / max(all_lines, 1):.0f} % |")
+    return 0
 
 
 if __name__ == "__main__":

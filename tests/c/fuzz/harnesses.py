@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -38,31 +39,37 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """coverage: of the library's branches, as the engine counts them. found: inputs that it stopped at."""
+    """reached: branches of the library, as the engine counts them, with those of the sanitizers. found: inputs that it
+    stopped at."""
 
     name: str
     runs: int
     seconds: float
-    coverage: str
+    reached: int
     found: tuple[Path, ...]
     log: str
 
 
 def build(
-    names: Sequence[str], folder: Path, engine: str = LIBFUZZER, sanitizers: str = SANITIZERS, sources: Path = SOURCES
+    names: Sequence[str],
+    folder: Path,
+    engine: str = LIBFUZZER,
+    sanitizers: str = SANITIZERS,
+    sources: Path = SOURCES,
+    flags: Sequence[str] = _FLAGS,
 ) -> dict[str, Path]:
     """The programs, in ``folder``. sources: of the library. Raises BuildError."""
     compiler, package = COMPILERS[engine]
     if shutil.which(compiler) is None:
         raise BuildError(f"fuzzing takes {compiler}: apt-get install {package}")
     folder.mkdir(parents=True, exist_ok=True)
-    common = [*_FLAGS, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-I{sources}", f"-I{FOLDER}"]
+    common = [*flags, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-I{sources}", f"-I{FOLDER}"]
     common.append(f"-DLCR_FUZZ_FORMAT={FORMAT_VERSION}")
     watched = ["-fsanitize=fuzzer-no-link"]
 
-    def compiled(source: Path, *flags: str) -> Path:
+    def compiled(source: Path, *more: str) -> Path:
         made = folder / f"{source.stem}.o"
-        _call([compiler, *common, *flags, "-c", str(source), "-o", str(made)])
+        _call([compiler, *common, *more, "-c", str(source), "-o", str(made)])
         return made
 
     wanted = sorted({path for name in names for path in _library(name, sources)})
@@ -124,7 +131,7 @@ def fuzz(program: Path, folder: Path, seconds: int, engine: str = LIBFUZZER) -> 
     log = done.stderr
     runs = re.search(r"stat::number_of_executed_units: (\d+)", log)
     took = re.search(r"in (\d+) second", log)
-    branches, loaded = re.findall(r"cov: (\d+)", log), re.search(r"\((\d+) inline 8-bit counters", log)
+    branches = re.findall(r"cov: (\d+)", log)
     inputs = tuple(sorted(set(found.iterdir()) - before))
     if done.returncode and not inputs:
         inputs = (found,)
@@ -132,15 +139,16 @@ def fuzz(program: Path, folder: Path, seconds: int, engine: str = LIBFUZZER) -> 
         program.name,
         int(runs[1]) if runs else 0,
         float(took[1]) if took else 0.0,
-        f"{branches[-1]} of {loaded[1]}" if branches and loaded else "-",
+        int(branches[-1]) if branches else 0,
         inputs,
         log,
     )
 
 
 def _environment() -> dict[str, str]:
-    quiet = {name: "1" for name in ("AFL_SKIP_CPUFREQ", "AFL_NO_AFFINITY", "AFL_NO_UI", "AFL_QUIET")}
-    return {**os.environ, **quiet, "AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES": "1"}
+    """AFL++ without its screen, and without advice about the machine."""
+    names = ("SKIP_CPUFREQ", "NO_AFFINITY", "NO_UI", "QUIET", "I_DONT_CARE_ABOUT_MISSING_CRASHES")
+    return {**os.environ, **dict.fromkeys([f"AFL_{name}" for name in names], "1")}
 
 
 def _afl(program: Path, begin: Path, out: Path, seconds: int) -> Outcome:
@@ -153,8 +161,33 @@ def _afl(program: Path, begin: Path, out: Path, seconds: int) -> Outcome:
     log = done.stdout + done.stderr
     stats = out / "default" / "fuzzer_stats"
     if not stats.is_file():
-        return Outcome(program.name, 0, 0.0, "-", (out,), log)
+        return Outcome(program.name, 0, 0.0, 0, (out,), log)
     said = dict(re.findall(r"^(\w+) *: (.*)$", stats.read_text(encoding="utf-8"), re.MULTILINE))
     found = [path for kind in ("crashes", "hangs") for path in (out / "default" / kind).glob("id*")]
-    covered = f"{said['edges_found']} of {said['total_edges']}"
-    return Outcome(program.name, int(said["execs_done"]), float(said["run_time"]), covered, tuple(sorted(found)), log)
+    runs, took, reached = int(said["execs_done"]), float(said["run_time"]), int(said["edges_found"])
+    return Outcome(program.name, runs, took, reached, tuple(sorted(found)), log)
+
+
+def covered_lines(names: Sequence[str], out: Path, sources: Path = SOURCES) -> dict[str, tuple[int, int]]:
+    """Of each file of the library, the lines that the kept corpora of ``fuzz`` reach, and all. Raises BuildError."""
+    for tool in ("llvm-profdata", "llvm-cov"):
+        if shutil.which(tool) is None:
+            raise BuildError(f"counting lines takes {tool}: apt-get install llvm")
+    profiled = (*_FLAGS, "-O0", "-fprofile-instr-generate", "-fcoverage-mapping")
+    programs = build(names, out / "lines", sanitizers="address", sources=sources, flags=profiled)
+    for name, program in programs.items():
+        inputs = [str(folder / name) for folder in (out / "seeds", out / "corpus") if (folder / name).is_dir()]
+        environment = {**os.environ, "LLVM_PROFILE_FILE": str(out / "lines" / f"{name}.profraw")}
+        subprocess.run([str(program), "-runs=0", *inputs], env=environment, capture_output=True, check=False)
+    merged = out / "lines" / "all.profdata"
+    _call(["llvm-profdata", "merge", "-o", str(merged), *(str(out / "lines" / f"{name}.profraw") for name in names)])
+    first, *others = map(str, programs.values())
+    call = ["llvm-cov", "export", "-summary-only", f"-instr-profile={merged}", first]
+    done = subprocess.run([*call, *(f"-object={path}" for path in others)], capture_output=True, text=True, check=True)
+    files = json.loads(done.stdout)["data"][0]["files"]
+    counts = {Path(file["filename"]): file["summary"]["lines"] for file in files}
+    return {
+        path.name: (lines["covered"], lines["count"])
+        for path, lines in sorted(counts.items())
+        if path.parent == sources
+    }
