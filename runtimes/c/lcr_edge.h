@@ -59,7 +59,8 @@ typedef struct lcr_options {
     int plain;   /* not 0: plain C, whatever the processor can do */
 } lcr_options;
 
-/* Reads a weights file, model.bin of a bundle, into memory of its own. options: NULL for one thread. */
+/* Reads a weights file, model.bin of a bundle, into memory of its own. options: NULL for one thread. What is no file, such
+as a folder or a pipe, is LCR_FILE. */
 lcr_status lcr_open(const char *path, const lcr_options *options, lcr_model **model);
 
 /* The bytes that lcr_open_memory needs for these weights; 0 if they are not weights. */

@@ -97,10 +97,19 @@ def test_a_row_for_each_harness_and_the_input_that_was_found(
     assert f"{out}/libfuzzer/events {kept}  # " in capsys.readouterr().out
     (sources / file).write_text("no C", encoding="utf-8")
     assert main(call) == 2
-    assert "error: clang cannot build lcr_events.o: " in capsys.readouterr().err
+    assert "error: clang cannot make lcr_events.o: " in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(call) == 2
     assert capsys.readouterr().err == "error: fuzzing takes clang: apt-get install clang\n"
+
+
+@pytest.mark.slow
+def test_the_other_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not shutil.which("afl-fuzz"):
+        pytest.skip("there is no AFL++: apt-get install afl++")
+    assert main(["--engine", "afl", "--seconds", "2", "--only", "events", "--out", str(tmp_path)]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| events | ")]
+    assert int(row.split(" | ")[1]) > 0
 
 
 @pytest.mark.parametrize(

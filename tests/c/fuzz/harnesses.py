@@ -90,11 +90,13 @@ def _library(name: str, sources: Path) -> list[Path]:
     return [sources / file for file in HARNESSES[name]] or sorted(sources.glob("lcr_*.c"))
 
 
-def _call(command: list[str]) -> None:
+def _call(command: list[str]) -> str:
+    """What it prints. Raises BuildError."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
-        raise BuildError(f"{command[0]} cannot build {Path(command[-1]).name}: {lines[0]}")
+        raise BuildError(f"{command[0]} cannot make {Path(command[-1]).name}: {lines[0]}")
+    return done.stdout
 
 
 def seeds(name: str, folder: Path) -> Path:
@@ -120,7 +122,7 @@ def fuzz(program: Path, folder: Path, seconds: int, engine: str = LIBFUZZER) -> 
     """A program of ``build``, for so long. What it finds is kept under ``folder``, and so is its corpus."""
     begin = seeds(program.name, folder / "seeds" / program.name)
     if engine == AFL:
-        return _afl(program, begin, folder / "afl" / program.name, seconds)
+        return _afl(program, begin, folder / "afl-runs" / program.name, seconds)
     corpus, found = folder / "corpus" / program.name, folder / "found" / program.name
     corpus.mkdir(parents=True, exist_ok=True)
     found.mkdir(parents=True, exist_ok=True)
@@ -180,11 +182,10 @@ def covered_lines(names: Sequence[str], out: Path, sources: Path = SOURCES) -> d
         environment = {**os.environ, "LLVM_PROFILE_FILE": str(out / "lines" / f"{name}.profraw")}
         subprocess.run([str(program), "-runs=0", *inputs], env=environment, capture_output=True, check=False)
     merged = out / "lines" / "all.profdata"
-    _call(["llvm-profdata", "merge", "-o", str(merged), *(str(out / "lines" / f"{name}.profraw") for name in names)])
+    _call(["llvm-profdata", "merge", *(str(out / "lines" / f"{name}.profraw") for name in names), "-o", str(merged)])
     first, *others = map(str, programs.values())
     call = ["llvm-cov", "export", "-summary-only", f"-instr-profile={merged}", first]
-    done = subprocess.run([*call, *(f"-object={path}" for path in others)], capture_output=True, text=True, check=True)
-    files = json.loads(done.stdout)["data"][0]["files"]
+    files = json.loads(_call([*call, *(f"-object={path}" for path in others)]))["data"][0]["files"]
     counts = {Path(file["filename"]): file["summary"]["lines"] for file in files}
     return {
         path.name: (lines["covered"], lines["count"])

@@ -3,9 +3,9 @@ opens is stepped, in the very memory that the library asked for. */
 
 #include "fuzz.h"
 
-#define MOST_BYTES (1u << 16)
+#define MOST_BYTES (1u << 15)
 #define MOST_ARENA (1u << 22)
-#define MOST_PRODUCTS (1u << 20) /* of a step: tokens times weights */
+#define MOST_PRODUCTS (1u << 18) /* of a step: tokens times weights */
 
 /* From 1 to ``most``. */
 static int32_t some(input *from, int32_t most) {
@@ -18,9 +18,9 @@ static network draw_network(input *from) {
     of.patch = some(from, 9);
     of.height = of.patch * some(from, 5);
     of.width = of.patch * some(from, 5);
-    of.head_dim = 4 * some(from, 10);
-    of.dim = of.head_dim * some(from, 3);
-    of.layers = some(from, 3);
+    of.head_dim = 4 * some(from, 6);
+    of.dim = of.head_dim * some(from, 2);
+    of.layers = some(from, 2);
     of.classes = some(from, 70);
     of.hidden = some(from, 70);
     const int flags = (int)draw(from, 1);
