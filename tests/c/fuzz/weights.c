@@ -60,7 +60,7 @@ static uint8_t *draw_file(input *from, size_t *size) {
     size_t wanted = weights_size(&of, MOST_BYTES), head = HEADER_SIZE;
     if (wanted == 0) { /* too large, or no network: the tensors are missing */
         head = of.classes >= 0 && of.classes < 4096 ? labels_end(&of) : HEADER_SIZE;
-        wanted = head + (size_t)draw(from, 2);
+        wanted = head + (size_t)draw(from, 2) % 4096;
     } else {
         head = labels_end(&of);
         const int off = (int)(int8_t)draw(from, 1); /* mostly none, else some words too many or too few */
