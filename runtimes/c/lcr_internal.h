@@ -115,6 +115,11 @@ typedef struct lcr_weights {
     lcr_layer *layer;
 } lcr_weights;
 
+#define LCR_WEIGHTS_START 256u
+
+/* Whether a weights file of ``size`` bytes may begin with these LCR_WEIGHTS_START bytes. */
+lcr_status lcr_check_start(const void *bytes, uint64_t size);
+
 /* Whether a weights file is whole: of this version, with the right size and digest. bytes: aligned to LCR_ALIGNMENT. */
 lcr_status lcr_check_weights(const void *bytes, size_t size);
 

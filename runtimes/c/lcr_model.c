@@ -1,5 +1,10 @@
 /* Opening and closing a model, and the checks around a step. */
 
+#if !defined(LCR_NO_FILES) && (defined(__unix__) || defined(__APPLE__))
+#define LCR_POSIX 1
+#define _POSIX_C_SOURCE 200112L /* stat */
+#endif
+
 #include "lcr_checks.h"
 #include "lcr_internal.h"
 
@@ -7,6 +12,9 @@
 #include <string.h>
 #ifndef LCR_NO_FILES
 #include <stdio.h>
+#endif
+#ifdef LCR_POSIX
+#include <sys/stat.h>
 #endif
 
 /* What one step works in; a step takes a desk for as long as it runs. */
@@ -131,19 +139,34 @@ static void release(void *memory) {
     }
 }
 
+/* Whether opening and reading it returns at once: a pipe waits for somebody who writes. */
+static int is_file(const char *path) {
+#ifdef LCR_POSIX
+    struct stat found;
+    return stat(path, &found) == 0 && S_ISREG(found.st_mode);
+#else
+    (void)path;
+    return 1;
+#endif
+}
+
+/* Its start is read first: memory is taken only for what says that it is weights of this size. */
 static lcr_status read_file(const char *path, void **bytes, size_t *size) {
-    FILE *file = fopen(path, "rb");
+    FILE *file = is_file(path) ? fopen(path, "rb") : NULL;
     if (file == NULL) {
         return LCR_FILE;
     }
+    uint8_t start[LCR_WEIGHTS_START];
     lcr_status status = LCR_FILE;
     long end = 0;
-    if (fgetc(file) == EOF) {
-        status = ferror(file) ? LCR_FILE : LCR_FORMAT; /* a folder, or nothing in it */
-    } else if (fseek(file, 0, SEEK_END) == 0 && (end = ftell(file)) > 0 && fseek(file, 0, SEEK_SET) == 0) {
+    const size_t got = fread(start, 1, sizeof start, file);
+    if (!ferror(file) && fseek(file, 0, SEEK_END) == 0 && (end = ftell(file)) >= 0 && fseek(file, 0, SEEK_SET) == 0) {
         *size = (size_t)end;
-        *bytes = allocate(*size);
-        status = *bytes == NULL ? LCR_MEMORY : fread(*bytes, 1, *size, file) == *size ? LCR_OK : LCR_FILE;
+        status = got < sizeof start ? LCR_FORMAT : lcr_check_start(start, *size);
+        if (status == LCR_OK) {
+            *bytes = allocate(*size);
+            status = *bytes == NULL ? LCR_MEMORY : fread(*bytes, 1, *size, file) == *size ? LCR_OK : LCR_FILE;
+        }
     }
     fclose(file);
     return status;

@@ -154,8 +154,7 @@ static int sensible(const header *head) {
            between(head->dim, 4, MOST_DIM) && between(head->hidden, 1, 8 * MOST_DIM) &&
            between(head->layers, 1, LCR_MOST_LAYERS) && between(head->classes, 1, MOST_CLASSES) &&
            between(head->head_dim, 4, head->dim) && head->head_dim % 4 == 0 && head->dim % head->head_dim == 0 &&
-           head->fmax > 0.0f && head->fmax < 1.0f && head->train_fps > 0.0f &&
-           head->train_fps < 1e6f && head->norm_eps > 0.0f && head->norm_eps < 1e9f && head->embed_eps > 0.0f &&
+           head->fmax > 0.0f && head->fmax < 1.0f && head->train_fps > 0.0f && head->train_fps < 1e6f && head->norm_eps > 0.0f && head->norm_eps < 1e9f && head->embed_eps > 0.0f &&
            head->embed_eps < 1e9f;
 }
 
@@ -168,14 +167,8 @@ static int labels_whole(const char *labels, size_t size, size_t classes) {
     return ends == classes && labels[size - 1] == '\0';
 }
 
-/* Whether these are all bytes of a file that this library can read, and none was changed. */
-lcr_status lcr_check_weights(const void *bytes, size_t size) {
+lcr_status lcr_check_start(const void *bytes, uint64_t size) {
     header head;
-    uint8_t digest[32];
-    const size_t before = offsetof(header, digest), behind = before + sizeof digest;
-    if (bytes == NULL || (uintptr_t)bytes % LCR_ALIGNMENT != 0) {
-        return LCR_ARGUMENT;
-    }
     if (size < sizeof head || memcmp(bytes, magic, sizeof magic) != 0) {
         return LCR_FORMAT;
     }
@@ -186,11 +179,22 @@ lcr_status lcr_check_weights(const void *bytes, size_t size) {
     if (head.format_version != LCR_FORMAT_VERSION || head.contract_version != LCR_CONTRACT_VERSION) {
         return LCR_VERSION;
     }
-    if (head.header_size != sizeof head || head.size != size) {
-        return LCR_FORMAT;
+    return head.header_size == sizeof head && head.size == size ? LCR_OK : LCR_FORMAT;
+}
+
+/* Whether these are all bytes of a file that this library can read, and none was changed. */
+lcr_status lcr_check_weights(const void *bytes, size_t size) {
+    uint8_t digest[32];
+    const size_t before = offsetof(header, digest), behind = before + sizeof digest;
+    if (bytes == NULL || (uintptr_t)bytes % LCR_ALIGNMENT != 0) {
+        return LCR_ARGUMENT;
+    }
+    const lcr_status status = lcr_check_start(bytes, size);
+    if (status != LCR_OK) {
+        return status;
     }
     lcr_sha256(bytes, before, sizeof digest, (const uint8_t *)bytes + behind, size - behind, digest);
-    return memcmp(digest, head.digest, sizeof digest) == 0 ? LCR_OK : LCR_DIGEST;
+    return memcmp(digest, (const uint8_t *)bytes + before, sizeof digest) == 0 ? LCR_OK : LCR_DIGEST;
 }
 
 lcr_status lcr_read_weights(const void *bytes, size_t size, lcr_layer *layer, lcr_weights *weights) {

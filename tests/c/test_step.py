@@ -82,7 +82,7 @@ def test_without_files_nothing_allocates(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined", "memory"])
 def test_threads_share_a_model(sanitizer: str, weights: Path, tmp_path: Path) -> None:
     program = sanitised(sanitizer, tmp_path)
     done = subprocess.run([str(program), str(weights), "4"], capture_output=True, text=True, check=False)
