@@ -72,11 +72,15 @@ static void on_tick(void) {
 
 typedef void (*handler)(void);
 
-__attribute__((section(".vectors"), used)) static const handler vectors[16] = {
-    (handler)(void *)board_stack_top,
-    board_reset,
-    [2 ... 14] = on_fault,
-    on_tick,
+typedef struct vector_table {
+    uint32_t *stack;
+    handler handlers[15]; /* of exceptions 1 to 15 */
+} vector_table;
+
+__attribute__((section(".vectors"), used)) static const vector_table vectors = {
+    board_stack_top,
+    {board_reset, on_fault, on_fault, on_fault, on_fault, on_fault, on_fault, on_fault, on_fault, on_fault, on_fault,
+     on_fault, on_fault, on_fault, on_tick},
 };
 
 void board_start_clock(void) {

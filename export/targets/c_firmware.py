@@ -1,7 +1,7 @@
 """A C bundle for processors without files: its weights and golden clip as const arrays, and what memory it takes.
 
-``model_weights.c`` and ``model_golden.c`` hold the very bytes of model.bin and golden.bin, as words of 64 bits, which compilers
-read faster than single bytes. On a processor of the other byte order the words come out turned around, and
+``model_weights.c`` and ``model_golden.c`` hold the very bytes of model.bin and golden.bin, as words of 64 bits, which
+compilers read faster than single bytes. On a processor of the other byte order the words come out turned around, and
 ``lcr_open_memory`` refuses them.
 """
 
@@ -20,7 +20,7 @@ from lcr_edge.errors import BundleError
 from lcr_edge.runtimes.c_engine import declared
 from lcr_edge.runtimes.c_library import library
 
-_WORDS_A_LINE = 5
+_WORDS_A_LINE = 5  # lines of 95 characters at most
 _ALIGNMENT = 64
 _GUARD = """\
 #ifndef LCR_MODEL_H
@@ -56,9 +56,13 @@ def firmware_files(folder: Path, name: str, config: Config) -> dict[str, str]:
         "STATE": (state, "bytes of one state, aligned for float"),
         "SELFTEST": (selftest, "bytes that lcr_selftest needs besides, aligned for float"),
     }
-    lines = [f"#define LCR_MODEL_{key} {value}{f' /* {text} */' if text else ''}" for key, (value, text) in sizes.items()]
+    lines = [
+        f"#define LCR_MODEL_{key} {value}{f' /* {text} */' if text else ''}" for key, (value, text) in sizes.items()
+    ]
     declared_here = "extern const uint64_t lcr_model_weights[], lcr_model_golden[];"
-    header = f"/* {name}: its arrays, and the memory that it takes. Written by lcr-edge export --firmware. */\n\n{_GUARD}"
+    header = (
+        f"/* {name}: its arrays, and the memory that it takes. Written by lcr-edge export --firmware. */\n\n{_GUARD}"
+    )
     header += "\n" + "\n".join(lines) + f"\n\n{declared_here}\n\n#endif\n"
     return {
         "model.h": header,
@@ -94,7 +98,9 @@ def _memory(weights: bytes) -> tuple[int, int, int]:
     room = ctypes.c_void_p(arena.ctypes.data), ctypes.c_size_t(needed)
     status = int(step.lcr_open_memory(place, size, None, *room, ctypes.byref(model)))
     if status:
-        raise BundleError(f"the C step refuses the weights just written (status {status}): this is an error of lcr_edge")
+        raise BundleError(
+            f"the C step refuses the weights just written (status {status}): this is an error of lcr_edge"
+        )
     return needed, int(step.lcr_state_size(model)), int(step.lcr_selftest_size(model))
 
 
