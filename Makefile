@@ -142,7 +142,7 @@ cross:
 
 firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here, on emulated ARM and on Cortex-M; installs compilers and QEMU where it may, as root
 	$(BIN)/lcr-edge export --target c --firmware --config lcr_pico --random-weights --out $(OUT)/firmware
-	$(BIN)/lcr-edge export --target c --firmware --out $(OUT)/firmware
+	$(BIN)/lcr-edge export --target c --out $(OUT)/firmware
 	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_pico-c-fp32 $(OUT)/firmware/lcr_nano-c-fp32
 
 # Small films: what is looked for is what stays behind, not what they take.
