@@ -140,18 +140,19 @@ boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QE
 	$(BIN)/python tests/boards/lane --jobs $(JOBS) $(BOARDS_ARGS)
 
 # Compilers for ARM and QEMU; what is missing is skipped, which is said.
-CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang
+CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 .PHONY: cross firmware-test
 cross:
-	@missing=; for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang; do \
+	@missing=; for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang arm-none-eabi-gcc qemu-system-arm; do \
 		command -v $$tool >/dev/null || missing=$$tool; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing the system packages $(CROSS) (for make firmware-test)"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CROSS) >/dev/null; fi
 
-firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here and on emulated ARM; installs compilers and QEMU where it may, as root
+firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here, on emulated ARM and on Cortex-M; installs compilers and QEMU where it may, as root
+	$(BIN)/lcr-edge export --target c --firmware --config lcr_pico --random-weights --out $(OUT)/firmware
 	$(BIN)/lcr-edge export --target c --out $(OUT)/firmware
-	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_nano-c-fp32
+	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_pico-c-fp32 $(OUT)/firmware/lcr_nano-c-fp32
 
 # In all, shared among the harnesses. FUZZ_ARGS: for example "--only fit --engine afl".
 FUZZ_SECONDS ?= 60

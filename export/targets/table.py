@@ -47,9 +47,9 @@ class Target:
     what int8 needs in addition. The manifest records their versions. extra: the lcr-edge extra that installs them.
     io_modes: from ``contract.IO_MODES``. default_quant: for int8. default_edges: where edges are found unless told
     otherwise. state_precisions: of ``STATE_PRECISIONS``. most_streams: in a call. golden: a module that also writes the
-    golden clip in a form of the target's own. stored: a module that reads int8 products back from the files, see
-    ``targets.stored``; None where that cannot be done. hints: the manifest's runtime hints; int8_hints: what int8 adds
-    to them, by quant.
+    golden clip in a form of the target's own. firmware: a module that writes a bundle's files as C arrays. stored: a
+    module that reads int8 products back from the files, see ``targets.stored``. None where that cannot be done. hints:
+    the manifest's runtime hints; int8_hints: what int8 adds to them, by quant.
     """
 
     engine: EngineRow
@@ -65,6 +65,7 @@ class Target:
     state_precisions: tuple[str, ...] = STATE_PRECISIONS
     most_streams: int = MAX_BATCH
     golden: str | None = None
+    firmware: str | None = None
     stored: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -142,6 +143,7 @@ TARGETS: dict[str, Target] = {
             golden="lcr_edge.export.targets.c_convert",
             stored="lcr_edge.export.targets.c_stored",
             rounds={"per_row": True, "outputs": False},
+            firmware="lcr_edge.export.targets.c_firmware",
         ),
     )
 }

@@ -125,6 +125,15 @@ export. LCR_PARITY: not; errors says by how much. Any other status is that of a 
 of a step that could not be done. */
 lcr_status lcr_selftest(lcr_model *model, const void *golden, size_t size, void *memory, lcr_errors *errors);
 
+/* ---- Are the answers of two processors the same? ---- */
+
+/* lcr_selftest, and then the first 8 bytes of a hash of all logits and states of the golden clip, with the model's own
+state fed back: a chain of SHA-256. Of an int8 model it is the same on every processor; of a float model it may differ
+in the last bits that each of them rounds. Status, errors and memory are those of lcr_selftest. hash is written for
+LCR_OK and LCR_PARITY only. */
+lcr_status lcr_selftest_hash(
+    lcr_model *model, const void *golden, size_t size, void *memory, lcr_errors *errors, uint8_t hash[8]);
+
 /* ---- From a camera's frame to what the network takes ----
 
 Images, results and scratch memory are the caller's. Nothing is allocated, and nothing is read or written after a call
