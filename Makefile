@@ -140,7 +140,7 @@ boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QE
 	$(BIN)/python tests/boards/lane --jobs $(JOBS) $(BOARDS_ARGS)
 
 # Compilers for ARM and QEMU; what is missing is skipped, which is said.
-CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm libsimde-dev
 .PHONY: cross firmware-test
 cross:
 	@missing=; for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang arm-none-eabi-gcc qemu-system-arm; do \
@@ -150,9 +150,8 @@ cross:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CROSS) >/dev/null; fi
 
 firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here, on emulated ARM and on Cortex-M; installs compilers and QEMU where it may, as root
-	$(BIN)/lcr-edge export --target c --firmware --config lcr_pico --random-weights --out $(OUT)/firmware
-	$(BIN)/lcr-edge export --target c --out $(OUT)/firmware
-	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_pico-c-fp32 $(OUT)/firmware/lcr_nano-c-fp32
+	$(BIN)/python tests/c/firmware_bundles $(OUT)/firmware
+	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_pico-c-int8 $(OUT)/firmware/lcr_pico-c-fp32 $(OUT)/firmware/lcr_nano-c-int8 $(OUT)/firmware/lcr_nano-c-fp32
 
 # In all, shared among the harnesses. FUZZ_ARGS: for example "--only fit --engine afl".
 FUZZ_SECONDS ?= 60
@@ -221,7 +220,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane tests/c/estimates tests/c/machines
+JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane tests/c/estimates tests/c/firmware_bundles tests/c/machines
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@rm -rf build/check build/lib build/bdist.*

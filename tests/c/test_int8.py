@@ -24,7 +24,8 @@ from lcr_edge.export.verify.clips import stream
 from lcr_edge.model.step_cell import StepCell
 from lcr_edge.runtimes.c_library import SOURCES
 from tests.c.int8_reference import Int8Reference
-from tests.c.step_library import COMPILERS, FORMAT, OK, Options, opened_as, signed, step
+from tests.c.step_library import COMPILERS, FORMAT, OK, Options, opened_as, step
+from tests.c.tiny import signed
 from tests.export import made
 
 CASES = (("static", "u8"), ("static", "s8"), ("dynamic", "u8"), ("weight-only", "u8"))
