@@ -16,7 +16,7 @@ from tests.c.fuzz.harnesses import FOLDER, HARNESSES, SANITIZERS, build, replay,
 RUNS = 400
 # Of each harness: the file, what stands there, and what a mistake would leave.
 FAULTS = {
-    "weights": ("lcr_weights.c", "place > file->size || count > (file->size - place) / sizeof(float)", "count > 99999"),
+    "weights": ("lcr_weights.c", "place > file->size || count > (file->size - place) / size", "count > 99999"),
     "golden": ("lcr_selftest.c", "return 2 * unit(lcr_state_size(model))", "return unit(lcr_state_size(model))"),
     "step": ("lcr_model.c", "(state_in, state_floats(&model->weights))", "(state_in, 16)"),
     "fit": ("lcr_fit.c", "3 * ((size_t)image->width + 2)", "2 * ((size_t)image->width + 2)"),

@@ -126,7 +126,7 @@ void write_weights(const network *of, uint8_t *file, size_t size) {
     for (size_t i = 0; i < found.count; i++) {
         const lcr_rounding rounding = rounding_of(of, i);
         const int32_t fine = found.inner[i] > 2047 ? 1 : 8191;
-        const int32_t product[3] = {rounding, rounding == LCR_FIXED ? -100 : 0, rounding == LCR_FIXED ? 155 : fine};
+        const int32_t product[3] = {(int32_t)rounding, rounding == LCR_FIXED ? -100 : 0, rounding == LCR_FIXED ? 155 : fine};
         const float scale = 0.01f;
         if (found.products[i] + 16 <= size) {
             memcpy(file + found.products[i], product, sizeof product);
