@@ -18,7 +18,7 @@ RUNS = 400
 FAULTS = {
     "weights": ("lcr_weights.c", "place > file->size || count > (file->size - place) / size", "count > 99999"),
     "golden": ("lcr_selftest.c", "return 2 * unit(lcr_state_size(model))", "return unit(lcr_state_size(model))"),
-    "step": ("lcr_model.c", "(state_in, state_floats(&model->weights))", "(state_in, 16)"),
+    "step": ("lcr_checks.c", "(state_in, lcr_state_floats(info))", "(state_in, 16)"),
     "fit": ("lcr_fit.c", "3 * ((size_t)image->width + 2)", "2 * ((size_t)image->width + 2)"),
     "edges": ("lcr_edges.c", "9 * (w + 2) * sizeof(int16_t)", "8 * (w + 2) * sizeof(int16_t)"),
     "events": ("lcr_events.c", "    events->number = 0;\n", ""),
