@@ -163,10 +163,11 @@ def producers() -> tuple[str, ...]:
 
 def table() -> str:
     """What ``--list`` prints: one line per target."""
-    lines = [f"{'target':10}{'precisions':13}{'state modes':20}{'files':24}packages"]
+    lines = [f"{'target':10}{'precisions':18}{'state modes':20}{'files':24}packages"]
     for row in TARGETS.values():
         missing = row.missing()
         needs = "installed" if not missing else f"missing {', '.join(missing)}: {how_to_install(row.extra)}"
-        modes, files = ", ".join(row.state_modes), ", ".join(row.files)
-        lines.append(f"{row.name:10}{', '.join(row.precisions):13}{modes:20}{files:24}{needs}")
+        modes, files = ", ".join(row.state_modes), ", ".join(row.files[:2])
+        files = files if len(row.files) <= 2 else f"{row.files[0]}, sources"
+        lines.append(f"{row.name:10}{', '.join(row.precisions):18}{modes:20}{files:24}{needs}")
     return "\n".join(lines)
