@@ -174,6 +174,13 @@ LCR_ARGUMENT: a NULL, a side below 1 or above LCR_MOST_SIDE or odd where it must
 that is shorter than a row. Then frame is as it was. */
 lcr_status lcr_fit_image(const lcr_image *image, int height, int width, int crop, uint8_t *frame, void *scratch);
 
+/* Bytes of scratch memory that lcr_fit needs for images of this size and format; 0 if the image, but for the planes, is
+wrong or the model is NULL. */
+size_t lcr_fit_size(const lcr_model *model, const lcr_image *image);
+
+/* lcr_fit_image with the size and the fit of a model. frame: as lcr_step takes it. scratch: lcr_fit_size bytes. */
+lcr_status lcr_fit(const lcr_model *model, const lcr_image *image, uint8_t *frame, void *scratch);
+
 /* Bytes of scratch memory that lcr_find_edges needs; 0 if a side is below 1 or above LCR_MOST_SIDE. */
 size_t lcr_edges_scratch(int height, int width);
 

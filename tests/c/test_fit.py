@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcr_edge import frames
+from lcr_edge.export.targets.c_convert import weights_of
 from lcr_edge.frames import FITS
+from lcr_edge.model.step_cell import StepCell
+from lcr_edge.runtimes import load
 from tests.c.image_library import (
     ARGUMENT,
     BGR,
@@ -28,9 +32,11 @@ from tests.c.image_library import (
     guarded,
     image,
     library,
+    unguarded,
 )
 from tests.clips import CLIPS, real_clip
 from tests.clips import frames as clip_frames
+from tests.export import made
 from tests.fuzz.damage import bounded
 
 cv2: Any = pytest.importorskip("cv2")
@@ -285,3 +291,37 @@ def test_odd_sides_and_unknown_formats() -> None:
         assert status(given) == expected, (form, name)
     for form in (-1, 5, 99):
         assert status(good(form)) == ARGUMENT
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_fit_of_a_model(mode: str, c: Any, weights: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    """lcr_fit knows the model's size and fit, and refuses what lcr_fit_image refuses."""
+    python, checkpoint = load(weights.parent), made.checkpoint("lcr_pico")
+    (tmp_path / "model.bin").write_bytes(weights_of(StepCell(checkpoint.model), checkpoint.labels, mode))
+    model, size = ctypes.c_void_p(), c.lcr_fit_size
+    size.restype = ctypes.c_size_t
+    assert c.lcr_open(str(tmp_path / "model.bin").encode(), None, ctypes.byref(model)) == OK
+    assert c.lcr_about(model).fit == int(MODES[mode])
+    height, width = python.manifest["config"]["height"], python.manifest["config"]["width"]
+    for shape in ((120, 160), (48, 64), (63, 41)):
+        picture = noise(rng, *shape)
+        given = image([picture.reshape(shape[0], -1)], shape[1], shape[0], RGB)
+        scratch, frame = guarded(size(model, ctypes.byref(given))), guarded(height * width * 3)
+        assert c.lcr_fit(model, ctypes.byref(given), address(frame), address(scratch)) == OK
+        unguarded(scratch)
+        found = unguarded(frame).reshape(height, width, 3)
+        assert np.array_equal(found, FITS[mode](picture, height, width))
+        assert np.array_equal(found, python.fit(picture)) or mode != "letterbox"
+    before = frame.copy()
+    wrong = image([picture.reshape(shape[0], -1)], shape[1], 0, RGB)
+    assert size(model, ctypes.byref(wrong)) == size(None, ctypes.byref(given)) == size(model, None) == 0
+    for arguments in (
+        (None, ctypes.byref(given), address(frame), address(scratch)),
+        (model, ctypes.byref(wrong), address(frame), address(scratch)),
+        (model, None, address(frame), address(scratch)),
+        (model, ctypes.byref(given), None, address(scratch)),
+        (model, ctypes.byref(given), address(frame), None),
+    ):
+        assert c.lcr_fit(*arguments) == ARGUMENT
+    assert np.array_equal(frame, before)
+    c.lcr_close(model)
