@@ -155,13 +155,13 @@ INLINE uint32_t add_plain(uint32_t sum, pair_plain weights, pair_plain a) {
 INLINE int16x2_t even_dsp(const int8_t *place) {
     uint32_t word;
     memcpy(&word, place, sizeof word);
-    return __sxtb16(word);
+    return __sxtb16((int8x4_t)word);
 }
 
 INLINE int16x2_t odd_dsp(const int8_t *place) {
     uint32_t word;
     memcpy(&word, place, sizeof word);
-    return __sxtb16(word >> 8 | word << 24);
+    return __sxtb16((int8x4_t)(word >> 8 | word << 24));
 }
 
 INLINE int16x2_t spread_dsp(const int16_t *a) {
