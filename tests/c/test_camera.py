@@ -334,6 +334,6 @@ def test_cmake_builds_it_too(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     words = [str(tmp_path / "lcr_camera"), str(bundle() / "model.bin"), "-"]
-    done = subprocess.run(words, input=PICTURE, capture_output=True, check=False)
-    assert done.returncode == 0
-    assert b"1 frames seen, 1 stepped" in done.stderr
+    said = subprocess.run(words, input=PICTURE, capture_output=True, check=False)
+    assert said.returncode == 0
+    assert b"1 frames seen, 1 stepped" in said.stderr
