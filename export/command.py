@@ -91,6 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"step N streams in one call, for several cameras on one machine (1 to {MAX_BATCH}, default: 1)",
     )
     parser.add_argument(
+        "--firmware",
+        action="store_true",
+        help="for c: also write weights and golden clip as C arrays, for processors without files",
+    )
+    parser.add_argument(
         "--no-gate", action="store_true", help="write the bundle even if it misses what its precision promises"
     )
     add_judge_data(parser)
@@ -201,6 +206,7 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
         check_choice("state precision", args.state_precision, _CHOOSABLE_STATES)
     check_least("--threads", args.threads, 1)
     check_least("--batch", args.batch, 1)
+    _check_firmware(args, names)
     int8 = args.precision == "int8"
     _check_int8(args)
     check_network(args, int8)
@@ -213,6 +219,13 @@ def _can(row: Target, args: argparse.Namespace) -> bool:
     """Whether a target has what is asked of all of them."""
     states = args.state_precision or DEFAULT_STATE_PRECISION
     return args.precision in row.precisions and states in row.state_precisions and args.batch <= row.most_streams
+
+
+def _check_firmware(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """UsageError for ``--firmware`` with targets that have no arrays."""
+    if args.firmware and any(TARGETS[name].firmware is None for name in names):
+        able = ", ".join(name for name, row in TARGETS.items() if row.firmware is not None)
+        raise UsageError(f"--firmware works with --target {able} only: leave it out, or name that target")
 
 
 def _check_int8(args: argparse.Namespace) -> None:
@@ -258,6 +271,7 @@ def _request(args: argparse.Namespace, config: Config, target: str) -> Request:
         activations=activations,
         state_precision=args.state_precision or DEFAULT_STATE_PRECISION,
         batch=args.batch,
+        firmware=args.firmware,
     )
 
 

@@ -129,8 +129,12 @@ class Exporter:
                 (folder / GOLDEN).write_bytes(golden.to_bytes())
                 if request.row.golden is not None:
                     module = importlib.import_module(request.row.golden)
-                    for name, content in module.golden_files(golden, request.config).items():
+                    for name, content in module.golden_files(golden, request, folder).items():
                         (folder / name).write_bytes(content)
+                if request.firmware and request.row.firmware is not None:
+                    module = importlib.import_module(request.row.firmware)
+                    for name, text in module.firmware_files(folder, request.name, request.config).items():
+                        (folder / name).write_text(text, encoding="utf-8")
                 self._write_manifest(folder, request, made, plan, products)
                 report = self._measure(folder, gate)
             page = None

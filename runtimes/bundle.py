@@ -32,6 +32,9 @@ from lcr_edge.runtimes.tensors import REEXPORT, compare_specs, read_boundary, re
 MANIFEST = "manifest.json"
 _SEAL = "manifest_sha256"
 _BLANK = "0" * 64
+# What make builds in the folder of a C bundle, which has this header. Nothing here reads it.
+_HEADER = "lcr_edge.h"
+_BUILT = re.compile(r"\.built_with|selftest|cortex_m\d+\.elf|.+\.(o|a|so|so\.\d+)")
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,8 @@ def _choice(manifest: Mapping[str, Any], key: str, allowed: Sequence[str], where
 
 def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST}
-    missing, extra = sorted(set(files) - found), sorted(found - set(files))
+    built = {name for name in found if _HEADER in files and _BUILT.fullmatch(name)}
+    missing, extra = sorted(set(files) - found), sorted(found - set(files) - built)
     if missing:
         raise BundleError(f"bundle {folder} is missing {', '.join(missing)}; {REEXPORT}")
     if extra:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lcr_edge.config import Config
 from lcr_edge.contract import EDGE, FRAME, LOGITS, STATES_IN, STATES_OUT, TensorSpec, input_specs, output_specs
 from lcr_edge.errors import BundleError, LcrError
 from lcr_edge.runtimes.api import EngineOptions
@@ -18,6 +20,7 @@ from lcr_edge.runtimes.c_library import library
 from lcr_edge.runtimes.feedback import EngineStream
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
 _Pointer = ctypes.c_void_p
 
 
@@ -29,6 +32,12 @@ class _Info(ctypes.Structure):
         ("train_fps", ctypes.c_float),
         ("kernels", ctypes.c_char_p),
     )
+
+
+class _Options(ctypes.Structure):
+    """lcr_options."""
+
+    _fields_ = (("threads", ctypes.c_int), ("plain", ctypes.c_int))
 
 
 class CEngine:
@@ -110,6 +119,26 @@ class _Stream:
         """See ``EngineStream``."""
         np.copyto(self._state[0], h, casting="no")
         np.copyto(self._state[1], c, casting="no")
+
+
+def plain_answers(path: Path, frames: Array, config: Config) -> tuple[Floats, Floats, Floats]:
+    """What plain C computes on this and every other processor: logits [T, classes] and states [T, L, N+1, C] of a clip.
+
+    path: model.bin. Raises BundleError (no compiler, unusable weights).
+    """
+    c, model = declared(library()), _Pointer()
+    status = c.lcr_open(os.fsencode(path), ctypes.byref(_Options(1, 1)), ctypes.byref(model))
+    if status:
+        raise BundleError(f"cannot load {path}: {c.lcr_message(status).decode()}")
+    logits = np.empty((len(frames), config.classes), np.float32)
+    states = np.zeros((len(frames) + 1, 2, *config.state_shape), np.float32)
+    for t, frame in enumerate(np.ascontiguousarray(frames)):
+        before, after = (states[place].ctypes.data for place in (t - 1, t))  # at first the last one, all zeros
+        status = c.lcr_step_edges(model, frame.ctypes.data, None, before, after, logits[t].ctypes.data)
+        if status:
+            raise LcrError(f"the C step failed: {c.lcr_message(status).decode()}")
+    c.lcr_close(model)
+    return logits, states[:-1, 0], states[:-1, 1]
 
 
 def declared(c: ctypes.CDLL) -> Any:

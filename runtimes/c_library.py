@@ -15,7 +15,7 @@ from lcr_edge.errors import BundleError, OutputError
 from lcr_edge.kernels.compilers import cache_folder, find_cc
 
 # Of a weights file, as in c/lcr_weights.c.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SOURCES = Path(__file__).parent / "c"
 # No contraction to fused products outside the matrix products: every processor computes the same bits.
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")

@@ -27,6 +27,7 @@ class Request:
     edges: where they are found, from ``contract.EDGE_MODES``; empty for what is usual for the target.
     quant, activations: for int8, see ``calibration.quant_plan``. state_precision: dtype of the states at the boundary.
     io: "int8" for an integer-only model, whose states are int8 too. batch: streams that one call steps.
+    firmware: also write weights and golden clip as C arrays; the bundle's name stays.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Request:
     state_precision: str = DEFAULT_STATE_PRECISION
     io: str = DEFAULT_IO
     batch: int = 1
+    firmware: bool = False
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, tuple(TARGETS))
@@ -64,6 +66,9 @@ class Request:
             raise UsageError(f"a bundle for {self.target} steps one stream in a call: leave --batch out")
         if self.batch > 1:
             self._check_batch()
+        if self.firmware and row.firmware is None:
+            able = ", ".join(name for name, other in TARGETS.items() if other.firmware is not None)
+            raise UsageError(f"{self.target} has no arrays for firmware: --firmware works with --target {able}")
 
     def _check_batch(self) -> None:
         if self.state_mode == "internal":

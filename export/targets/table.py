@@ -47,9 +47,9 @@ class Target:
     what int8 needs in addition. The manifest records their versions. extra: the lcr-edge extra that installs them.
     io_modes: from ``contract.IO_MODES``. default_quant: for int8. default_edges: where edges are found unless told
     otherwise. state_precisions: of ``STATE_PRECISIONS``. most_streams: in a call. golden: a module that also writes the
-    golden clip in a form of the target's own. stored: a module that reads int8 products back from the files, see
-    ``targets.stored``; None where that cannot be done. hints: the manifest's runtime hints; int8_hints: what int8 adds
-    to them, by quant.
+    golden clip in a form of the target's own. firmware: a module that writes a bundle's files as C arrays. stored: a
+    module that reads int8 products back from the files, see ``targets.stored``. None where that cannot be done. hints:
+    the manifest's runtime hints; int8_hints: what int8 adds to them, by quant.
     """
 
     engine: EngineRow
@@ -65,6 +65,7 @@ class Target:
     state_precisions: tuple[str, ...] = STATE_PRECISIONS
     most_streams: int = MAX_BATCH
     golden: str | None = None
+    firmware: str | None = None
     stored: str | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     int8_hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -134,12 +135,15 @@ TARGETS: dict[str, Target] = {
             ("model.bin", *sources()),
             (),
             "export",
-            precisions=("fp32",),
+            precisions=("fp32", "int8"),
             # Its own edges cost a tenth of a step, and its caller is C.
             default_edges="graph",
             state_precisions=("fp32",),
             most_streams=1,
             golden="lcr_edge.export.targets.c_convert",
+            stored="lcr_edge.export.targets.c_stored",
+            rounds={"per_row": True, "outputs": False},
+            firmware="lcr_edge.export.targets.c_firmware",
         ),
     )
 }
@@ -159,10 +163,11 @@ def producers() -> tuple[str, ...]:
 
 def table() -> str:
     """What ``--list`` prints: one line per target."""
-    lines = [f"{'target':10}{'precisions':13}{'state modes':20}{'files':24}packages"]
+    lines = [f"{'target':10}{'precisions':18}{'state modes':20}{'files':24}packages"]
     for row in TARGETS.values():
         missing = row.missing()
         needs = "installed" if not missing else f"missing {', '.join(missing)}: {how_to_install(row.extra)}"
-        modes, files = ", ".join(row.state_modes), ", ".join(row.files)
-        lines.append(f"{row.name:10}{', '.join(row.precisions):13}{modes:20}{files:24}{needs}")
+        modes, files = ", ".join(row.state_modes), ", ".join(row.files[:2])
+        files = files if len(row.files) <= 2 else f"{row.files[0]}, sources"
+        lines.append(f"{row.name:10}{', '.join(row.precisions):18}{modes:20}{files:24}{needs}")
     return "\n".join(lines)

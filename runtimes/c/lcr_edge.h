@@ -14,7 +14,9 @@ Threads: one model may step many states from several threads at once, as many as
 (lcr_options.threads); one more gets LCR_BUSY and may try again. Two threads must not use one state at the same time.
 lcr_open and lcr_close of one model belong to one thread. Everything else may be called from any thread at any time.
 
-Errors are returned, never printed. Whatever is wrong, nothing was written to state_out and logits. */
+Errors are returned, never printed. Whatever is wrong, nothing was written to state_out and logits (but see LCR_ENGINE).
+
+The same calls exist over onnxruntime and OpenVINO: what differs is in the last section. */
 
 #ifndef LCR_EDGE_H
 #define LCR_EDGE_H
@@ -43,7 +45,10 @@ typedef enum lcr_status {
     LCR_STATE,    /* the state has a value that is NaN or infinite: this stream is lost, start again from NULL */
     LCR_OVERLAP,  /* buffers overlap that must not */
     LCR_BUSY,     /* all of the model's threads are in a step */
-    LCR_PARITY    /* a selftest found answers that are not the reference's */
+    LCR_PARITY,   /* a selftest found answers that are not the reference's */
+
+    LCR_UNSUPPORTED, /* the bundle is whole, but this implementation cannot run it */
+    LCR_ENGINE       /* the engine below refused or failed; of a step, state_out and logits are undefined */
 } lcr_status;
 
 /* One sentence in English for a status. Never NULL. */
@@ -59,7 +64,9 @@ typedef struct lcr_options {
     int plain;   /* not 0: plain C, whatever the processor can do */
 } lcr_options;
 
-/* Reads a weights file, model.bin of a bundle, into memory of its own. options: NULL for one thread. */
+/* Reads a weights file, model.bin of a C bundle, into memory of its own. Over an engine (last section) it takes the
+bundle's folder or manifest.json. options: NULL for one thread. A folder or a pipe in the place of model.bin is
+LCR_FILE. */
 lcr_status lcr_open(const char *path, const lcr_options *options, lcr_model **model);
 
 /* The bytes that lcr_open_memory needs for these weights; 0 if they are not weights. */
@@ -117,6 +124,15 @@ golden: aligned to 64 bytes. memory: lcr_selftest_size bytes, aligned for float.
 export. LCR_PARITY: not; errors says by how much. Any other status is that of a clip that is damaged or of another network, or
 of a step that could not be done. */
 lcr_status lcr_selftest(lcr_model *model, const void *golden, size_t size, void *memory, lcr_errors *errors);
+
+/* ---- Are the answers of two processors the same? ---- */
+
+/* lcr_selftest, and then the first 8 bytes of a hash of all logits and states of the golden clip, with the model's own
+state fed back: a chain of SHA-256. Of an int8 model it is the same on every processor; of a float model it may differ
+in the last bits that each of them rounds. Status, errors and memory are those of lcr_selftest. hash is written for
+LCR_OK and LCR_PARITY only. */
+lcr_status lcr_selftest_hash(
+    lcr_model *model, const void *golden, size_t size, void *memory, lcr_errors *errors, uint8_t hash[8]);
 
 /* ---- From a camera's frame to what the network takes ----
 
@@ -226,6 +242,28 @@ int lcr_events_cut(lcr_events *events, lcr_event *happened);
 
 /* Whether an event lasts, or something may become one: then the next step counts. */
 int lcr_events_busy(const lcr_events *events);
+
+/* ---- The same calls over onnxruntime and OpenVINO ----
+
+A program that is linked with liblcr_edge_onnxruntime or liblcr_edge_openvino instead of liblcr_edge runs bundles of
+that target, float or int8, with explicit float32 states and one stream a call; others get LCR_UNSUPPORTED. Differences:
+
+- lcr_open takes the bundle's folder, or the path of its manifest.json. Manifest and model files are checked against
+  their digests, and what was checked is what the engine is given.
+- Nothing is allocated by this library in a step; the engines allocate as they like. A step is computed by the thread
+  that calls it, but with OpenVINO and more than one of lcr_options.threads by a thread of OpenVINO.
+- A step reads state_in and writes state_out where they are; if they are the same memory, the state is copied first.
+- lcr_options.plain has no meaning. lcr_arena_size is 0, lcr_open_memory returns LCR_UNSUPPORTED.
+- lcr_step_edges with edges returns LCR_UNSUPPORTED if the model finds its edges itself (--edges graph).
+- lcr_info.kernels names the engine and its version.
+- lcr_selftest takes the golden.bin of the C bundle of the same network and precision.
+- onnxruntime reports to its maker unless the environment says ORT_DISABLE_TELEMETRY=1. lcr_open sets that where the
+  variable is not set, so open before other threads read the environment. */
+
+/* lcr_open that also says why, in one sentence with the name of what is wrong, or "all is well". why: why_size bytes,
+always ended with a zero, or NULL. */
+lcr_status lcr_open_explained(
+    const char *path, const lcr_options *options, lcr_model **model, char *why, size_t why_size);
 
 #ifdef __cplusplus
 }

@@ -12,18 +12,21 @@ typedef struct workspace {
     size_t narrow, wide;                 /* strides of dim and of 2 dim */
     size_t mixed, forgotten;             /* strides of dim + hidden and of layers * dim */
     size_t pixel_stride, edge_stride;
-    float *pixels;                       /* a patch in each row, 0..255, minus its mean; its edges later */
     float *x, *e, *forget;               /* [tokens][dim], [tokens][dim], [tokens][layers dim] */
+    /* Only while the frame and its edges become tokens; all that follows takes the same memory. */
+    float *pixels;                       /* a patch in each row, 0..255, minus its mean; its edges later */
     float *input, *rg, *kv, *mix;        /* of products, and their results */
     float *y, *outcome;                  /* [tokens][dim] */
     float *levelled;                     /* one head of one token */
     uint32_t *patch_sums;                /* of the bytes of each patch */
+    lcr_rounded rounded;                 /* what an int8 product reads */
+    const lcr_int8_kernels *int8;
 } workspace;
 
 /* Gives each matrix its place after ``memory``, which may be NULL to count. Returns the floats of all. */
 static size_t lay_out(const lcr_weights *weights, float *memory, workspace *space) {
     const size_t dim = (size_t)weights->dim, hidden = (size_t)weights->hidden, layers = (size_t)weights->layers;
-    const size_t rows = weights->tokens + LCR_SPARE_ROWS, patch = (size_t)weights->patch;
+    const size_t rows = weights->tokens + weights->spare_rows, patch = (size_t)weights->patch;
     const size_t head_dim = (size_t)weights->head_dim;
     space->narrow = lcr_round_up(dim, LCR_PANEL);
     space->wide = lcr_round_up(2 * dim, LCR_PANEL);
@@ -31,15 +34,20 @@ static size_t lay_out(const lcr_weights *weights, float *memory, workspace *spac
     space->forgotten = lcr_round_up(layers * dim, LCR_PANEL);
     space->pixel_stride = lcr_round_up(3 * patch * patch, LCR_PANEL);
     space->edge_stride = lcr_round_up(patch * patch, LCR_PANEL);
-    float *sums;
+    space->rounded.stride = weights->widest;
+    float *sums, *rounded, *lows;
     struct {
         float **place;
         size_t floats;
     } parts[] = {
-        {&space->pixels, rows * space->pixel_stride},
         {&space->x, rows * space->narrow},
         {&space->e, rows * space->narrow},
         {&space->forget, rows * space->forgotten},
+        {&space->levelled, head_dim},
+        {&sums, rows},
+        {&rounded, (rows * weights->widest + 1) / 2},
+        {&space->rounded.scales, weights->widest > 0 ? rows : 0},
+        {&lows, weights->widest > 0 ? rows : 0},
         {&space->input, rows * space->wide},
         {&space->rg, rows * space->wide},
         /* The logits are computed here too, in one row and its spare ones. */
@@ -47,16 +55,19 @@ static size_t lay_out(const lcr_weights *weights, float *memory, workspace *spac
         {&space->mix, rows * space->mixed},
         {&space->y, rows * space->narrow},
         {&space->outcome, rows * space->narrow},
-        {&space->levelled, head_dim},
-        {&sums, rows},
     };
-    size_t used = 0;
+    size_t used = 0, shared = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        shared = parts[i].place == &space->input ? used : shared;
         *parts[i].place = memory == NULL ? NULL : memory + used;
         used += lcr_round_up(parts[i].floats, LCR_ALIGNMENT / sizeof(float));
     }
+    space->pixels = memory == NULL ? NULL : memory + shared;
     space->patch_sums = (uint32_t *)(void *)sums;
-    return used;
+    space->rounded.values = (int16_t *)(void *)rounded;
+    space->rounded.lows = (int32_t *)(void *)lows;
+    const size_t pixels = shared + rows * space->pixel_stride;
+    return used > pixels ? used : pixels;
 }
 
 size_t lcr_step_floats(const lcr_weights *weights) {
@@ -65,10 +76,15 @@ size_t lcr_step_floats(const lcr_weights *weights) {
 }
 
 static void multiply(
-    const lcr_kernels *kernels, const lcr_matrix *matrix, const float *a, size_t a_stride, size_t rows, float *out,
-    size_t out_stride, int add) {
-    kernels->product(
-        a, a_stride, rows, matrix->packed, matrix->bias, matrix->inner, matrix->columns, out, out_stride, add);
+    const workspace *space, const lcr_kernels *kernels, const lcr_matrix *matrix, const float *a, size_t a_stride,
+    size_t rows, float *out, size_t out_stride, int add) {
+    if (matrix->rounding == LCR_FLOAT) {
+        kernels->product(
+            a, a_stride, rows, matrix->packed, matrix->bias, matrix->inner, matrix->columns, out, out_stride, add);
+        return;
+    }
+    space->int8->round(a, a_stride, rows, matrix, &space->rounded);
+    space->int8->product(&space->rounded, rows, matrix, out, out_stride, add);
 }
 
 /* Bytes [height][width * channels] to a patch in each row, as floats, with channels of a pixel side by side. sums: of
@@ -117,7 +133,7 @@ static void embed_frame(
     size_t first = 0;
     for (int part = 0; part < LCR_PARTS; part++) {
         multiply(
-            kernels, &weights->parts[part], space->pixels + first, space->pixel_stride, patches, tokens,
+            space, kernels, &weights->parts[part], space->pixels + first, space->pixel_stride, patches, tokens,
             space->narrow, 1);
         first += weights->parts[part].inner;
     }
@@ -133,11 +149,11 @@ static void embed_edges(
     const lcr_weights *weights, const lcr_kernels *kernels, const uint8_t *edges, workspace *space) {
     cut(edges, weights, 1, space->pixels, space->edge_stride, NULL);
     multiply(
-        kernels, &weights->edge, space->pixels, space->edge_stride, weights->tokens - 1, space->e + space->narrow,
+        space, kernels, &weights->edge, space->pixels, space->edge_stride, weights->tokens - 1, space->e + space->narrow,
         space->narrow, 0);
     memcpy(space->e, weights->edge_row, (size_t)weights->dim * sizeof *space->e);
     multiply(
-        kernels, &weights->prompt, space->e, space->narrow, weights->tokens, space->forget, space->forgotten, 0);
+        space, kernels, &weights->prompt, space->e, space->narrow, weights->tokens, space->forget, space->forgotten, 0);
     for (size_t token = 0; token < weights->tokens; token++) {
         kernels->sigmoid(
             space->forget + token * space->forgotten, (size_t)weights->layers * (size_t)weights->dim, weights->fmax);
@@ -172,7 +188,7 @@ static void cross(
         kernels->normalise(
             both, 2 * dim, weights->norm_eps, layer->rg_scale, NULL, space->input + token * space->wide);
     }
-    multiply(kernels, &layer->rg, space->input, space->wide, tokens, space->rg, space->wide, 0);
+    multiply(space, kernels, &layer->rg, space->input, space->wide, tokens, space->rg, space->wide, 0);
     for (size_t token = 0; token < tokens; token++) {
         const float *x = space->x + token * space->narrow, *e = space->e + token * space->narrow;
         float *z = space->kv;
@@ -181,7 +197,7 @@ static void cross(
         }
         kernels->normalise(z, dim, weights->norm_eps, layer->kv_scale, NULL, space->input + token * space->narrow);
     }
-    multiply(kernels, &layer->kv, space->input, space->narrow, tokens, space->kv, space->wide, 0);
+    multiply(space, kernels, &layer->kv, space->input, space->narrow, tokens, space->kv, space->wide, 0);
     for (size_t token = 0; token < tokens; token++) {
         turn(weights, token, space->rg + token * space->wide);
         turn(weights, token, space->kv + token * space->wide);
@@ -204,7 +220,7 @@ static void cross(
             space->input + token * space->narrow);
     }
     memcpy(space->outcome, space->x, tokens * space->narrow * sizeof *space->x);
-    multiply(kernels, &layer->attend, space->input, space->narrow, tokens, space->outcome, space->narrow, 1);
+    multiply(space, kernels, &layer->attend, space->input, space->narrow, tokens, space->outcome, space->narrow, 1);
 }
 
 /* The channel mix and the cell: states h and c [tokens][dim] from c_in, which is NULL for zeros. */
@@ -217,11 +233,11 @@ static void remember(
             space->outcome + token * space->narrow, dim, weights->norm_eps, layer->mix_scale, NULL,
             space->input + token * space->narrow);
     }
-    multiply(kernels, &layer->mix_in, space->input, space->narrow, tokens, space->mix, space->mixed, 0);
+    multiply(space, kernels, &layer->mix_in, space->input, space->narrow, tokens, space->mix, space->mixed, 0);
     for (size_t token = 0; token < tokens; token++) {
         kernels->squared_relu(space->mix + token * space->mixed + dim, hidden);
     }
-    multiply(kernels, &layer->mix_out, space->mix + dim, space->mixed, tokens, space->y, space->narrow, 0);
+    multiply(space, kernels, &layer->mix_out, space->mix + dim, space->mixed, tokens, space->y, space->narrow, 0);
     for (size_t token = 0; token < tokens; token++) {
         if (c_in == NULL) {
             memset(space->input, 0, dim * sizeof *space->input);
@@ -250,16 +266,17 @@ static void classify(
         pooled[i] /= (float)count;
     }
     kernels->normalise(pooled, 2 * dim, weights->norm_eps, weights->head_scale, NULL, space->input);
-    multiply(kernels, &weights->classify, space->input, space->wide, 1, space->kv, space->wide, 0);
+    multiply(space, kernels, &weights->classify, space->input, space->wide, 1, space->kv, space->wide, 0);
     memcpy(logits, space->kv, (size_t)weights->classes * sizeof *logits);
 }
 
 void lcr_run_step(
-    const lcr_weights *weights, const lcr_kernels *kernels, const uint8_t *frame, const uint8_t *edges,
-    const float *state_in, float *state_out, float *logits, float *memory) {
+    const lcr_weights *weights, const lcr_kernels *kernels, const lcr_int8_kernels *int8, const uint8_t *frame,
+    const uint8_t *edges, const float *state_in, float *state_out, float *logits, float *memory) {
     const size_t layers = (size_t)weights->layers, size = weights->tokens * (size_t)weights->dim;
     workspace space;
     lay_out(weights, memory, &space);
+    space.int8 = int8;
     embed_frame(weights, kernels, frame, &space);
     embed_edges(weights, kernels, edges, &space);
     for (size_t index = 0; index < layers; index++) {

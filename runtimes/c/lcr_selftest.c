@@ -6,7 +6,6 @@ and the state after it, each at a multiple of 64 bytes. Little-endian. Written b
 #include <math.h>
 #include <string.h>
 
-#define FORMAT_VERSION 1u
 #define ORDER 0x0A0B0C0Du
 #define ORDER_OF_OTHERS 0x0D0C0B0Au
 
@@ -38,7 +37,7 @@ static lcr_status check(const lcr_model *model, const void *golden, size_t size,
     if (head->order != ORDER) {
         return head->order == ORDER_OF_OTHERS ? LCR_ENDIAN : LCR_FORMAT;
     }
-    if (head->format_version != FORMAT_VERSION) {
+    if (head->format_version != LCR_FORMAT_VERSION) {
         return LCR_VERSION;
     }
     lcr_sha256(golden, before, sizeof digest, (const uint8_t *)golden + behind, size - behind, digest);

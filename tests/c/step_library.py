@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +15,9 @@ import pytest
 from lcr_edge.runtimes.c_library import SOURCES
 
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY, PARITY = range(12)
+OK, ARGUMENT, FILE, FORMAT, VERSION, ENDIAN, DIGEST, MEMORY, STATE, OVERLAP, BUSY, PARITY, UNSUPPORTED, ENGINE = range(
+    14
+)
 U8 = npt.NDArray[np.uint8]
 
 
@@ -47,12 +48,6 @@ def opened_as(c: Any, content: bytes, folder: Path) -> int:
     return status
 
 
-def signed(content: bytearray) -> bytes:
-    content[32:64] = bytes(32)
-    content[32:64] = hashlib.sha256(content).digest()
-    return bytes(content)
-
-
 def aligned(size: int) -> npt.NDArray[np.uint8]:
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
@@ -60,11 +55,14 @@ def aligned(size: int) -> npt.NDArray[np.uint8]:
 
 
 def sanitised(sanitizer: str, folder: Path) -> Path:
-    """stepping.c with the library, built with a sanitizer. Skips without a compiler."""
+    """stepping.c with the library, built with a sanitizer. Skips without a compiler; "memory" takes clang."""
     if not COMPILERS:
         pytest.skip("there is no C compiler")
+    if sanitizer == "memory" and "clang" not in COMPILERS:
+        pytest.skip("there is no clang: apt-get install clang")
+    compiler = "clang" if sanitizer == "memory" else COMPILERS[0]
     program = folder / "stepping"
     sources = [str(path) for path in (Path(__file__).parent / "stepping.c", *sorted(SOURCES.glob("lcr_*.c")))]
     flags = ["-std=gnu99", "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-I", str(SOURCES)]
-    subprocess.run([COMPILERS[0], *flags, *sources, "-lm", "-lpthread", "-o", str(program)], check=True)
+    subprocess.run([compiler, *flags, *sources, "-lm", "-lpthread", "-o", str(program)], check=True)
     return program

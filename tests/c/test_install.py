@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lcr_edge.errors import BundleError
+from lcr_edge.runtimes.bundle import read_bundle
 from tests import shared
 from tests.export import made
 
@@ -208,3 +210,14 @@ def test_a_bundle_beside_an_installed_library(bundle: Path, tmp_path: Path) -> N
     )
     assert done.returncode != 0
     assert "leave out that call" in " ".join(done.stderr.split())
+
+
+def test_a_bundle_that_was_built_in_is_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    need("make", "cc")
+    built = tmp_path / "bundle"
+    shutil.copytree(bundle, built)
+    run(["make", "-C", built, "CFLAGS=-O0", "all", "selftest"])
+    assert read_bundle(built).folder == built
+    (built / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match=r"does not list: notes\.txt; remove them"):
+        read_bundle(built)

@@ -27,9 +27,9 @@ from tests.c.step_library import (
     arrays,
     opened_as,
     sanitised,
-    signed,
     step,
 )
+from tests.c.tiny import signed, tiny
 
 
 def test_bad_weights(c: Any, weights: Path, tmp_path: Path) -> None:
@@ -71,51 +71,19 @@ def test_signed_weights_that_contradict_themselves(c: Any, weights: Path, tmp_pa
     assert statuses.count(FORMAT) > 0.8 * len(statuses)
 
 
-def _tiny(weights: bytes, **numbers: int) -> bytes:
-    """Signed weights, all 0.01, for a network of these numbers, in the sizes that the reader takes."""
-    names = ("height", "width", "patch", "dim", "layers", "classes", "head_dim", "hidden")
-    made = {"height": 16, "width": 16, "patch": 16, "dim": 4, "layers": 1, "classes": 1, "head_dim": 4, "hidden": 4}
-    made |= numbers
-    content = bytearray(weights[:256])
-    struct.pack_into("<8i", content, 64, *(made[name] for name in names))
-    labels = b"x\0" * made["classes"]
-    struct.pack_into("<I", content, 120, len(labels))
-    content += labels
-    dim, layers, head_dim = made["dim"], made["layers"], made["head_dim"]
-    tokens, values = made["height"] * made["width"] // made["patch"] ** 2 + 1, 3 * made["patch"] ** 2
-    counts = [dim] * 6
-
-    def matrix(inner: int, columns: int) -> list[int]:
-        padded = -(-columns // 32) * 32
-        return [inner * padded, padded]
-
-    each = -(-values // 4)
-    for part in range(4):
-        counts += matrix(max(0, min(each, values - part * each)), dim)
-    counts += [*matrix(made["patch"] ** 2, dim), *matrix(dim, layers * dim), *[tokens * head_dim] * 2]
-    for _ in range(layers):
-        counts += [2 * dim, *matrix(2 * dim, 2 * dim), dim, *matrix(dim, 2 * dim), dim, dim, 1, dim, dim]
-        counts += [*matrix(dim, dim), dim, *matrix(dim, dim + made["hidden"]), *matrix(made["hidden"], dim)]
-    counts += [2 * dim, *matrix(2 * dim, made["classes"])]
-    for count in counts:
-        content += bytes(-len(content) % 64) + np.full(count, 0.01, "<f4").tobytes()
-    struct.pack_into("<Q", content, 24, len(content))
-    return signed(content)
-
-
 @pytest.mark.slow
-def test_many_classes_and_missing_tensors_under_a_sanitizer(weights: Path, tmp_path: Path) -> None:
+def test_many_classes_and_missing_tensors_under_a_sanitizer(tmp_path: Path) -> None:
     """65 536 logits have room; a header whose tensors are missing asks for no memory."""
     program = sanitised("address,undefined", tmp_path)
     for numbers in ({"classes": 65536}, {"classes": 10_000, "dim": 32, "head_dim": 32, "hidden": 128}):
         path = tmp_path / "weights"
-        path.write_bytes(_tiny(weights.read_bytes(), **numbers))
+        path.write_bytes(tiny(**numbers))
         done = subprocess.run([str(program), str(path), "2"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
 
 
-def test_a_header_without_its_tensors(c: Any, weights: Path, tmp_path: Path) -> None:
-    whole = _tiny(weights.read_bytes(), height=8192, width=8192, patch=256)
+def test_a_header_without_its_tensors(c: Any, tmp_path: Path) -> None:
+    whole = tiny(height=8192, width=8192, patch=256)
     assert opened_as(c, whole, tmp_path) == OK
     content = bytearray(whole[: 256 + 2])
     struct.pack_into("<Q", content, 24, len(content))

@@ -194,7 +194,8 @@ def test_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) -> Non
     expected |= {f"lcr_edge/kernels/wkv/{name}" for name in kernel}
     expected |= {f"lcr_edge/checkpoints/{p.name}" for p in (source / "lcr_edge" / "checkpoints").glob("*.safetensors")}
     expected |= {f"lcr_edge/runtimes/live/web/page/{p.name}" for p in (source / "runtimes/live/web/page").iterdir()}
-    expected |= {f"lcr_edge/runtimes/c/{path.name}" for path in (source / "runtimes/c").iterdir()}
+    c = (path for path in (source / "runtimes/c").rglob("*") if path.is_file())
+    expected |= {f"lcr_edge/{path.relative_to(source).as_posix()}" for path in c}
     with zipfile.ZipFile(wheel) as archive:
         content = {name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith("/")}
         for folder, target in FOLDERS.items():
