@@ -323,6 +323,19 @@ def test_compilers_have_nothing_to_say(compiler: str, parts: str, tmp_path: Path
             assert message in done.stderr
 
 
+def test_sanitizers_have_nothing_to_say(tmp_path: Path) -> None:
+    """Pictures of changing sizes, and some that break off, in a program that watches its memory."""
+    flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    words = [str(build(tmp_path, f"CFLAGS={flags}", "GSTREAMER=no")), str(bundle() / "model.bin"), "-"]
+    whole = b"".join(
+        ppm(np.ascontiguousarray(frame[: 20 + 9 * number, : 112 - 7 * number]), number / 12)
+        for number, frame in enumerate(gestures()[:10])
+    )
+    for size, code in ((len(whole), 0), (len(whole) - 1, 2), (len(whole) // 2, 2), (3, 2), (0, 2)):
+        done = subprocess.run(words, input=whole[:size], capture_output=True, check=False)
+        assert done.returncode == code, done.stderr.decode()
+
+
 @pytest.mark.parametrize("machine", ["aarch64-linux-gnu", "arm-linux-gnueabihf"])
 def test_other_processors(machine: str, tmp_path: Path) -> None:
     if shutil.which(f"{machine}-gcc") is None:
