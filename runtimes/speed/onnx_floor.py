@@ -24,7 +24,15 @@ def build(work: Work, threads: int | None) -> Floor:
     for (item, integer), (first, second) in zip(work, pairs):
         shape = (item.batch, item.rows, item.columns) if item.batch else (item.rows, item.columns)
         results[f"{item.name}.y"] = np.zeros(shape, np.int32 if integer else np.float32)
-        nodes.append(_node("MatMulInteger" if integer else "MatMul", (first, second), f"{item.name}.y"))
+        factors_of = [first, second]
+        if integer:
+            # onnxruntime 1.19 does without them, but not where "session.x64quantprecision" makes weights unsigned: there
+            # it ends the process.
+            for factor in (first, second):
+                zero = f"{item.name}.{factor}.zero"
+                constants[zero] = np.zeros((), {**inputs, **constants}[factor].dtype)
+                factors_of.append(zero)
+        nodes.append(_node("MatMulInteger" if integer else "MatMul", factors_of, f"{item.name}.y"))
     session = ort.InferenceSession(_model(nodes, constants, inputs, results), session_settings(ort, threads))
     binding = session.io_binding()
     for arrays, bind in ((inputs, binding.bind_input), (results, binding.bind_output)):
