@@ -26,8 +26,8 @@ def build(work: Work, threads: int | None) -> Floor:
         results[f"{item.name}.y"] = np.zeros(shape, np.int32 if integer else np.float32)
         factors_of = [first, second]
         if integer:
-            # onnxruntime 1.19 does without them, but not where "session.x64quantprecision" makes weights unsigned: there
-            # it ends the process.
+            # Zero points. Without them, onnxruntime 1.19 ends the process where session.x64quantprecision makes weights
+            # unsigned.
             for factor in (first, second):
                 zero = f"{item.name}.{factor}.zero"
                 constants[zero] = np.zeros((), {**inputs, **constants}[factor].dtype)
