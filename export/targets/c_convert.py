@@ -53,7 +53,7 @@ PRODUCT = struct.Struct("<3if")
 # Magic, byte order, format and contract version, size of the header and of the file, digest; 14 whole numbers of the
 # config, bytes of the labels; 4 floats.
 HEADER = struct.Struct("<8sIIIIQ32s14iI4f116x")
-_DIGEST = slice(32, 64)
+DIGEST = slice(32, 64)
 # Magic, byte order, version, frames; height, width, classes, layers, tokens, dim; two promises; digest at 64.
 _GOLDEN_HEADER, _GOLDEN_DIGEST = struct.Struct("<8sIII6i2f76x"), slice(64, 96)
 _GOLDEN_FRAMES = 8
@@ -115,7 +115,7 @@ def weights_of(cell: StepCell, labels: tuple[str, ...], fit: str, plan: Plan | N
         NORM_EPS,
         float(cell.embed.norm_eps),
     )
-    content[_DIGEST] = hashlib.sha256(content).digest()
+    content[DIGEST] = hashlib.sha256(content).digest()
     return bytes(content)
 
 

@@ -23,16 +23,16 @@ def wanted(name: str, weight: F32, bias: F32 | None, plan: Plan) -> Stored:
 
 def read(path: Path) -> dict[str, Stored]:
     """The int8 products of a file, by name. Raises ValueError for a file that ends too early."""
-    tensors = _Tensors(path.read_bytes())
+    tensors = Tensors(path.read_bytes())
     found = {}
-    for name, shape in _layout(tensors.sizes):
+    for name, shape in layout(tensors.sizes):
         product = tensors.product(*shape)
         if name and product is not None:
             found[name] = product
     return found
 
 
-def _layout(sizes: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def layout(sizes: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """What lies in the file, in order: a product's name with (inner, columns), or no name and the number of floats."""
     height, width, patch, dim, layers, classes, head_dim, hidden = sizes
     tokens, values = height * width // patch**2 + 1, 3 * patch**2
@@ -57,10 +57,10 @@ def _layout(sizes: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "classify", (2 * dim, classes)
 
 
-class _Tensors:
+class Tensors:
     """Takes one tensor after the other. sizes: the eight numbers of the header that say how large they are."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | bytearray) -> None:
         numbers = HEADER.unpack_from(content)
         self.sizes: tuple[int, ...] = numbers[7:15]
         self._content, self._place = content, HEADER.size + numbers[21]

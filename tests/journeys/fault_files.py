@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import onnx
 from onnx import numpy_helper
 
 from lcr_edge.export.targets import tflite_file
+from lcr_edge.export.targets.c_convert import DIGEST
+from lcr_edge.export.targets.c_stored import Tensors, layout
 from lcr_edge.runtimes.bundle import MANIFEST, file_record, seal
 
 Array = npt.NDArray[Any]
@@ -42,7 +45,12 @@ class ModelFile(Protocol):
 
 def open_model(folder: Path, target: str) -> ModelFile:
     """The model of a bundle."""
-    forms: dict[str, Callable[[Path], ModelFile]] = {"onnx": OnnxFile, "openvino": OpenVinoFile, "tflite": TfliteFile}
+    forms: dict[str, Callable[[Path], ModelFile]] = {
+        "onnx": OnnxFile,
+        "openvino": OpenVinoFile,
+        "tflite": TfliteFile,
+        "c": CFile,
+    }
     return forms[target](folder)
 
 
@@ -106,6 +114,39 @@ class TfliteFile:
     def save(self) -> None:
         (self.folder / "model.tflite").write_bytes(tflite_file.write(self.model))
         reseal(self.folder)
+
+
+class CFile:
+    """int8 weights as they lie in the file, a line of 128 for 32 columns."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "model.bin"
+        self._content = bytearray(self._path.read_bytes())
+        tensors = _Views(self._content)
+        for _, shape in layout(tensors.sizes):
+            tensors.product(*shape)
+        self.constants = {
+            str(number): array.reshape(-1, 128) if array.dtype == np.int8 else array
+            for number, array in enumerate(tensors.views)
+        }
+
+    def save(self) -> None:
+        self._content[DIGEST] = bytes(32)
+        self._content[DIGEST] = hashlib.sha256(self._content).digest()
+        self._path.write_bytes(self._content)
+        reseal(self._path.parent)
+
+
+class _Views(Tensors):
+    """Keeps every array that it takes, which are the file's own bytes."""
+
+    def __init__(self, content: bytearray) -> None:
+        super().__init__(content)
+        self.views: list[Array] = []
+
+    def _take(self, count: int, dtype: str) -> Array:
+        self.views.append(super()._take(count, dtype))
+        return self.views[-1]
 
 
 def replace(file: ModelFile, pairs: list[tuple[Array, Array]]) -> int:
